@@ -1,0 +1,12 @@
+//! Labels, samples, matchers and series: the vocabulary of storage, queries, alerts and pages.
+//!
+//! Nothing here does input or output, knows the clock or allocates behind the caller's back.
+//! What it deliberately does not do: parse `PromQL` (`veghe-promql`) or compress samples (`veghe-tsdb`).
+
+mod labels;
+mod matcher;
+mod sample;
+
+pub use labels::{Label, Labels, LabelsBuilder, METRIC_NAME, is_label_name, is_metric_name};
+pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use sample::{STALE_NAN_BITS, Sample, SeriesData, Timestamp, is_stale, stale_nan};

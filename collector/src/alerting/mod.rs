@@ -1,0 +1,4 @@
+//! .
+
+/// Tables of this module in the ledger.
+pub(crate) const SCHEMA: &str = "";

@@ -1,0 +1,11 @@
+//! The Veghe collector: broker, storage, queries, alerts and pages in one process with one data directory.
+//!
+//! `app` wires the modules and nobody imports it; modules below it know the ones they stand on and never the web.
+
+pub mod alerting;
+pub mod clock;
+pub mod ingest;
+pub mod ledger;
+pub mod query;
+pub mod status;
+pub mod web;
