@@ -367,10 +367,13 @@ mod tests {
         assert_eq!(alert.annotations["summary"], "a has 3 %");
         assert_eq!((alert.active_at, alert.fired_at), (Timestamp(100_000), Some(Timestamp(100_000))));
         let written: Vec<String> = outcome.samples.iter().map(|(l, v)| format!("{l} {v}")).collect();
-        assert_eq!(written, [
-            r#"ALERTS{alertname="DiskFull", alertstate="firing", instance="a", severity="critical"} 1"#,
-            r#"ALERTS_FOR_STATE{alertname="DiskFull", instance="a", severity="critical"} 100"#,
-        ]);
+        assert_eq!(
+            written,
+            [
+                r#"ALERTS{alertname="DiskFull", alertstate="firing", instance="a", severity="critical"} 1"#,
+                r#"ALERTS_FOR_STATE{alertname="DiskFull", instance="a", severity="critical"} 100"#,
+            ]
+        );
         let outcome = state.evaluate(&rule, &[], &moment(115)).expect("evaluation");
         assert!(outcome.samples.iter().all(|(_, v)| veghe_model::is_stale(*v)) && outcome.samples.len() == 2);
         assert!(outcome.changed);

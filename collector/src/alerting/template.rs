@@ -49,7 +49,9 @@ pub struct Template {
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// It is too long or nested too deep.
-    #[error("the template is too large; at most {MAX_TEMPLATE_BYTES} bytes, {MAX_DEPTH} nested parentheses, {MAX_BLOCKS} blocks")]
+    #[error(
+        "the template is too large; at most {MAX_TEMPLATE_BYTES} bytes, {MAX_DEPTH} nested parentheses, {MAX_BLOCKS} blocks"
+    )]
     TooLarge,
     /// It uses what is left out here.
     #[error("`{0}` is not supported in rule templates")]
@@ -317,7 +319,11 @@ fn title(args: &[Value]) -> Result<Value, FuncError> {
     let mut out = String::with_capacity(text.len());
     let mut start = true;
     for c in text.chars() {
-        if start { out.extend(c.to_uppercase()) } else { out.push(c) }
+        if start {
+            out.extend(c.to_uppercase())
+        } else {
+            out.push(c)
+        }
         start = !(c.is_alphanumeric() || c == '_' || c == '\'');
     }
     Ok(Value::from(out))
@@ -354,7 +360,9 @@ fn replace_all(args: &[Value]) -> Result<Value, FuncError> {
 fn strip_port(args: &[Value]) -> Result<Value, FuncError> {
     let text = string(one(args, "stripPort")?);
     let stripped = match text.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (host.ends_with(']') || !host.contains(':')) => {
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (host.ends_with(']') || !host.contains(':')) =>
+        {
             host.trim_start_matches('[').trim_end_matches(']').to_owned()
         }
         _ => text,
@@ -365,15 +373,16 @@ fn strip_port(args: &[Value]) -> Result<Value, FuncError> {
 fn strip_domain(args: &[Value]) -> Result<Value, FuncError> {
     let text = string(one(args, "stripDomain")?);
     let (host, port) = text.rsplit_once(':').map_or((text.as_str(), None), |(h, p)| (h, Some(p)));
-    let short =
-        if host.parse::<std::net::IpAddr>().is_ok() { host } else { host.split('.').next().unwrap_or(host) };
+    let short = if host.parse::<std::net::IpAddr>().is_ok() { host } else { host.split('.').next().unwrap_or(host) };
     Ok(Value::from(port.map_or_else(|| short.to_owned(), |p| format!("{short}:{p}"))))
 }
 
 /// `index $labels "name"`: a missing label is empty, where the library says `<no value>`.
 fn index(args: &[Value]) -> Result<Value, FuncError> {
     match args {
-        [Value::Map(map), Value::String(key)] => Ok(map.get(key).cloned().unwrap_or_else(|| Value::from(String::new()))),
+        [Value::Map(map), Value::String(key)] => {
+            Ok(map.get(key).cloned().unwrap_or_else(|| Value::from(String::new())))
+        }
         other => gtmpl::funcs::index(other),
     }
 }
@@ -447,7 +456,7 @@ fn printf(args: &[Value]) -> Result<Value, FuncError> {
             }
             chars.next();
         }
-        let mut read = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| {
+        let read = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| {
             let mut n = None;
             while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
                 n = Some((n.unwrap_or(0) * 10 + digit as usize).min(MAX_WIDTH));
@@ -506,8 +515,11 @@ fn verb_text(verb: char, value: &Value, precision: Option<usize>) -> String {
         }
         'q' if matches!(value, Value::String(_)) => Some(format!("{plain:?}")),
         't' if matches!(value, Value::Bool(_)) => Some(plain.clone()),
-        'f' | 'F' => as_number().map(|n| if n.is_finite() { format!("{n:.*}", precision.unwrap_or(6)) } else { format_g(n, None) }),
-        'e' => as_number().map(|n| if n.is_finite() { scientific(&format!("{n:.*e}", precision.unwrap_or(6))) } else { format_g(n, None) }),
+        'f' | 'F' => as_number()
+            .map(|n| if n.is_finite() { format!("{n:.*}", precision.unwrap_or(6)) } else { format_g(n, None) }),
+        'e' => as_number().map(|n| {
+            if n.is_finite() { scientific(&format!("{n:.*e}", precision.unwrap_or(6))) } else { format_g(n, None) }
+        }),
         'g' => as_number().map(|n| format_g(n, precision)),
         'd' => as_number().filter(|n| n.fract() == 0.0).map(|n| format!("{n:.0}")),
         'x' => as_number().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| format!("{:x}", n as u64)),
@@ -535,7 +547,10 @@ mod tests {
 
     #[test]
     fn a_missing_label_is_empty() {
-        assert_eq!(expand("[{{ $labels.nothing }}][{{ index $labels \"none\" }}][{{ index $labels \"job\" }}]", 1.0), "[][][node]");
+        assert_eq!(
+            expand("[{{ $labels.nothing }}][{{ index $labels \"none\" }}][{{ index $labels \"job\" }}]", 1.0),
+            "[][][node]"
+        );
         assert_eq!(expand("{{ if $labels.nothing }}yes{{ else }}no{{ end }}", 1.0), "no");
     }
 
@@ -575,17 +590,26 @@ mod tests {
         assert_eq!(expand(r#"{{ printf "%.2f%%" $value }}"#, 12.345), "12.35%");
         assert_eq!(expand(r#"{{ printf "%d|%5d|%-5d|%05.1f|%+d" 7 7 7 7.0 7 }}"#, 0.0), "7|    7|7    |007.0|+7");
         assert_eq!(expand(r#"{{ printf "%s is %q, %v" $labels.job "x" true }}"#, 0.0), r#"node is "x", true"#);
-        assert_eq!(expand(r#"{{ printf "%e %g %.3g" $value $value $value }}"#, 1_500_000.0), "1.500000e+06 1500000 1.5e+06");
+        assert_eq!(
+            expand(r#"{{ printf "%e %g %.3g" $value $value $value }}"#, 1_500_000.0),
+            "1.500000e+06 1500000 1.5e+06"
+        );
         assert_eq!(expand(r#"{{ printf "%d %s" }}"#, 0.0), "%!d(MISSING) %!s(MISSING)");
         assert_eq!(expand(r#"{{ printf "%.999999999f" 1.5 }}"#, 0.0).len(), 2 + MAX_WIDTH);
     }
 
     #[test]
     fn text_functions_work() {
-        assert_eq!(expand("{{ title $labels.job }} {{ toUpper $labels.job }} {{ \"ȘȚ\" | toLower }}", 0.0), "Node NODE șț");
+        assert_eq!(
+            expand("{{ title $labels.job }} {{ toUpper $labels.job }} {{ \"ȘȚ\" | toLower }}", 0.0),
+            "Node NODE șț"
+        );
         assert_eq!(expand(r#"{{ if match "^nas-.*" $labels.instance }}storage{{ end }}"#, 0.0), "storage");
         assert_eq!(expand(r#"{{ reReplaceAll "(.*)\\..*" "$1" "a.b" }}"#, 0.0), "a");
-        assert_eq!(expand("{{ stripPort $labels.instance }} {{ stripDomain $labels.instance }}", 0.0), "nas-1.county.ro nas-1:9100");
+        assert_eq!(
+            expand("{{ stripPort $labels.instance }} {{ stripDomain $labels.instance }}", 0.0),
+            "nas-1.county.ro nas-1:9100"
+        );
         assert_eq!(expand("{{ if gt $value 90.0 }}high{{ else }}low{{ end }}", 95.0), "high");
     }
 
@@ -597,10 +621,21 @@ mod tests {
 
     #[test]
     fn what_does_not_parse_is_refused_without_a_panic() {
-        for text in ["{{ $labels.job", "{{ nosuch 1 }}", "{{ query \"up\" }}", "{{ if }}", "{{ end }}", "{{ \"\\ț\" }}", "{{ $nope }}"] {
+        for text in [
+            "{{ $labels.job",
+            "{{ nosuch 1 }}",
+            "{{ query \"up\" }}",
+            "{{ if }}",
+            "{{ end }}",
+            "{{ \"\\ț\" }}",
+            "{{ $nope }}",
+        ] {
             assert!(Template::parse(text).is_err(), "{text}");
         }
-        assert!(matches!(Template::parse("{{define \"a\"}}{{template \"a\"}}{{end}}"), Err(TemplateError::Unsupported(_))));
+        assert!(matches!(
+            Template::parse("{{define \"a\"}}{{template \"a\"}}{{end}}"),
+            Err(TemplateError::Unsupported(_))
+        ));
         assert!(matches!(Template::parse(&format!("{{{{ {} }}}}", "(".repeat(1000))), Err(TemplateError::TooLarge)));
         assert!(matches!(Template::parse(&"{{if 1}}".repeat(1000)), Err(TemplateError::TooLarge)));
     }
