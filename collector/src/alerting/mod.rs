@@ -17,6 +17,8 @@ mod view;
 mod webhook;
 
 #[cfg(test)]
+mod delivery_tests;
+#[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
 mod shipped;
