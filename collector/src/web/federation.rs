@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use prometheus::{TEXT_FORMAT, TextEncoder};
 use veghe_model::{Label, METRIC_NAME, SeriesData, is_stale};
+use veghe_wire::catalogue::{self, Kind};
 
 use super::Refusal;
 use super::encode::{self, Pieces, push_value};
@@ -73,9 +74,7 @@ impl Pieces for Exposition {
         let Some(series) = self.series.next() else { return false };
         if *self.metric != *series.metric {
             series.metric.as_ref().clone_into(&mut self.metric);
-            out.push_str("# TYPE ");
-            out.push_str(&series.metric);
-            out.push_str(" untyped\n");
+            push_head(out, &series.metric);
         }
         out.push_str(&series.metric);
         for (i, label) in series.labels.iter().enumerate() {
@@ -102,6 +101,23 @@ impl Pieces for Exposition {
         out.push('\n');
         true
     }
+}
+
+/// Help and type of `name`. A histogram's series come one name at a time here, so each is untyped, as in Prometheus.
+fn push_head(out: &mut String, name: &str) {
+    let known = catalogue::lookup(name).filter(|metric| matches!(metric.kind, Kind::Counter | Kind::Gauge));
+    if let Some(metric) = known {
+        out.push_str("# HELP ");
+        out.push_str(name);
+        out.push(' ');
+        out.push_str(&metric.help_for(name).replace('\\', "\\\\").replace('\n', "\\n"));
+        out.push('\n');
+    }
+    out.push_str("# TYPE ");
+    out.push_str(name);
+    out.push(' ');
+    out.push_str(known.map_or("untyped", |metric| metric.kind.as_str()));
+    out.push('\n');
 }
 
 /// The collector's own metrics.

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use super::Refusal;
+use super::server::Arrival;
 use crate::clock;
 
 /// How many requests came and how long they took, by listener, route and status code.
@@ -124,7 +125,12 @@ impl Guard {
             return Err(too_large());
         }
         match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, self.max_body_bytes)).await {
-            Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
+            Ok(Ok(bytes)) => {
+                if let Some(arrival) = head.extensions.get::<Arrival>() {
+                    arrival.complete();
+                }
+                Ok(Request::from_parts(head, Body::from(bytes)))
+            }
             Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
             Ok(Err(_broken)) => {
                 Err(Refusal::new(StatusCode::BAD_REQUEST, "body_broken", "the request's body ended early"))

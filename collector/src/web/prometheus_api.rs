@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use veghe_model::{Labels, Matcher, Timestamp, is_label_name};
 use veghe_promql::{Evaluation, Query, Value};
 use veghe_tsdb::ReadError;
+use veghe_wire::catalogue::{self, Kind, Metric};
 
 use super::encode::{self, EvaluationJson, Pieces, push_labels, push_notes, push_text};
 use super::parameters::Parameters;
@@ -48,6 +49,7 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/api/v1/series", get(series).post(series))
         .route("/api/v1/labels", get(labels).post(labels))
         .route("/api/v1/label/{name}/values", get(label_values))
+        .route("/api/v1/metadata", get(metadata))
         .route("/api/v1/rules", get(rules))
         .route("/api/v1/alerts", get(alerts))
         .route("/api/v1/targets", get(targets))
@@ -315,6 +317,38 @@ async fn label_values(
         .map(|label| Arc::clone(&label.value))
         .collect();
     Ok(list(values.into_iter().collect(), limit, |out, text| push_text(out, text)))
+}
+
+/// Kind and help of the catalogue's metrics; those that the kernel names come with their names as stored.
+async fn metadata(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
+    let limit = parameters.limit()?.unwrap_or(usize::MAX);
+    let wanted = parameters.get("metric").to_owned();
+    let names: BTreeSet<String> = if wanted.is_empty() {
+        let found = api.label_sets(vec![], Timestamp::MIN, Timestamp::MAX).await?;
+        found.iter().map(|labels| labels.metric_name().to_owned()).collect()
+    } else {
+        BTreeSet::from([wanted])
+    };
+    let mut data = serde_json::Map::new();
+    for name in names {
+        let Some(metric) = catalogue::lookup(&name) else { continue };
+        if data.len() == limit {
+            break;
+        }
+        let kind = match metric.kind {
+            Kind::Untyped => "unknown",
+            kind => kind.as_str(),
+        };
+        let entry = json!([{ "type": kind, "help": metric.help_for(&name), "unit": "" }]);
+        data.insert(family(metric, &name).to_owned(), entry);
+    }
+    Ok(success(&Tree::Object(data)))
+}
+
+/// The name under which a series of `metric` called `name` is documented.
+fn family<'a>(metric: &Metric, name: &'a str) -> &'a str {
+    let stem = || ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+    if metric.kind == Kind::Histogram { stem().unwrap_or(name) } else { name }
 }
 
 async fn rules(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {

@@ -2,7 +2,7 @@
 //! client may draw out, shutdown that finishes what was begun.
 //!
 //! Invariants: at most [`Limits::max_connections`] connections exist; when all places are taken, the connection that
-//! has waited longest without a request gives way to the new one, so that thousands of silent connections can't keep
+//! has waited longest for a whole request gives way to the new one, so that thousands of silent connections can't keep
 //! anybody out; where every connection has a request in progress the new one gets 503 at once. Every task is tracked.
 //! What it deliberately does not do: know routes or who may use them.
 
@@ -171,11 +171,16 @@ async fn exchange(
 ) {
     let place = Arc::new(place);
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let busy = Busy::new(Arc::clone(&place));
+        let busy = Busy(Arc::clone(&place));
         let router = router.clone();
         async move {
+            let arrival = Arrival(Arc::clone(&busy.0));
+            if request.body().is_end_stream() {
+                arrival.complete();
+            }
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(remote));
+            request.extensions_mut().insert(arrival);
             let response: Response = router.oneshot(request).await?;
             Ok::<_, Infallible>(response.map(|body| Tracked { body, _busy: busy }))
         }
@@ -294,15 +299,20 @@ impl Drop for Place {
     }
 }
 
-/// From the end of a request's head to the end of its response.
-struct Busy(Arc<Place>);
+/// In the extensions of a request: whoever reads its body tells here that it is complete. Until then the connection
+/// counts as waiting, and may have to give way.
+#[derive(Clone)]
+pub(super) struct Arrival(Arc<Place>);
 
-impl Busy {
-    fn new(place: Arc<Place>) -> Self {
-        place.begin_request();
-        Self(place)
+impl Arrival {
+    /// The whole request is here.
+    pub(super) fn complete(&self) {
+        self.0.begin_request();
     }
 }
+
+/// Until the end of a response.
+struct Busy(Arc<Place>);
 
 impl Drop for Busy {
     fn drop(&mut self) {

@@ -112,6 +112,25 @@ async fn silent_connections_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn bodies_that_never_end_keep_nobody_out() {
+    let guard = Guard {
+        listener: "test",
+        metrics: HttpMetrics::new(&Registry::new()).expect("metrics"),
+        hosts: Hosts::Any,
+        max_body_bytes: 1000,
+    };
+    let router = guard.around(Router::new().route("/", post(async |body: String| body)));
+    let served = served(router, Limits { max_connections: 8, ..Limits::default() }).await;
+    let mut slow = vec![];
+    for _ in 0..100 {
+        let mut stream = served.connect().await;
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx").await.expect("sent");
+        slow.push(stream);
+        assert_eq!(served.send("POST", "/", &[], "echo").await.body, "echo");
+    }
+}
+
+#[tokio::test]
 async fn where_everybody_is_busy_the_next_is_told_so_and_later_served() {
     let release = Arc::new(Notify::new());
     let (entered, mut busy) = tokio::sync::mpsc::channel(2);
