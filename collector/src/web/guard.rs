@@ -14,7 +14,7 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::Refusal;
 use super::server::Arrival;
@@ -23,6 +23,7 @@ use crate::clock;
 /// How many requests came and how long they took, by listener, route and status code.
 #[derive(Clone)]
 pub struct HttpMetrics {
+    closed: IntCounterVec,
     requests: IntCounterVec,
     duration: HistogramVec,
 }
@@ -45,10 +46,35 @@ impl HttpMetrics {
             .buckets(vec![0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0]),
             &["listener", "route"],
         )?;
+        let closed = IntCounterVec::new(
+            Opts::new(
+                "veghe_http_connections_closed_total",
+                "Connections that ended for want of places: silent ones that gave way, new ones while all were busy.",
+            ),
+            &["listener", "reason"],
+        )?;
+        registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        Ok(Self { requests, duration })
+        Ok(Self { closed, requests, duration })
     }
+
+    /// The counters of connections for one listener.
+    pub fn connections(&self, listener: &str) -> ConnectionMetrics {
+        ConnectionMetrics {
+            silent: self.closed.with_label_values(&[listener, "silent"]),
+            busy: self.closed.with_label_values(&[listener, "busy"]),
+        }
+    }
+}
+
+/// Connections of one listener that ended for want of places.
+#[derive(Clone, Debug)]
+pub struct ConnectionMetrics {
+    /// Silent ones that gave way to a new one.
+    pub(super) silent: IntCounter,
+    /// New ones that came while every place had a request in progress.
+    pub(super) busy: IntCounter,
 }
 
 /// Which `Host` headers a listener answers to. A page of a foreign site whose name was made to resolve to our address

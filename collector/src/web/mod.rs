@@ -35,7 +35,7 @@ use veghe_model::Timestamp;
 
 pub use self::access::{Access, AccessError, Exposure, FirstLogin, Need, Scope};
 pub use self::enrolment::{Enrol, EnrolRefusal};
-pub use self::guard::{Guard, Hosts, HttpMetrics};
+pub use self::guard::{ConnectionMetrics, Guard, Hosts, HttpMetrics};
 pub use self::process::register_process_metrics;
 pub use self::server::{Limits, Listener, serve};
 

@@ -63,7 +63,7 @@ const ROMANIAN: Texts = Texts {
     alert: "Alertă",
     severity: "Gravitate",
     where_: "Unde",
-    since: "Din",
+    since: "De când",
     what: "Ce se întâmplă",
     agents: "Agenți",
     no_agents: "Niciun agent deocamdată. Înscrieți unul: prima comandă pe această mașină, a doua pe cea supravegheată.",

@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::guard::ConnectionMetrics;
+
 /// What a listener lets a client use up.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -68,11 +70,13 @@ pub struct Listener {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What a client may use up.
     pub limits: Limits,
+    /// Where to count connections that had no place.
+    pub metrics: Option<ConnectionMetrics>,
 }
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, tls: None, limits: Limits::default() }
+        Self { socket, tls: None, limits: Limits::default(), metrics: None }
     }
 }
 
@@ -87,7 +91,7 @@ const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/pla
 /// Serves `router` on `listener` until `stop`; returns when no connection comes in any more. Connections run on
 /// `tasks`: waiting for the tracker waits for the requests in progress, at most [`Limits::drain_timeout`].
 pub async fn serve(listener: impl Into<Listener>, router: Router, stop: CancellationToken, tasks: &TaskTracker) {
-    let Listener { socket, tls, limits } = listener.into();
+    let Listener { socket, tls, limits, metrics } = listener.into();
     let tls = tls.map(TlsAcceptor::from);
     let limits = Arc::new(limits);
     let places = Places::new(limits.max_connections);
@@ -107,7 +111,14 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, stop: Cancella
                 continue;
             }
         };
-        let Some(place) = places.take() else {
+        let (place, gave_way) = places.take();
+        if let Some(metrics) = metrics.as_ref().filter(|_| gave_way) {
+            metrics.silent.inc();
+        }
+        let Some(place) = place else {
+            if let Some(metrics) = &metrics {
+                metrics.busy.inc();
+            }
             if tls.is_none() {
                 shed(&stream);
             }
@@ -232,11 +243,13 @@ impl Places {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, if need be that of the connection which has waited longest; none where all have a request in progress.
-    fn take(&self) -> Option<Place> {
+    /// A place, if need be that of the connection which has waited longest, and whether one had to give way; none where
+    /// all have a request in progress.
+    fn take(&self) -> (Option<Place>, bool) {
         let mut state = self.lock();
-        if state.taken >= self.max {
-            let (_, longest) = state.waiting.pop_first()?;
+        let full = state.taken >= self.max;
+        if full {
+            let Some((_, longest)) = state.waiting.pop_first() else { return (None, false) };
             longest.cancel();
         } else {
             state.taken += 1;
@@ -245,7 +258,7 @@ impl Places {
         let number = state.next;
         state.next += 1;
         state.waiting.insert(number, evicted.clone());
-        Some(Place { places: self.clone(), waiting_as: Mutex::new(Some(number)), evicted })
+        (Some(Place { places: self.clone(), waiting_as: Mutex::new(Some(number)), evicted }), full)
     }
 
     /// Ends every connection without a request in progress.

@@ -16,6 +16,9 @@ use veghe_model::Labels;
 use veghe_tsdb::{Commit, Options, Store};
 use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
 
+use prometheus::TextEncoder;
+
+use super::guard::ConnectionMetrics;
 use super::*;
 use crate::clock;
 use crate::ledger::Ledger;
@@ -34,14 +37,19 @@ impl Drop for Served {
 }
 
 async fn served(router: Router, limits: Limits) -> Served {
-    served_with(router, limits, None).await
+    served_with(router, limits, None, None).await
 }
 
-async fn served_with(router: Router, limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Served {
+async fn served_with(
+    router: Router,
+    limits: Limits,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    metrics: Option<ConnectionMetrics>,
+) -> Served {
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let address = socket.local_addr().expect("address");
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let listener = Listener { socket, tls, limits };
+    let listener = Listener { socket, tls, limits, metrics };
     tasks.spawn({
         let (stop, tasks) = (stop.clone(), tasks.clone());
         async move { serve(listener, router, stop, &tasks).await }
@@ -102,13 +110,22 @@ fn plain() -> Router {
 
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
-    let served = served(plain(), Limits { max_connections: 8, ..Limits::default() }).await;
+    let registry = Registry::new();
+    let metrics = HttpMetrics::new(&registry).expect("metrics");
+    let limits = Limits { max_connections: 8, ..Limits::default() };
+    let served = served_with(plain(), limits, None, Some(metrics.connections("test"))).await;
     let mut silent = vec![];
     for _ in 0..100 {
         silent.push(served.connect().await);
         // The loop of the server comes to each in turn.
         assert_eq!(served.get("/").await.status, 200);
     }
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(r#"veghe_http_connections_closed_total{listener="test",reason="silent"} "#));
+    let gave_way: u32 = line.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    assert!(gave_way >= 90, "{gave_way}");
 }
 
 #[tokio::test]
@@ -258,7 +275,7 @@ async fn tls_is_spoken_where_configured_and_plain_text_there_harms_nobody() {
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key.into())
         .expect("certificate");
-    let served = served_with(plain(), Limits::default(), Some(Arc::new(config))).await;
+    let served = served_with(plain(), Limits::default(), Some(Arc::new(config)), None).await;
     assert_eq!(served.get("/").await.status, 0);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert.der().clone()).expect("root");
@@ -577,17 +594,17 @@ async fn queries_answer_in_the_form_of_prometheus() {
     };
     insta::assert_snapshot!(shown(&format!("/api/v1/query?query=up&time={at}")).await, @r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","instance":"a","job":"node"},"value":[<now>,"1"]},{"metric":{"__name__":"up","instance":"b","job":"node"},"value":[<now>,"0"]}]}}"#);
     insta::assert_snapshot!(shown(&format!("/api/v1/query?query=up&limit=1&time={at}")).await, @r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","instance":"a","job":"node"},"value":[<now>,"1"]}]},"warnings":["results truncated due to limit"]}"#);
-    insta::assert_snapshot!(shown("/api/v1/query?query=sum(1)%2F0&time=4").await);
+    insta::assert_snapshot!(shown("/api/v1/query?query=-1%2F0&time=4").await, @r#"{"status":"success","data":{"resultType":"scalar","result":[4,"-Inf"]}}"#);
     insta::assert_snapshot!(shown("/api/v1/query_range?query=vector(time())&start=1&end=3&step=1s").await, @r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"1"],[2,"2"],[3,"3"]]}]}}"#);
-    insta::assert_snapshot!(shown("/api/v1/series?match[]=up&match[]=up{instance=\"a\"}&match[]=odd").await, @r#"{"status":"success","data":[{"A":"ș\"\\\nț","__name__":"odd"},{"__name__":"up","instance":"a","job":"node"},{"__name__":"up","instance":"b","job":"node"}]}"#);
+    insta::assert_snapshot!(shown("/api/v1/series?match[]=up&match[]=up%7Binstance=%22a%22%7D&match[]=odd").await, @r#"{"status":"success","data":[{"A":"ș\"\\\nț","__name__":"odd"},{"__name__":"up","instance":"a","job":"node"},{"__name__":"up","instance":"b","job":"node"}]}"#);
     insta::assert_snapshot!(shown("/api/v1/series?match[]=up&limit=1").await, @r#"{"status":"success","data":[{"__name__":"up","instance":"a","job":"node"}],"warnings":["results truncated due to limit"]}"#);
     insta::assert_snapshot!(shown("/api/v1/labels").await, @r#"{"status":"success","data":["A","__name__","instance","job"]}"#);
     insta::assert_snapshot!(shown("/api/v1/labels?match[]=up").await, @r#"{"status":"success","data":["__name__","instance","job"]}"#);
     insta::assert_snapshot!(shown("/api/v1/label/instance/values").await, @r#"{"status":"success","data":["a","b"]}"#);
     insta::assert_snapshot!(shown("/api/v1/label/__name__/values").await, @r#"{"status":"success","data":["node_memory_MemTotal_bytes","odd","up"]}"#);
     insta::assert_snapshot!(shown("/api/v1/rules?type=alert").await, @r#"{"status":"success","data":{"groups":[{"file":"host.yml","interval":15,"limit":0,"name":"host","rules":[{"name":"Down","type":"alerting"}]}]}}"#);
-    insta::assert_snapshot!(shown("/api/v1/targets").await);
-    insta::assert_snapshot!(shown("/v1/agents").await);
+    insta::assert_snapshot!("targets", shown("/api/v1/targets").await);
+    insta::assert_snapshot!("agents", shown("/v1/agents").await);
     insta::assert_snapshot!(shown("/api/v1/status/flags").await, @r#"{"data":{"query.timeout":"2m"},"status":"success"}"#);
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let posted = site.send("POST", "/api/v1/query?time=9&query=2", &form, "query=1&time=4").await;
@@ -603,10 +620,10 @@ async fn the_overview_speaks_both_languages_and_escapes_what_it_shows() {
     let site_full = site(Exposure::Loopback).await;
     let romanian = site_full.send("GET", "/", &[("Accept-Language", "ro")], "").await;
     assert!(romanian.head.contains("content-language: ro"), "{romanian:?}");
-    insta::assert_snapshot!(romanian.body);
+    insta::assert_snapshot!("overview_ro", romanian.body);
     assert!(!romanian.body.contains("<script") && !romanian.body.contains("archive-<nas>"));
     let empty = site_with(Exposure::Loopback, vec![], vec![]).await;
-    insta::assert_snapshot!(empty.get("/?lang=en").await.body);
+    insta::assert_snapshot!("overview_empty_en", empty.get("/?lang=en").await.body);
 }
 
 /// Debian's promtool, where it is installed.
@@ -631,20 +648,22 @@ fn promtool(arguments: &[&str], input: &str) -> Option<(bool, String)> {
 #[tokio::test]
 async fn federation_and_own_metrics_are_text_that_promtool_reads() {
     let site = site(Exposure::Loopback).await;
-    let federated = site.get("/federate?match[]={__name__=~\".%2B\"}&match[]=up").await;
+    let federated = site.get("/federate?match[]=%7B__name__=~%22.%2B%22%7D&match[]=up").await;
     assert!(federated.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{federated:?}");
     insta::assert_snapshot!(federated.body.replace(&site.now.millis().to_string(), "<now>"), @r#"
-    # TYPE node_memory_MemTotal_bytes untyped
+    # HELP node_memory_MemTotal_bytes Memory information field MemTotal_bytes.
+    # TYPE node_memory_MemTotal_bytes gauge
     node_memory_MemTotal_bytes{instance="a",job="node"} 1024 <now>
     node_memory_MemTotal_bytes{instance="b",job="node"} 2048 <now>
     # TYPE odd untyped
     odd{A="ș\"\\\nț"} +Inf <now>
-    # TYPE up untyped
+    # HELP up 1 while the agent of this instance reports, 0 once it is overdue.
+    # TYPE up gauge
     up{instance="a",job="node"} 1 <now>
     up{instance="b",job="node"} 0 <now>
     "#);
     assert_eq!(site.get("/federate").await.body, "");
-    assert_eq!(site.get("/federate?match[]=up{").await.status, 400);
+    assert_eq!(site.get("/federate?match[]=up%7B").await.status, 400);
     let own = site.get("/metrics").await;
     assert!(own.body.contains(r#"veghe_http_requests_total{code="200",listener="operations",route="/federate"} 2"#));
     assert!(own.body.contains("process_resident_memory_bytes "));
