@@ -24,28 +24,38 @@ pub trait Enrol: Send + Sync + 'static {
     fn enrol(&self, request: EnrolmentRequest) -> Result<EnrolmentResponse, EnrolRefusal>;
 }
 
-/// Why an agent was not admitted.
-#[derive(Debug, thiserror::Error)]
+/// Why an agent was not admitted. `code` is for programs and stays, `message` is for people; neither holds secrets.
+#[derive(Debug)]
 pub enum EnrolRefusal {
-    /// The token is unknown, used or expired. Which of these is for the log, not for whoever asks.
-    #[error("the token is not valid: unknown, used or expired; make a new one with `veghe-collector token create`")]
-    Token,
-    /// The request is not what it should be.
-    #[error("{0}")]
-    Request(String),
-    /// The collector failed; the same request may succeed later. The log has the cause.
-    #[error("the collector cannot admit agents at the moment; its log says why")]
+    /// The token is unknown, used, expired or another agent's: 403.
+    Token {
+        /// For example `expired_token`.
+        code: &'static str,
+        /// What to do.
+        message: String,
+    },
+    /// The request is not what it should be: 400.
+    Request {
+        /// For example `bad_request`.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The collector failed; the same request may succeed later: 503. The log has the cause.
     Unavailable,
 }
 
 impl From<EnrolRefusal> for Refusal {
     fn from(refusal: EnrolRefusal) -> Self {
-        let (status, code) = match refusal {
-            EnrolRefusal::Token => (StatusCode::FORBIDDEN, "token_invalid"),
-            EnrolRefusal::Request(_) => (StatusCode::BAD_REQUEST, "request_invalid"),
-            EnrolRefusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        };
-        Self::new(status, code, refusal.to_string())
+        match refusal {
+            EnrolRefusal::Token { code, message } => Self::new(StatusCode::FORBIDDEN, code, message),
+            EnrolRefusal::Request { code, message } => Self::new(StatusCode::BAD_REQUEST, code, message),
+            EnrolRefusal::Unavailable => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "the collector cannot admit agents at the moment; its log says why",
+            ),
+        }
     }
 }
 
@@ -86,7 +96,10 @@ async fn answer(enrolment: &Enrolment, remote: SocketAddr, body: Bytes) -> Resul
     }
     let request: EnrolmentRequest = serde_json::from_slice(&body)
         // serde names field and position, never the values of strings that fit.
-        .map_err(|error| EnrolRefusal::Request(format!("the body is no enrolment request: {error}")))?;
+        .map_err(|error| EnrolRefusal::Request {
+            code: "bad_request",
+            message: format!("the body is no enrolment request: {error}"),
+        })?;
     let enrol = Arc::clone(&enrolment.enrol);
     let result = tokio::task::spawn_blocking(move || enrol.enrol(request)).await;
     Ok(result.map_err(|_panicked| EnrolRefusal::Unavailable)??)

@@ -299,7 +299,7 @@ struct Admission;
 impl Enrol for Admission {
     fn enrol(&self, request: EnrolmentRequest) -> Result<EnrolmentResponse, EnrolRefusal> {
         if request.token != "good" {
-            return Err(EnrolRefusal::Token);
+            return Err(EnrolRefusal::Token { code: "unknown_token", message: "the token is unknown".to_owned() });
         }
         Ok(EnrolmentResponse {
             agent: "nas-1".to_owned(),
@@ -546,10 +546,10 @@ async fn an_agent_enrols_and_a_wrong_request_hears_why() {
     let admitted = enrol(r#"{"token": "good", "certificate_request": "R"}"#).await;
     assert_eq!((admitted.status, admitted.json()["agent"].as_str()), (200, Some("nas-1")));
     let refused = enrol(r#"{"token": "bad", "certificate_request": "R"}"#).await;
-    assert_eq!((refused.status, refused.json()["code"].as_str()), (403, Some("token_invalid")));
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (403, Some("unknown_token")));
     for wrong in ["", "[]", "{", r#"{"token": 1}"#, r#"{"token": "a", "certificate_request": "", "x": 1}"#] {
         let refused = enrol(wrong).await;
-        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("request_invalid")), "{wrong}");
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("bad_request")), "{wrong}");
     }
     assert_eq!(enrol(&"x".repeat(70 << 10)).await.status, 413);
     let mut statuses = vec![];
