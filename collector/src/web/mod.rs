@@ -1,4 +1,6 @@
 //! .
 
+pub mod public;
+
 /// Tables of this module in the ledger.
 pub(crate) const SCHEMA: &str = "";
