@@ -43,6 +43,8 @@ use self::enrolment::Enrolment;
 use self::prometheus_api::Api;
 use crate::query::QueryService;
 
+pub mod public;
+
 /// Tables of this module in the ledger.
 pub(crate) const SCHEMA: &str = access::SCHEMA;
 
