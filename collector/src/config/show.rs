@@ -105,8 +105,8 @@ fn status(config: &Config, out: &mut Lines) {
     let settings = &config.status;
     out.open(0, "status");
     out.entry(1, "listen", config.status_listen);
-    out.localized(1, "title", &settings.title);
-    out.option(1, "url", settings.url.as_deref().map(quote));
+    out.localized(1, "name", &settings.name);
+    out.option(1, "url", (!settings.url.is_empty()).then(|| quote(&settings.url)));
     out.option(1, "time_zone", settings.time_zone.iana_name().map(quote));
     out.entry(1, "evaluation_interval", span(settings.interval));
     let ComponentSource::Configured(components) = &settings.components else { return };

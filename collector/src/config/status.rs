@@ -10,12 +10,13 @@ use super::{at_least, parse_http_url, parse_text, required, set};
 use crate::status::{ComponentSettings, ComponentSource, Localized, Need, Settings};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["listen", "title", "url", "time_zone", "evaluation_interval", "components"];
+pub(super) const KEYS: &[&str] = &["listen", "name", "url", "time_zone", "evaluation_interval", "components"];
 
 pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
     let mut settings = Settings::default();
-    set(&mut settings.title, section.take("title").and_then(|node| localized(node, p)));
-    settings.url = section.value("url", p, parse_http_url).map(Into::into);
+    set(&mut settings.name, section.take("name").and_then(|node| localized(node, p)));
+    let url = section.value("url", p, parse_http_url);
+    set(&mut settings.url, url.map(|url| url.as_str().trim_end_matches('/').to_owned()));
     set(&mut settings.time_zone, section.value("time_zone", p, jiff::tz::TimeZone::get));
     set(&mut settings.interval, section.value("evaluation_interval", p, at_least(Duration::from_secs(1))));
     if let Some(list) = section.take("components") {
