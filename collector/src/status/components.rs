@@ -194,11 +194,9 @@ fn check_ids(list: &[ComponentSettings]) -> Result<(), ComponentError> {
 
 /// The state that follows from the samples of `expr` and of `degraded`.
 pub fn judge(need: Need, parts: &[f64], degraded: &[f64]) -> State {
-    let known = parts.iter().filter(|value| !value.is_nan());
-    let (good, bad) = known.fold((0_usize, 0_usize), |(good, bad), &value| match value == 0.0 {
-        true => (good, bad + 1),
-        false => (good + 1, bad),
-    });
+    let known = || parts.iter().filter(|value| !value.is_nan());
+    let bad = known().filter(|value| **value == 0.0).count();
+    let good = known().count() - bad;
     let works = match need {
         Need::All => bad == 0,
         Need::Any => good > 0,

@@ -89,7 +89,7 @@ impl Shares {
     /// Uptime between 0 and 1: operational and degraded time over known time without maintenance. Partial and major
     /// outages count against it in full. `None` where nothing is known.
     pub fn uptime(&self) -> Option<f64> {
-        let counted = self.known() - self.maintenance;
+        let counted = self.known().saturating_sub(self.maintenance);
         let up = self.operational + self.degraded;
         (!counted.is_zero()).then(|| up.as_secs_f64() / counted.as_secs_f64())
     }
@@ -402,7 +402,7 @@ mod tests {
     fn the_current_half_hour_is_the_last_of_48_cells() {
         let mut history = History::new(GAP);
         let now = instant("2026-11-23T11:05:00Z");
-        history.observe("a", now.saturating_sub(Duration::from_secs(60)), State::MajorOutage);
+        history.observe("a", now.saturating_sub(Duration::from_mins(1)), State::MajorOutage);
         history.observe("a", now, State::Operational);
         let cells = history.cells("a", now);
         assert_eq!(cells.len(), CELLS);

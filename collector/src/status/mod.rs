@@ -348,10 +348,13 @@ impl Keeper {
             };
             let all_known = !observed.is_empty() && observed.iter().all(|component| component.state != State::Unknown);
             self = self.keep(now, settling, observed).await;
-            let pause = match settling && !all_known {
-                true => SETTLING_INTERVAL.min(self.settings.interval),
-                false => self.settings.interval,
+            let pause = if settling && !all_known {
+                SETTLING_INTERVAL.min(self.settings.interval)
+            } else {
+                self.settings.interval
             };
+            // A mistaken interval of nothing must not keep a core busy.
+            let pause = pause.max(Duration::from_secs(1));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,

@@ -62,8 +62,11 @@ impl Document {
     }
 }
 
+/// Eight bytes of SHA-256 in hexadecimal: enough to tell versions of one document apart.
 fn digest(body: &str) -> String {
-    Sha256::digest(body.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let hash = Sha256::digest(body.as_bytes());
+    let head: [u8; 8] = std::array::from_fn(|i| hash[i]);
+    format!("{:016x}", u64::from_be_bytes(head))
 }
 
 /// Everything that is made of one snapshot.

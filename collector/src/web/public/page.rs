@@ -53,7 +53,7 @@ struct Component<'a> {
     description: Option<&'a str>,
     class: &'static str,
     state: String,
-    bar: Vec<(&'static str, String)>,
+    bar: Vec<(String, String)>,
     uptime: String,
     shares: Vec<String>,
     troubles: Vec<Trouble>,
@@ -98,7 +98,13 @@ pub(super) fn status(snapshot: &Snapshot, language: Language, stylesheet: &str) 
             None => groups.push(Group { name, components: vec![component] }),
         }
     }
-    let legend = [State::Operational, State::Degraded, State::PartialOutage, State::MajorOutage, State::Unknown];
+    // Maintenance is explained only where there is some.
+    let maintained = |view: &ComponentView| !view.last_day.maintenance.is_zero() || view.state == State::Maintenance;
+    let mut legend =
+        vec![State::Operational, State::Degraded, State::PartialOutage, State::MajorOutage, State::Unknown];
+    if snapshot.components.iter().any(maintained) {
+        legend.insert(1, State::Maintenance);
+    }
     let page = StatusPage {
         lang: language.tag(),
         other: language.other().tag(),
@@ -137,7 +143,10 @@ pub(super) fn status(snapshot: &Snapshot, language: Language, stylesheet: &str) 
         method_title: text("method-title"),
         method: text("method"),
         legend_label: text("legend"),
-        legend: legend.map(|state| (class(state), state_text(state, false, language), stroke(5, state))).to_vec(),
+        legend: legend
+            .into_iter()
+            .map(|state| (class(state), state_text(state, false, language), stroke(5, state)))
+            .collect(),
         groups,
     };
     page.render().expect("invariant: writing into a string does not fail")
@@ -229,7 +238,7 @@ fn component<'a>(view: &'a ComponentView, snapshot: &Snapshot, language: Languag
             .map(share)
             .collect(),
         troubles: view.troubles.iter().map(|i| trouble(i, &snapshot.time_zone, language)).collect(),
-        all_good: !view.last_day.operational.is_zero(),
+        all_good: view.state != State::Unknown,
     }
 }
 
@@ -266,29 +275,40 @@ fn class(state: State) -> &'static str {
     }
 }
 
-/// One path per state, one stroke per cell: some hundred bytes for a day.
-fn bar(cells: &[Cell]) -> Vec<(&'static str, String)> {
-    let strokes = |state: State| {
-        let mut path = String::new();
+/// One path per state, one stroke per cell: some hundred bytes for a day. Above what stands low, a faint track makes
+/// the gap visible.
+fn bar(cells: &[Cell]) -> Vec<(String, String)> {
+    let mut bar = Vec::new();
+    for state in State::ALL {
+        let (mut path, mut track) = (String::new(), String::new());
         for (i, _) in cells.iter().enumerate().filter(|(_, cell)| cell.shares.worst() == state) {
             path.push_str(&stroke(i * 10 + 5, state));
+            write!(track, "M{} 0v{}", i * 10 + 5, 32 - height(state))
+                .expect("invariant: writing into a string does not fail");
         }
-        (class(state), path)
-    };
-    State::ALL.into_iter().map(strokes).filter(|(_, path)| !path.is_empty()).collect()
+        if !path.is_empty() {
+            if matches!(state, State::Degraded | State::PartialOutage | State::MajorOutage) {
+                bar.push((format!("{} track", class(state)), track));
+            }
+            bar.push((class(state).to_owned(), path));
+        }
+    }
+    bar
 }
 
-/// The stroke of one cell, centred on `x`: the worse the state, the lower it stands; without data only a foot.
-fn stroke(x: usize, state: State) -> String {
-    let height = match state {
+/// How high a cell of `state` stands, of 32: the worse, the lower; without data only a foot.
+fn height(state: State) -> usize {
+    match state {
         State::Operational => 32,
         State::Maintenance => 27,
         State::Degraded => 24,
         State::PartialOutage => 17,
         State::MajorOutage => 10,
         State::Unknown => 3,
-    };
-    let mut path = String::new();
-    write!(path, "M{x} 32v-{height}").expect("invariant: writing into a string does not fail");
-    path
+    }
+}
+
+/// The stroke of one cell, centred on `x`.
+fn stroke(x: usize, state: State) -> String {
+    format!("M{x} 32v-{}", height(state))
 }

@@ -225,7 +225,7 @@ mod tests {
                 assert!(messages.insert(key.clone(), BTreeSet::new()).is_none(), "{key} is there twice");
             }
             for part in line.split('$').skip(1) {
-                let name = part.chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
+                let name = part.chars().take_while(char::is_ascii_alphanumeric).collect();
                 messages.get_mut(&key).expect("a variable belongs to a message").insert(name);
             }
         }
