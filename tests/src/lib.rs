@@ -2,5 +2,6 @@
 //! their real interfaces, and waiting for conditions.
 
 pub mod http;
+pub mod load;
 pub mod nothing_lost;
 pub mod process;
