@@ -476,7 +476,8 @@ mod tests {
 
     #[test]
     fn names_are_valid_and_each_is_there_once() {
-        let (patterns, names): (Vec<_>, Vec<_>) = METRICS.iter().partition(|metric| metric.name.contains('*'));
+        let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
+            METRICS.iter().partition(|metric| metric.name.contains('*'));
         assert!(METRICS.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
         assert!(names.is_sorted_by(|a, b| a.name < b.name));
         for metric in METRICS {
