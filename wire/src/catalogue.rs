@@ -405,6 +405,14 @@ pub const METRICS: &[Metric] = &[
     counter("veghe_agent_uplink_connects_total", Unit::One, "Connections to the broker that were made.", &[]),
     gauge("veghe_agent_uplink_held", Unit::One, "1 while the collector asks the agent to wait, else 0.", &[]),
     counter(
+        "veghe_alert_notifications_total",
+        Unit::One,
+        "Attempts to notify: delivered, retry, failed (refused), expired (given up), dropped (queue full).",
+        &["outcome", "receiver"],
+    ),
+    gauge("veghe_alert_outbox_messages", Unit::One, "Notifications that wait for their receiver.", &["receiver"]),
+    gauge("veghe_alerts", Unit::One, "Alerts by state.", &["state"]),
+    counter(
         "veghe_http_connections_closed_total",
         Unit::One,
         "Connections that ended for want of places: silent ones that gave way, new ones while all were busy.",
@@ -418,6 +426,20 @@ pub const METRICS: &[Metric] = &[
         &["listener", "route"],
     ),
     counter("veghe_http_requests_total", Unit::One, "HTTP requests answered.", &["code", "listener", "route"]),
+    histogram(
+        "veghe_rule_evaluation_duration_seconds",
+        Unit::Seconds,
+        "Time that the evaluation of one rule takes.",
+        &[],
+    ),
+    counter("veghe_rule_evaluation_failures_total", Unit::One, "Rule evaluations that gave an error.", &["rule_group"]),
+    counter(
+        "veghe_rule_group_iterations_missed_total",
+        Unit::One,
+        "Evaluations of a rule group that were skipped because they came due too late.",
+        &["rule_group"],
+    ),
+    counter("veghe_rule_reloads_total", Unit::One, "Reloads of rule files.", &["outcome"]),
     counter(
         "veghe_sensor_deadline_exceeded_total",
         Unit::One,
@@ -454,7 +476,8 @@ mod tests {
 
     #[test]
     fn names_are_valid_and_each_is_there_once() {
-        let (patterns, names): (Vec<_>, Vec<_>) = METRICS.iter().partition(|metric| metric.name.contains('*'));
+        let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
+            METRICS.iter().partition(|metric| metric.name.contains('*'));
         assert!(METRICS.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
         assert!(names.is_sorted_by(|a, b| a.name < b.name));
         for metric in METRICS {

@@ -5,8 +5,8 @@
 
 pub mod ack;
 pub mod batch;
-pub mod document;
 pub mod catalogue;
+pub mod document;
 pub mod enrolment;
 pub mod topic;
 

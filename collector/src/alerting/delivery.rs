@@ -99,7 +99,7 @@ pub(super) async fn read_secret(path: &Path) -> Result<String, SendError> {
 ///
 /// # Errors
 /// [`SendError`].
-pub async fn send(receiver: &Receiver, message: &Message, external_url: &str) -> Result<String, SendError> {
+pub(super) async fn send(receiver: &Receiver, message: &Message, external_url: &str) -> Result<String, SendError> {
     match &receiver.channel {
         Channel::Webhook(settings) => webhook::send(settings, &receiver.name, message, external_url).await,
         Channel::Mail(settings) => mail::send(settings, message, external_url).await,

@@ -187,7 +187,7 @@ impl RuleRun {
             Rule::Alert { rule, .. } => {
                 let absence = if at < around.blind_until { Absence::Unknown } else { Absence::Ended };
                 let external_url = &around.external_url;
-                let moment = Moment { at, sample_at, absence, external_url, limit: group.limit };
+                let moment = Moment { at, absence, external_url, limit: group.limit };
                 let outcome = self.alerts.evaluate(rule, &vector, &moment)?;
                 write(around.query.store(), outcome.samples, sample_at).await?;
                 Ok(outcome.changed)

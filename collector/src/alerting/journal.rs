@@ -98,7 +98,7 @@ pub struct NotificationRecord {
 
 /// A message on its way.
 #[derive(Clone, Debug)]
-pub struct Queued {
+pub(super) struct Queued {
     /// Its number in the outbox.
     pub id: i64,
     /// What to tell.
@@ -111,7 +111,7 @@ pub struct Queued {
 
 /// The alerting tables.
 #[derive(Clone)]
-pub struct Journal {
+pub(super) struct Journal {
     ledger: Ledger,
 }
 
@@ -119,7 +119,7 @@ type Result<T> = std::result::Result<T, LedgerError>;
 
 impl Journal {
     /// Over `ledger`.
-    pub fn new(ledger: Ledger) -> Self {
+    pub(super) fn new(ledger: Ledger) -> Self {
         Self { ledger }
     }
 
@@ -127,7 +127,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn load_states(&self) -> Result<BTreeMap<String, Vec<Alert>>> {
+    pub(super) fn load_states(&self) -> Result<BTreeMap<String, Vec<Alert>>> {
         self.ledger.with(|connection| {
             let mut statement = connection.prepare(
                 "SELECT rule_key, labels, annotations, state, value, active_ms, fired_ms, resolved_ms, \
@@ -146,7 +146,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`]; nothing changed then.
-    pub fn save_states(&self, rules: &[(String, Vec<Alert>)]) -> Result<()> {
+    pub(super) fn save_states(&self, rules: &[(String, Vec<Alert>)]) -> Result<()> {
         self.ledger.with(|connection| {
             let transaction = connection.transaction()?;
             for (key, alerts) in rules {
@@ -163,7 +163,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn forget_states_except(&self, keys: &[String]) -> Result<()> {
+    pub(super) fn forget_states_except(&self, keys: &[String]) -> Result<()> {
         self.ledger.with(|connection| {
             let transaction = connection.transaction()?;
             let known: Vec<String> = transaction
@@ -181,7 +181,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn load_groups(&self) -> Result<BTreeMap<GroupKey, Entry>> {
+    pub(super) fn load_groups(&self) -> Result<BTreeMap<GroupKey, Entry>> {
         self.ledger.with(|connection| {
             connection
                 .prepare("SELECT receiver, group_key, entry FROM alert_group")?
@@ -198,7 +198,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`]; nothing changed then.
-    pub fn enqueue(&self, outgoing: &[Outgoing], now: Timestamp, limit: usize) -> Result<Vec<String>> {
+    pub(super) fn enqueue(&self, outgoing: &[Outgoing], now: Timestamp, limit: usize) -> Result<Vec<String>> {
         self.ledger.with(|connection| {
             let transaction = connection.transaction()?;
             let mut dropped = Vec::new();
@@ -231,7 +231,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn next_due(&self, receiver: &str, now: Timestamp) -> Result<Due> {
+    pub(super) fn next_due(&self, receiver: &str, now: Timestamp) -> Result<Due> {
         self.ledger.with(|connection| {
             let mut statement = connection.prepare(
                 "SELECT id, message, created_ms, attempts, next_attempt_ms FROM alert_outbox o WHERE receiver = ?1 AND \
@@ -262,7 +262,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn finish_attempt(
+    pub(super) fn finish_attempt(
         &self,
         queued: &Queued,
         receiver: &str,
@@ -294,7 +294,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn log(&self, record: &NotificationRecord) -> Result<()> {
+    pub(super) fn log(&self, record: &NotificationRecord) -> Result<()> {
         self.ledger.with(|connection| log(connection, record))
     }
 
@@ -302,7 +302,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn drop_unknown_receivers(&self, receivers: &[String], now: Timestamp) -> Result<usize> {
+    pub(super) fn drop_unknown_receivers(&self, receivers: &[String], now: Timestamp) -> Result<usize> {
         self.ledger.with(|connection| {
             let transaction = connection.transaction()?;
             let known: Vec<String> = transaction
@@ -330,7 +330,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn waiting(&self, receiver: &str) -> Result<u32> {
+    pub(super) fn waiting(&self, receiver: &str) -> Result<u32> {
         self.ledger.with(|connection| {
             connection
                 .prepare("SELECT count(*) FROM alert_outbox WHERE receiver = ?1")?
@@ -342,7 +342,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn notifications(&self, limit: usize) -> Result<Vec<NotificationRecord>> {
+    pub(super) fn notifications(&self, limit: usize) -> Result<Vec<NotificationRecord>> {
         self.ledger.with(|connection| {
             connection
                 .prepare(
@@ -372,7 +372,7 @@ impl Journal {
 
 /// What the outbox has for a receiver.
 #[derive(Debug)]
-pub enum Due {
+pub(super) enum Due {
     /// Nothing.
     Nothing,
     /// This one.
@@ -434,7 +434,7 @@ fn log(connection: &Connection, record: &NotificationRecord) -> rusqlite::Result
 }
 
 /// Labels as they are kept and shown in JSON.
-pub fn label_map(labels: &Labels) -> BTreeMap<String, String> {
+pub(super) fn label_map(labels: &Labels) -> BTreeMap<String, String> {
     labels.iter().map(|label| (label.name.to_string(), label.value.to_string())).collect()
 }
 

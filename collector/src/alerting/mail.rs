@@ -167,7 +167,7 @@ const ROMANIAN: Words = Words {
 
 /// The subject, the plain text and the HTML of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
+pub(super) struct Letter {
     /// One line.
     pub subject: String,
     /// Plain text.
@@ -177,7 +177,7 @@ pub struct Letter {
 }
 
 /// Writes `message` as a letter.
-pub fn letter(settings: &Settings, message: &Message, external_url: &str) -> Letter {
+pub(super) fn letter(settings: &Settings, message: &Message, external_url: &str) -> Letter {
     let words = match settings.language {
         Language::English => &ENGLISH,
         Language::Romanian => &ROMANIAN,
@@ -292,7 +292,7 @@ fn escape(text: &str) -> String {
 /// # Errors
 /// [`SendError::Refused`] where the server refuses the mail for good, otherwise [`SendError::Unavailable`]; a refused
 /// password counts as the latter: somebody will mend it.
-pub async fn send(settings: &Settings, message: &Message, external_url: &str) -> Result<String, SendError> {
+pub(super) async fn send(settings: &Settings, message: &Message, external_url: &str) -> Result<String, SendError> {
     let refused = |error: &dyn std::error::Error| SendError::Refused(error.to_string());
     let letter = letter(settings, message, external_url);
     let address = |text: &str| text.parse::<Mailbox>().map_err(|error| refused(&error));

@@ -4,7 +4,7 @@ use prometheus::{CounterVec, GaugeVec, Histogram, HistogramOpts, Opts, Registry}
 
 /// Registered once at start.
 #[derive(Clone)]
-pub struct AlertingMetrics {
+pub(super) struct AlertingMetrics {
     /// Attempts to notify, by receiver and outcome.
     pub notifications: CounterVec,
     /// Messages that wait, by receiver.
@@ -26,7 +26,7 @@ impl AlertingMetrics {
     ///
     /// # Errors
     /// A name is registered already.
-    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let metric = CounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(metric.clone()))?;

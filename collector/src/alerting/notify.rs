@@ -16,7 +16,7 @@ use super::journal::{NotificationOutcome, NotificationRecord};
 use super::state::ALERT_NAME;
 
 /// The most alerts that one message carries; the rest is counted.
-pub const MAX_ALERTS_PER_MESSAGE: usize = 500;
+pub(super) const MAX_ALERTS_PER_MESSAGE: usize = 500;
 
 /// How alerts become notifications; Alertmanager's defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +47,7 @@ impl Default for Route {
 
 /// An alert as it is told of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Notice {
+pub(super) struct Notice {
     /// [`fingerprint`](super::state::fingerprint) of the labels.
     pub fingerprint: u64,
     /// Its labels.
@@ -64,7 +64,7 @@ pub struct Notice {
 
 /// One message to one receiver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Message {
+pub(super) struct Message {
     /// The group, in Alertmanager's notation.
     pub group_key: String,
     /// The labels that make the group.
@@ -80,17 +80,17 @@ pub struct Message {
 
 impl Message {
     /// Whether any alert fires.
-    pub fn is_firing(&self) -> bool {
+    pub(super) fn is_firing(&self) -> bool {
         self.alerts.iter().any(|alert| alert.ends_ms.is_none())
     }
 
     /// `firing` or `resolved`.
-    pub fn status(&self) -> &'static str {
+    pub(super) fn status(&self) -> &'static str {
         if self.is_firing() { "firing" } else { "resolved" }
     }
 
     /// What all alerts have in common of what `part` gives.
-    pub fn common<'a>(
+    pub(super) fn common<'a>(
         &'a self,
         part: impl Fn(&'a Notice) -> &'a BTreeMap<String, String>,
     ) -> BTreeMap<&'a str, &'a str> {
@@ -103,7 +103,7 @@ impl Message {
     }
 
     /// One line, as Alertmanager's default subject: `[FIRING:2] HostDiskFull (nas-1 critical)`.
-    pub fn subject(&self) -> String {
+    pub(super) fn subject(&self) -> String {
         let firing = self.alerts.iter().filter(|alert| alert.ends_ms.is_none()).count();
         let mut text = if firing > 0 { format!("[FIRING:{firing}]") } else { "[RESOLVED]".to_owned() };
         for value in self.group_labels.values() {
@@ -123,7 +123,7 @@ impl Message {
     }
 
     /// The log's entry for an attempt at this message.
-    pub fn record(
+    pub(super) fn record(
         &self,
         receiver: &str,
         at: Timestamp,
@@ -148,7 +148,7 @@ impl Message {
 
 /// A group of alerts for one receiver.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct GroupKey {
+pub(super) struct GroupKey {
     /// The receiver's name.
     pub receiver: String,
     /// The group, in Alertmanager's notation: `{}:{alertname="HostDiskFull"}`.
@@ -157,7 +157,7 @@ pub struct GroupKey {
 
 /// What a receiver was last told about a group; Alertmanager's notification log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub(super) struct Entry {
     /// When, in milliseconds since the Unix epoch.
     pub notified_ms: i64,
     /// The labels that make the group.
@@ -168,7 +168,7 @@ pub struct Entry {
 
 /// What is to be written and sent for one group.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub(super) struct Outgoing {
     /// Which.
     pub key: GroupKey,
     /// What to send, if anything.
@@ -185,7 +185,7 @@ struct Pending {
 
 /// Decides about messages.
 #[derive(Debug)]
-pub struct Dispatcher {
+pub(super) struct Dispatcher {
     route: Route,
     receivers: Vec<String>,
     groups: BTreeMap<GroupKey, Pending>,
@@ -193,7 +193,7 @@ pub struct Dispatcher {
 
 /// What [`Dispatcher::plan`] proposes.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(super) struct Plan {
     /// What to write and send.
     pub outgoing: Vec<Outgoing>,
     groups: BTreeMap<GroupKey, Pending>,
@@ -201,7 +201,7 @@ pub struct Plan {
 
 impl Dispatcher {
     /// For `receivers` as configured, with what the ledger knows of earlier messages.
-    pub fn new(route: Route, receivers: Vec<String>, known: BTreeMap<GroupKey, Entry>) -> Self {
+    pub(super) fn new(route: Route, receivers: Vec<String>, known: BTreeMap<GroupKey, Entry>) -> Self {
         let groups = known
             .into_iter()
             .filter(|(key, _)| receivers.contains(&key.receiver))
@@ -214,7 +214,7 @@ impl Dispatcher {
     }
 
     /// What to tell at `now`, where `alerts` are all that fire and all that ended lately.
-    pub fn plan(&self, now: Timestamp, alerts: &[Notice]) -> Plan {
+    pub(super) fn plan(&self, now: Timestamp, alerts: &[Notice]) -> Plan {
         // Two rules may make the same alert: it fires as long as one of them says so.
         let mut by_print: BTreeMap<u64, &Notice> = BTreeMap::new();
         for alert in alerts {
@@ -287,15 +287,8 @@ impl Dispatcher {
     }
 
     /// Makes a plan so.
-    pub fn apply(&mut self, plan: Plan) {
+    pub(super) fn apply(&mut self, plan: Plan) {
         self.groups = plan.groups;
-    }
-
-    /// Takes another route or other receivers; what was told stays known.
-    pub fn reconfigure(&mut self, route: Route, receivers: Vec<String>) {
-        self.groups.retain(|key, _| receivers.contains(&key.receiver));
-        self.route = route;
-        self.receivers = receivers;
     }
 
     fn flush(
@@ -466,7 +459,9 @@ mod tests {
         let alerts = [notice("A", "x", 0, None)];
         step(&mut d, 0, &alerts);
         step(&mut d, 30, &alerts);
-        d.reconfigure(Route { group_by: vec!["instance".to_owned()], ..Route::default() }, vec!["ops".to_owned()]);
+        let known = d.groups.into_iter().filter_map(|(key, group)| group.entry.map(|entry| (key, entry))).collect();
+        let route = Route { group_by: vec!["instance".to_owned()], ..Route::default() };
+        let mut d = Dispatcher::new(route, vec!["ops".to_owned()], known);
         assert_eq!(step(&mut d, 400, &alerts), ["ops [FIRING:1] x (A)"]);
         assert_eq!(step(&mut d, 800, &[]), ["ops [RESOLVED] x (A)"]);
         assert!(d.groups.is_empty());

@@ -237,7 +237,7 @@ fn read(path: &Path) -> Result<String, Problems> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn parse(file: &str, text: &str, interval: Duration) -> Result<Vec<Group>, Problems> {
+pub(super) fn parse(file: &str, text: &str, interval: Duration) -> Result<Vec<Group>, Problems> {
     let mut problems = Problems::new(file);
     let groups = Node::parse(text, &mut problems).map(|node| {
         let mut root = node.section(&mut problems);

@@ -15,20 +15,20 @@ use super::rules::AlertRule;
 use super::template::Scope;
 
 /// How long a resolved alert is remembered; Prometheus' `resolvedRetention`.
-pub const RESOLVED_RETENTION: Duration = Duration::from_mins(15);
+pub(super) const RESOLVED_RETENTION: Duration = Duration::from_mins(15);
 
 /// The label that carries an alert's name.
-pub const ALERT_NAME: &str = "alertname";
+pub(super) const ALERT_NAME: &str = "alertname";
 
 /// The series that shows pending and firing alerts.
-pub const ALERTS: &str = "ALERTS";
+pub(super) const ALERTS: &str = "ALERTS";
 
 /// The series whose value is the moment since which an alert is active, in seconds.
-pub const ALERTS_FOR_STATE: &str = "ALERTS_FOR_STATE";
+pub(super) const ALERTS_FOR_STATE: &str = "ALERTS_FOR_STATE";
 
 /// Where an alert stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AlertState {
+pub(super) enum AlertState {
     /// It was firing and is no more.
     Inactive,
     /// Its expression is true, but not yet for as long as `for` wants.
@@ -39,7 +39,7 @@ pub enum AlertState {
 
 impl AlertState {
     /// The word that Prometheus uses.
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Inactive => "inactive",
             Self::Pending => "pending",
@@ -48,14 +48,14 @@ impl AlertState {
     }
 
     /// The state of that word.
-    pub fn from_word(word: &str) -> Option<Self> {
+    pub(super) fn from_word(word: &str) -> Option<Self> {
         [Self::Inactive, Self::Pending, Self::Firing].into_iter().find(|state| state.as_str() == word)
     }
 }
 
 /// One alert of one rule.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Alert {
+pub(super) struct Alert {
     /// The labels of the sample without the metric's name, the rule's labels and `alertname`.
     pub labels: Labels,
     /// The rule's annotations, expanded with the newest value.
@@ -76,7 +76,7 @@ pub struct Alert {
 
 /// What the absence of an alert from a result means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absence {
+pub(super) enum Absence {
     /// The condition is over.
     Ended,
     /// The collector just started: for restored alerts it means nothing yet.
@@ -85,11 +85,9 @@ pub enum Absence {
 
 /// The circumstances of one evaluation.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment<'a> {
+pub(super) struct Moment<'a> {
     /// The evaluation's time.
     pub at: Timestamp,
-    /// The time that results and written samples carry: `at` less the group's `query_offset`.
-    pub sample_at: Timestamp,
     /// How to read a missing result.
     pub absence: Absence,
     /// The address of this collector for people, used in templates.
@@ -100,8 +98,8 @@ pub struct Moment<'a> {
 
 /// What one evaluation leads to.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Samples of `ALERTS` and `ALERTS_FOR_STATE` to be written at [`Moment::sample_at`], markers of ended series included.
+pub(super) struct Outcome {
+    /// Samples of `ALERTS` and `ALERTS_FOR_STATE` to be written at the time of the result, markers of ended series included.
     pub samples: Vec<(Labels, f64)>,
     /// Whether something changed that must survive a restart.
     pub changed: bool,
@@ -109,7 +107,7 @@ pub struct Outcome {
 
 /// Why an evaluation gave nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
+pub(super) enum RuleError {
     /// Two results have the same labels once the rule's labels are applied.
     #[error("vector contains metrics with the same labelset after applying alert labels")]
     DuplicateAlerts,
@@ -130,7 +128,7 @@ pub enum RuleError {
 
 /// The alerts of one rule.
 #[derive(Clone, Debug, Default)]
-pub struct RuleState {
+pub(super) struct RuleState {
     alerts: BTreeMap<Labels, Alert>,
     /// Alerts from the ledger that no result has confirmed since the start.
     unconfirmed: BTreeSet<Labels>,
@@ -140,7 +138,7 @@ pub struct RuleState {
 
 impl RuleState {
     /// The state as the ledger had it.
-    pub fn restored(rule: &AlertRule, alerts: Vec<Alert>) -> Self {
+    pub(super) fn restored(rule: &AlertRule, alerts: Vec<Alert>) -> Self {
         let written = alerts
             .iter()
             .filter(|alert| alert.state != AlertState::Inactive)
@@ -152,12 +150,12 @@ impl RuleState {
     }
 
     /// Every alert, ended ones included for [`RESOLVED_RETENTION`].
-    pub fn alerts(&self) -> impl Iterator<Item = &Alert> {
+    pub(super) fn alerts(&self) -> impl Iterator<Item = &Alert> {
         self.alerts.values()
     }
 
     /// The state of the rule: that of its most serious alert.
-    pub fn state(&self) -> AlertState {
+    pub(super) fn state(&self) -> AlertState {
         self.alerts.values().map(|alert| alert.state).max().unwrap_or(AlertState::Inactive)
     }
 
@@ -165,7 +163,7 @@ impl RuleState {
     ///
     /// # Errors
     /// [`RuleError`]; over the limit all alerts of the rule are forgotten, as in Prometheus, otherwise nothing changes.
-    pub fn evaluate(
+    pub(super) fn evaluate(
         &mut self,
         rule: &AlertRule,
         vector: &[VectorSample],
@@ -300,7 +298,7 @@ fn for_state_series(rule: &AlertRule, alert: &Alert) -> Labels {
 }
 
 /// Alertmanager's fingerprint of a set of labels: FNV-1a over names and values, each followed by 0xff.
-pub fn fingerprint(labels: &Labels) -> u64 {
+pub(super) fn fingerprint(labels: &Labels) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
     labels
@@ -333,7 +331,7 @@ mod tests {
 
     fn moment(seconds: i64) -> Moment<'static> {
         let at = Timestamp(seconds * 1000);
-        Moment { at, sample_at: at, absence: Absence::Ended, external_url: "", limit: 0 }
+        Moment { at, absence: Absence::Ended, external_url: "", limit: 0 }
     }
 
     fn states(state: &RuleState) -> Vec<AlertState> {

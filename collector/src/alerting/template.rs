@@ -16,7 +16,7 @@ use regex::Regex;
 use veghe_model::{Labels, Timestamp};
 
 /// The longest template that is accepted.
-pub const MAX_TEMPLATE_BYTES: usize = 16 << 10;
+pub(super) const MAX_TEMPLATE_BYTES: usize = 16 << 10;
 
 /// How deep parentheses may nest: the parser recurses.
 const MAX_DEPTH: usize = 32;
@@ -130,10 +130,12 @@ impl Template {
             ("Value".to_owned(), Value::from(scope.value)),
         ]
         .into();
-        let rendered = catch_unwind(AssertUnwindSafe(|| compiled.render(&Context::from(Value::Object(dot)))));
+        let rendered = catch_unwind(AssertUnwindSafe(|| {
+            compiled.render(&Context::from(Value::Object(dot))).map_err(|e| chain(&e))
+        }));
         match rendered {
             Ok(Ok(text)) => Ok(text),
-            Ok(Err(cause)) => Err(chain(&cause)),
+            Ok(Err(cause)) => Err(cause),
             Err(_panic) => Err("the template can't be evaluated".to_owned()),
         }
     }
@@ -143,9 +145,9 @@ fn compile(text: &str) -> Result<gtmpl::Template, String> {
     let mut template = gtmpl::Template::with_name("rule");
     template.add_funcs(FUNCTIONS);
     // The library slices strings by bytes in places: an escape before a letter like `ț` panics there.
-    match catch_unwind(AssertUnwindSafe(|| template.parse(format!("{PREAMBLE}{text}")))) {
+    match catch_unwind(AssertUnwindSafe(|| template.parse(format!("{PREAMBLE}{text}")).map_err(|e| chain(&e)))) {
         Ok(Ok(())) => Ok(template),
-        Ok(Err(cause)) => Err(chain(&cause)),
+        Ok(Err(cause)) => Err(cause),
         Err(_panic) => Err("a quoted string has an escape that Go doesn't know".to_owned()),
     }
 }
@@ -277,7 +279,7 @@ fn humanize_duration(args: &[Value]) -> Result<Value, FuncError> {
 }
 
 /// Seconds as Prometheus' `humanizeDuration` shows them, for example `1d 2h 3m 4s`.
-pub fn duration_text(seconds: f64) -> String {
+pub(super) fn duration_text(seconds: f64) -> String {
     if !seconds.is_finite() {
         return format_g(seconds, Some(4));
     }
@@ -320,9 +322,9 @@ fn title(args: &[Value]) -> Result<Value, FuncError> {
     let mut start = true;
     for c in text.chars() {
         if start {
-            out.extend(c.to_uppercase())
+            out.extend(c.to_uppercase());
         } else {
-            out.push(c)
+            out.push(c);
         }
         start = !(c.is_alphanumeric() || c == '_' || c == '\'');
     }
@@ -388,7 +390,7 @@ fn index(args: &[Value]) -> Result<Value, FuncError> {
 }
 
 /// Go's `%.<precision>g`; without precision the shortest text that reads back as the same number.
-pub fn format_g(value: f64, precision: Option<usize>) -> String {
+pub(super) fn format_g(value: f64, precision: Option<usize>) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
     }
@@ -415,7 +417,7 @@ pub fn format_g(value: f64, precision: Option<usize>) -> String {
 }
 
 /// Go's `%e` with the shortest mantissa, as Prometheus writes an alert's value: `1e+00`.
-pub fn format_e(value: f64) -> String {
+pub(super) fn format_e(value: f64) -> String {
     if !value.is_finite() {
         return format_g(value, None);
     }
@@ -564,7 +566,7 @@ mod tests {
             ("humanize", 127.0, "127"),
             ("humanize", 1_234_567.0, "1.235M"),
             ("humanize", 0.12, "120m"),
-            ("humanize1024", 1048576.0, "1Mi"),
+            ("humanize1024", 1_048_576.0, "1Mi"),
             ("humanize1024", 1536.0, "1.5ki"),
             ("humanize1024", 0.5, "0.5"),
             ("humanizeDuration", 0.0, "0s"),

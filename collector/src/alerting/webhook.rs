@@ -77,7 +77,7 @@ struct PayloadAlert<'a> {
 }
 
 /// The body that is posted.
-pub fn body(receiver: &str, message: &Message, external_url: &str) -> Vec<u8> {
+pub(super) fn body(receiver: &str, message: &Message, external_url: &str) -> Vec<u8> {
     let payload = Payload {
         receiver,
         status: message.status(),
@@ -107,7 +107,7 @@ fn payload_alert(alert: &Notice) -> PayloadAlert<'_> {
 }
 
 /// `at` as RFC 3339 in UTC with milliseconds.
-pub fn rfc3339(at: Timestamp) -> String {
+pub(super) fn rfc3339(at: Timestamp) -> String {
     let clamped = at.0.clamp(jiff::Timestamp::MIN.as_millisecond(), jiff::Timestamp::MAX.as_millisecond());
     jiff::Timestamp::from_millisecond(clamped)
         .map(|at| at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
@@ -118,7 +118,7 @@ pub fn rfc3339(at: Timestamp) -> String {
 ///
 /// # Errors
 /// [`SendError::Refused`] for answers 4xx but 408 and 429, otherwise [`SendError::Unavailable`].
-pub async fn send(
+pub(super) async fn send(
     settings: &Settings,
     receiver: &str,
     message: &Message,
@@ -134,7 +134,7 @@ pub async fn send(
         let token = super::delivery::read_secret(path).await?;
         request = request.bearer_auth(token);
     }
-    let response = request.send().await.map_err(|error| unavailable(error))?;
+    let response = request.send().await.map_err(unavailable)?;
     let status = response.status();
     let text = format!("HTTP {}", status.as_u16());
     match status {
@@ -154,12 +154,12 @@ async fn client(settings: &Settings) -> Result<Client, SendError> {
         let pem = tokio::fs::read(path)
             .await
             .map_err(|error| SendError::Unavailable(format!("cannot read {}: {error}", path.display())))?;
-        builder = builder.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(|error| unavailable(error))?);
+        builder = builder.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(unavailable)?);
     } else if settings.url.scheme() == "http" {
         // Then a system without certificates is no reason to fail.
         builder = builder.tls_certs_only([]);
     }
-    builder.build().map_err(|error| unavailable(error))
+    builder.build().map_err(unavailable)
 }
 
 fn unavailable(error: reqwest::Error) -> SendError {
