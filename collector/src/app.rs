@@ -20,17 +20,23 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use veghe_model::Timestamp;
 use veghe_tsdb::Store;
 use veghe_wire::document::format_duration;
+use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
 
+use crate::admin::{Request, Response};
 use crate::alerting::{Alerting, AlertingHandle};
 use crate::cli::{AgentsCommand, Cli, Command, TokenCommand, Up};
 use crate::config::Config;
-use crate::ingest::{Ingest, IngestHandle};
+use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
 use crate::query::QueryService;
 use crate::status::Status;
-use crate::web::{self, Access, Exposure, FirstLogin, HttpMetrics, Listener, Operations};
+use crate::web::certificates::{CertificateError, Files};
+use crate::web::{
+    self, Access, AgentState, AgentView, EnrolRefusal, Exposure, FirstLogin, HttpMetrics, Listener, Operations,
+};
 use crate::{admin, clock, housekeeping};
 
 /// Threads that run queries and disk work at most; each is there only while it is needed.
@@ -50,15 +56,23 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::ShowConfig { file } => say(load(&file)?.show().trim_end()),
         Command::Token(TokenCommand::Create { agent, expires, running }) => {
-            let token = admin::create_token(&running.data_dir, &agent, expires)?;
+            let request = Request::TokenCreate { agent: agent.to_string(), ttl_s: Some(expires.as_secs()) };
+            let Response::Token { token, .. } = admin::ask(&running.data_dir, &request)? else {
+                bail!("the collector answered something else");
+            };
             say(&format!(
                 "This token admits {agent} once, within {}. On that machine:\n  veghe-agent join URL --token TOKEN\n{token}",
                 format_duration(expires)
             ))
         }
-        Command::Agents(AgentsCommand::List { running }) => say(&admin::list_agents(&running.data_dir)?),
+        Command::Agents(AgentsCommand::List { running }) => {
+            let Response::Agents { agents } = admin::ask(&running.data_dir, &Request::AgentsList)? else {
+                bail!("the collector answered something else");
+            };
+            say(table(&agents, clock::now()).trim_end())
+        }
         Command::Agents(AgentsCommand::Revoke { agent, running }) => {
-            admin::revoke_agent(&running.data_dir, &agent)?;
+            admin::ask(&running.data_dir, &Request::AgentsRevoke { name: agent.to_string() })?;
             say(&format!("{agent} is cut off; a new token (`token create --agent {agent}`) admits it again"))
         }
         Command::Completions { shell } => {
@@ -205,7 +219,9 @@ impl Collector {
         let status_socket = bind("status", config.status_listen).await?;
         let (ops_address, status_address) = (ops_socket.local_addr()?, status_socket.local_addr()?);
         let ingest =
-            Ingest::start(&config, ledger.clone(), store.clone(), &registry, intake.clone(), &background).await?;
+            Ingest::start(ingest_settings(&config), ledger.clone(), store.clone(), &registry, &intake, &background)
+                .await?;
+        admin::serve(&data_dir, ingest.clone(), rest.clone(), &background)?;
         let alerting = Alerting::start(
             config.alerting.clone(),
             ledger.clone(),
@@ -233,8 +249,8 @@ impl Collector {
             exposure,
             host_names: config.ops.names.clone(),
             metrics: http_metrics.clone(),
-            enrol: Arc::new(Door(ingest.clone())),
-            fleet: Arc::new(Door(ingest.clone())),
+            enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
+            fleet: Arc::new(Agents(ingest.clone())),
             alerting: Arc::new(Alarms(alerting.clone())),
             ready: is_ready.clone(),
             about: web::About {
@@ -248,10 +264,13 @@ impl Collector {
             },
         };
         let ops_listener = Listener {
-            tls: (exposure == Exposure::Network).then(|| ops_tls(&config, &ingest)).transpose()?,
+            tls: match exposure {
+                Exposure::Loopback => None,
+                Exposure::Network => Some(server_tls(&config, &ingest)?),
+            },
             ..Listener::from(ops_socket)
         };
-        let public = http_metrics_of_public(http_metrics, web::public::router(status), is_ready);
+        let public = web::public_site(web::public::router(status), is_ready, http_metrics);
         for (listener, router) in [(ops_listener, operations.router()), (Listener::from(status_socket), public)] {
             let (stop, tracker) = (web_stop.clone(), serving.clone());
             serving.spawn(async move { web::serve(listener, router, stop, &tracker).await });
@@ -313,7 +332,7 @@ impl Collector {
             }
         }
         self.intake.cancel();
-        self.ingest.stopped().await;
+        self.ingest.stop().await;
         self.rest.cancel();
         self.background.close();
         self.background.wait().await;
@@ -367,4 +386,130 @@ fn greet(
         text += "\nThis machine's own agent runs in this process. Ctrl-C drains and ends.";
     }
     say(&text)
+}
+
+fn ingest_settings(config: &Config) -> IngestSettings {
+    IngestSettings {
+        server_names: config.ops.names.clone(),
+        mqtt_url: config.mqtt.advertise.clone(),
+        certificate_life: config.agents.certificate_lifetime,
+        limits: ingest::Limits { series: config.agents.max_series, ..ingest::Limits::default() },
+        ..IngestSettings::new(&config.data_dir, config.mqtt.listen)
+    }
+}
+
+/// Lets agents in for the web, which knows no broker.
+struct Gate {
+    ingest: IngestHandle,
+    runtime: tokio::runtime::Handle,
+}
+
+impl web::Enrol for Gate {
+    fn enrol(&self, request: EnrolmentRequest) -> Result<EnrolmentResponse, EnrolRefusal> {
+        self.runtime.block_on(self.ingest.enrol(request)).map_err(|error| {
+            let (code, message) = (error.code(), error.to_string());
+            match error {
+                EnrolError::UnknownToken
+                | EnrolError::UsedToken
+                | EnrolError::ExpiredToken
+                | EnrolError::WrongAgent { .. }
+                | EnrolError::NotEnrolled { .. } => EnrolRefusal::Token { code, message },
+                EnrolError::BadRequest(_) => EnrolRefusal::Request { code, message },
+                EnrolError::Ca(_) | EnrolError::Ledger(_) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "cannot admit an agent");
+                    EnrolRefusal::Unavailable
+                }
+            }
+        })
+    }
+}
+
+/// An agent that was silent for this many of its intervals is down.
+const SILENT_INTERVALS: u32 = 3;
+/// As long as that takes at least.
+const LEAST_SILENCE: Duration = Duration::from_secs(45);
+
+/// Shows the agents to the web.
+struct Agents(IngestHandle);
+
+impl web::Fleet for Agents {
+    fn agents(&self) -> Vec<AgentView> {
+        let now = clock::now();
+        self.0.agents().into_iter().map(|agent| view(agent, now)).collect()
+    }
+}
+
+fn view(agent: AgentInfo, now: Timestamp) -> AgentView {
+    let last_seen = agent.last_seen_ms.map(Timestamp);
+    let interval = Duration::from_millis(u64::from(agent.interval_ms));
+    let patience = (interval * SILENT_INTERVALS).max(LEAST_SILENCE);
+    let state = match (agent.revoked_ms, last_seen) {
+        (Some(_), _) => AgentState::Revoked,
+        (None, None) => AgentState::Waiting,
+        (None, Some(seen)) if now.since(seen) <= patience => AgentState::Up,
+        (None, Some(_)) => AgentState::Down,
+    };
+    AgentView { id: agent.agent, state, last_seen, version: Some(agent.version).filter(|v| !v.is_empty()) }
+}
+
+/// Agents as `agents list` shows them.
+fn table(agents: &[AgentInfo], now: Timestamp) -> String {
+    if agents.is_empty() {
+        return "No agent yet. `veghe-collector token create --agent ID` admits one.".to_owned();
+    }
+    let mut rows = vec![["AGENT", "STATE", "LAST SEEN", "VERSION", "PROTOCOL", "REFUSED"].map(str::to_owned)];
+    for agent in agents {
+        let shown = view(agent.clone(), now);
+        let seen = shown.last_seen.map_or("never".to_owned(), |seen| {
+            let seconds = Duration::from_secs(now.since(seen).as_secs());
+            format!("{} ago", format_duration(seconds))
+        });
+        let state = match shown.state {
+            AgentState::Up => "up",
+            AgentState::Down => "down",
+            AgentState::Waiting => "waiting",
+            AgentState::Revoked => "revoked",
+        };
+        let refused: u64 = agent.refusals.values().sum();
+        let trouble = agent.last_refusal.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+        rows.push([
+            agent.agent.clone(),
+            state.to_owned(),
+            seen,
+            agent.version.clone(),
+            agent.protocol.clone(),
+            format!("{refused}{trouble}"),
+        ]);
+    }
+    let widths: Vec<usize> =
+        (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Shows rules and alerts to the web.
+struct Alarms(AlertingHandle);
+
+impl web::AlertingView for Alarms {
+    fn rule_groups(&self) -> Vec<serde_json::Value> {
+        self.0.rules().iter().filter_map(|group| serde_json::to_value(group).ok()).collect()
+    }
+
+    fn alerts(&self) -> Vec<serde_json::Value> {
+        self.0.alerts().iter().filter_map(|alert| serde_json::to_value(alert).ok()).collect()
+    }
+}
+
+/// The operations listener's certificates; the CA's own goes along so that agents can compare its fingerprint.
+fn server_tls(config: &Config, ingest: &IngestHandle) -> Result<Arc<rustls::ServerConfig>, CertificateError> {
+    let ca = ingest.ca();
+    let own =
+        Files { chain: vec![ca.server_certificate_path(), ca.certificate_path()], key: ca.server_key_path() };
+    let public = config.ops.tls.as_ref().map(|(certificate, key)| Files { chain: vec![certificate.clone()], key: key.clone() });
+    web::certificates::server_config(&own, public.as_ref())
 }

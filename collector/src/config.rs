@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
-use veghe_wire::document::{Node, Problems, Section, parse_bool, parse_bytes, parse_duration};
+use veghe_wire::document::{Node, Problems, Section, parse_duration};
 
-use crate::{ingest, query};
+use crate::query;
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -30,8 +30,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// The time-series store.
     pub storage: Storage,
-    /// What is taken from agents.
-    pub ingest: ingest::Settings,
+    /// What agents are given and may send.
+    pub agents: Agents,
     /// Bounds on queries.
     pub query: query::Settings,
     /// Rules, routes and receivers.
@@ -60,6 +60,15 @@ pub struct Mqtt {
     pub advertise: Option<String>,
 }
 
+/// What agents are given and may send.
+#[derive(Clone, Debug)]
+pub struct Agents {
+    /// How long an agent's certificate lasts; it renews itself at two thirds.
+    pub certificate_lifetime: Duration,
+    /// How many series one agent may have.
+    pub max_series: usize,
+}
+
 /// The time-series store.
 #[derive(Clone, Debug)]
 pub struct Storage {
@@ -79,7 +88,7 @@ impl Config {
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
             storage: Storage { retention: Duration::from_hours(400 * 24), max_series: 2_000_000 },
-            ingest: ingest::Settings::default(),
+            agents: Agents { certificate_lifetime: Duration::from_hours(90 * 24), max_series: 50_000 },
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
             status: crate::status::Settings::default(),
@@ -137,6 +146,12 @@ fn read(root: &Node, problems: &mut Problems) -> Config {
         config.mqtt.advertise = mqtt.value("advertise", p, parse_mqtt_url);
         mqtt.finish(&["listen", "advertise"], p);
     }
+    if let Some(mut agents) = file.section("agents", p) {
+        let lifetime = agents.value("certificate_lifetime", p, at_least(Duration::from_hours(1)));
+        set(&mut config.agents.certificate_lifetime, lifetime);
+        set(&mut config.agents.max_series, agents.value("max_series", p, parse_count));
+        agents.finish(&["certificate_lifetime", "max_series"], p);
+    }
     if let Some(mut storage) = file.section("storage", p) {
         set(&mut config.storage.retention, storage.value("retention", p, at_least(Duration::from_hours(2))));
         set(&mut config.storage.max_series, storage.value("max_series", p, parse_count));
@@ -158,7 +173,7 @@ fn read(root: &Node, problems: &mut Problems) -> Config {
         config.status = status::read(&mut status, p);
         status.finish(status::KEYS, p);
     }
-    file.finish(&["data_dir", "ops", "mqtt", "storage", "query", "alerting", "status"], p);
+    file.finish(&["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status"], p);
     config
 }
 

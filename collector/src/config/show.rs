@@ -24,6 +24,9 @@ pub(super) fn file(config: &Config) -> String {
     out.open(0, "mqtt");
     out.entry(1, "listen", config.mqtt.listen);
     out.option(1, "advertise", config.mqtt.advertise.as_deref().map(quote));
+    out.open(0, "agents");
+    out.entry(1, "certificate_lifetime", span(config.agents.certificate_lifetime));
+    out.entry(1, "max_series", config.agents.max_series);
     out.open(0, "storage");
     out.entry(1, "retention", span(config.storage.retention));
     out.entry(1, "max_series", config.storage.max_series);

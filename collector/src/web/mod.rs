@@ -5,6 +5,7 @@
 //! deliberately does not do: bind sockets or decide the order of shutdown (`app`).
 
 pub mod access;
+pub mod certificates;
 mod encode;
 pub mod enrolment;
 mod federation;
@@ -168,6 +169,12 @@ impl Operations {
             .with_state(api);
         guard.around(access.guard(reading, exposure, Need::Reading).merge(open))
     }
+}
+
+/// The public listener's routes: the pages, and its health. Anybody may call it by any name and only read.
+pub fn public_site(pages: Router, ready: watch::Receiver<bool>, metrics: HttpMetrics) -> Router {
+    let guard = Guard { listener: "status", metrics, hosts: Hosts::Any, max_body_bytes: 0 };
+    guard.around(pages.merge(health_routes(ready)))
 }
 
 /// `/-/healthy` and `/-/ready`, for both listeners: whether the process answers, and whether it is of use.
