@@ -123,7 +123,8 @@ impl Courier {
         while !stop.is_cancelled() {
             let (journal, name) = (self.journal.clone(), self.receiver.name.clone());
             let now = clock::now();
-            let found = super::blocking(move || Ok((journal.next_due(&name, now)?, journal.waiting(&name)?))).await;
+            let longest = self.retry.longest * 2;
+            let found = super::blocking(move || Ok((journal.next_due(&name, now, longest)?, journal.waiting(&name)?))).await;
             let wait = match found {
                 Ok((due, waiting)) => {
                     self.metrics.outbox.with_label_values(&[&self.receiver.name]).set(f64::from(waiting));

@@ -22,6 +22,8 @@ use super::{mail, webhook};
 use crate::clock;
 use crate::ledger::Ledger;
 
+const HOUR: Duration = Duration::from_hours(1);
+
 fn message(name: &str) -> Message {
     let map = |n: &str, v: &str| BTreeMap::from([(n.to_owned(), v.to_owned())]);
     Message {
@@ -138,7 +140,7 @@ async fn a_server_that_fails_then_hangs_then_accepts_gets_the_message_and_every_
         assert_eq!((body["version"].as_str(), body["status"].as_str()), (Some("4"), Some("firing")));
     }
     assert!(requests.try_recv().is_err());
-    assert!(matches!(journal.next_due("ops", clock::now()).expect("outbox"), Due::Nothing));
+    assert!(matches!(journal.next_due("ops", clock::now(), HOUR).expect("outbox"), Due::Nothing));
     let log = journal.notifications(10).expect("log");
     assert_eq!(log.iter().rev().map(|r| r.attempt).collect::<Vec<_>>(), [1, 2, 3, 4]);
     assert!(log.iter().all(|r| !r.detail.contains("secret") && !r.detail.contains("hidden")), "{log:?}");
@@ -167,7 +169,7 @@ async fn a_message_survives_a_restart_and_a_server_that_is_not_there() {
     let (_, body) = requests.recv().await.expect("the message");
     assert_eq!(body["alerts"][0]["labels"]["alertname"], "A");
     running.stop().await;
-    assert!(matches!(journal.next_due("ops", clock::now()).expect("outbox"), Due::Nothing));
+    assert!(matches!(journal.next_due("ops", clock::now(), HOUR).expect("outbox"), Due::Nothing));
 }
 
 #[tokio::test]
@@ -201,7 +203,7 @@ fn messages_of_one_group_go_in_order_and_others_do_not_wait() {
         queue(&journal, name, 10);
     }
     let now = clock::now().saturating_add(Duration::from_secs(1));
-    let due = |journal: &Journal| match journal.next_due("ops", now).expect("outbox") {
+    let due = |journal: &Journal| match journal.next_due("ops", now, HOUR).expect("outbox") {
         Due::Now(queued) => *queued,
         other => panic!("{other:?}"),
     };
@@ -398,7 +400,7 @@ async fn a_mail_that_is_refused_for_good_is_not_repeated() {
     queue(&journal, "A", 10);
     let running = Running::start(&journal, Channel::Mail(mailbox("127.0.0.1", port, mail::Security::PlainLoopback)));
     assert_eq!(outcomes(&journal, 1).await, [NotificationOutcome::Failed]);
-    assert!(matches!(journal.next_due("ops", clock::now()).expect("outbox"), Due::Nothing));
+    assert!(matches!(journal.next_due("ops", clock::now(), HOUR).expect("outbox"), Due::Nothing));
     running.stop().await;
 }
 

@@ -262,10 +262,10 @@ async fn no_data_after_a_start_is_no_all_clear() {
     until(|| began.elapsed() > Duration::from_millis(700)).await;
     running.rounds(3).await;
     assert_eq!(running.states(), ["firing"]);
-    // Fresh data says that it is over.
-    world.gauge.measuring.store(true, Ordering::SeqCst);
-    running.rounds(5).await;
-    world.set(1);
+    running.stop().await;
+
+    world.settings.start_grace = Duration::ZERO;
+    let running = world.start();
     assert_eq!(world.message().await["status"], "resolved");
     running.stop().await;
 }

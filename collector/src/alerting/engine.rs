@@ -340,6 +340,12 @@ impl Engine {
     }
 
     fn start_due(&mut self, now: Timestamp) {
+        for run in self.idle.values_mut() {
+            // The clock went back: without this, nothing would be evaluated until it caught up.
+            if run.next_at.since(now) > run.group.interval {
+                run.next_at = slot(&run.group, now);
+            }
+        }
         let due: Vec<usize> = self.idle.iter().filter(|(_, run)| run.next_at <= now).map(|(index, _)| *index).collect();
         for index in due {
             let Some(mut run) = self.idle.remove(&index) else { continue };

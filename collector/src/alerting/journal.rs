@@ -4,6 +4,7 @@
 //! acted upon is on disk first. What it deliberately does not do: decide anything.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -227,11 +228,11 @@ impl Journal {
     }
 
     /// The oldest message of `receiver` that is due at `now` and has no older one of its group before it; otherwise when
-    /// the next one is due.
+    /// the next one is due. One that waits for longer than `longest` was queued before the clock went back: it is due.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub(super) fn next_due(&self, receiver: &str, now: Timestamp) -> Result<Due> {
+    pub(super) fn next_due(&self, receiver: &str, now: Timestamp, longest: Duration) -> Result<Due> {
         self.ledger.with(|connection| {
             let mut statement = connection.prepare(
                 "SELECT id, message, created_ms, attempts, next_attempt_ms FROM alert_outbox o WHERE receiver = ?1 AND \
@@ -251,7 +252,7 @@ impl Journal {
                 .optional()?;
             Ok(match found {
                 None => Due::Nothing,
-                Some((queued, at)) if at <= now => Due::Now(Box::new(queued)),
+                Some((queued, at)) if at <= now || at.since(now) > longest => Due::Now(Box::new(queued)),
                 Some((_, at)) => Due::At(at),
             })
         })

@@ -7,14 +7,14 @@
 mod delivery;
 mod engine;
 mod journal;
-mod mail;
+pub mod mail;
 mod metrics;
 mod notify;
 mod rules;
 mod state;
 mod template;
 mod view;
-mod webhook;
+pub mod webhook;
 
 #[cfg(test)]
 mod delivery_tests;

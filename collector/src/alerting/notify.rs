@@ -264,7 +264,8 @@ impl Dispatcher {
                     // What fires for long (the collector was away) need not wait for company.
                     if started < now { now } else { now.saturating_add(self.route.group_wait) }
                 },
-                |group| group.next_flush,
+                // Never further away than it was set: the clock may have gone back.
+                |group| group.next_flush.min(now.saturating_add(self.route.group_interval.max(self.route.group_wait))),
             );
             if firing.is_empty() && entry.is_none() {
                 continue;
@@ -471,6 +472,14 @@ mod tests {
     fn alerts_that_fired_while_nobody_was_told_are_told_at_once() {
         let mut d = dispatcher();
         assert_eq!(step(&mut d, 1000, &[notice("A", "x", 0, None)]), ["ops [FIRING:1] A (x)"]);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_delays_no_message_for_longer_than_an_interval() {
+        let mut d = dispatcher();
+        step(&mut d, 10_000, &[notice("A", "x", 10_000, None)]);
+        assert_eq!(step(&mut d, 1000, &[notice("A", "x", 10_000, None)]), [""; 0]);
+        assert_eq!(step(&mut d, 1300, &[notice("A", "x", 10_000, None)]), ["ops [FIRING:1] A (x)"]);
     }
 
     #[test]

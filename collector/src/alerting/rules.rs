@@ -485,10 +485,11 @@ groups:
                 "16:groups[0].rules[2].for",
                 "18:groups[0].rules[3].record",
                 "20:groups[0].rules[4]",
-                "22:groups[0].rules[6].expr",
-                "23:groups[0].rules[6].labels.bad-name",
-                "24:groups[1].name",
-                "25:groups[1].limit",
+                "21:groups[0].rules[5]",
+                "23:groups[0].rules[6].expr",
+                "24:groups[0].rules[6].labels.bad-name",
+                "25:groups[1].name",
+                "26:groups[1].limit",
             ],
             "{problems}"
         );

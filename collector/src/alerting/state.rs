@@ -130,8 +130,9 @@ pub(super) enum RuleError {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RuleState {
     alerts: BTreeMap<Labels, Alert>,
-    /// Alerts from the ledger that no result has confirmed since the start.
-    unconfirmed: BTreeSet<Labels>,
+    /// Alerts from the ledger, until their absence means something. That one was seen since the start is no reason to
+    /// believe its absence: what was seen may be the end of what came before the start.
+    restored: BTreeSet<Labels>,
     /// The series written by the last evaluation.
     written: BTreeSet<Labels>,
 }
@@ -144,9 +145,9 @@ impl RuleState {
             .filter(|alert| alert.state != AlertState::Inactive)
             .flat_map(|alert| [alerts_series(rule, alert), for_state_series(rule, alert)])
             .collect();
-        let unconfirmed = alerts.iter().map(|alert| alert.labels.clone()).collect();
+        let restored = alerts.iter().map(|alert| alert.labels.clone()).collect();
         let alerts = alerts.into_iter().map(|alert| (alert.labels.clone(), alert)).collect();
-        Self { alerts, unconfirmed, written }
+        Self { alerts, restored, written }
     }
 
     /// Every alert, ended ones included for [`RESOLVED_RETENTION`].
@@ -172,7 +173,6 @@ impl RuleState {
         let found = expand(rule, vector, moment)?;
         let mut outcome = Outcome::default();
         for (labels, fresh) in &found {
-            self.unconfirmed.remove(labels);
             match self.alerts.get_mut(labels) {
                 Some(alert) if alert.state != AlertState::Inactive => {
                     alert.value = fresh.value;
@@ -198,7 +198,7 @@ impl RuleState {
                 }
             } else if moment.absence == Absence::Unknown
                 && alert.state != AlertState::Inactive
-                && self.unconfirmed.contains(labels)
+                && self.restored.contains(labels)
             {
                 // Neither resolved nor advanced: nobody knows yet.
             } else if keeps_firing(rule, alert, moment.at, &mut outcome.changed) {
@@ -225,10 +225,10 @@ impl RuleState {
         }
         for labels in gone {
             self.alerts.remove(&labels);
-            self.unconfirmed.remove(&labels);
+            self.restored.remove(&labels);
         }
         if moment.absence == Absence::Ended {
-            self.unconfirmed.clear();
+            self.restored.clear();
         }
         if moment.limit > 0 && active > moment.limit {
             self.alerts.clear();
@@ -473,10 +473,10 @@ mod tests {
         let outcome = state.evaluate(&rule, &[], &blind).expect("evaluation");
         assert_eq!(states(&state), [AlertState::Firing, AlertState::Pending]);
         assert!(!outcome.changed);
-        // Seen once after the start, its absence means what it says, even in the same minutes.
+        // Seen once after the start, perhaps in samples from before it: still no reason to believe an absence.
         state.evaluate(&rule, &[sample("a", 1.0)], &Moment { absence: Absence::Unknown, ..moment(615) }).expect("ok");
         state.evaluate(&rule, &[], &Moment { absence: Absence::Unknown, ..moment(630) }).expect("evaluation");
-        assert_eq!(states(&state), [AlertState::Inactive, AlertState::Pending]);
+        assert_eq!(states(&state), [AlertState::Firing, AlertState::Pending]);
         let outcome = state.evaluate(&rule, &[], &moment(720)).expect("evaluation");
         assert_eq!(states(&state), [AlertState::Inactive]);
         assert!(outcome.changed);
