@@ -29,19 +29,20 @@ impl NodeExporter {
         let mut command = Command::new(PROGRAM);
         command.arg(format!("--web.listen-address={address}")).arg("--collector.disable-defaults");
         command.args(sensors::names().map(|sensor| format!("--collector.{sensor}")));
-        let started = command.stderr(Stdio::piped()).spawn();
-        let mut process = started.unwrap_or_else(|error| {
+        let started = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let process = started.unwrap_or_else(|error| {
             panic!("cannot start {PROGRAM}: {error}; install the Debian package {PROGRAM}, version 1.5 or newer")
         });
+        let mut this = Self { process, address };
         // It logs this once it listens.
-        let mut log = BufReader::new(process.stderr.take().expect("piped"));
+        let mut log = BufReader::new(this.process.stderr.take().expect("piped"));
         let mut line = String::new();
         while !line.contains("Listening on") {
             line.clear();
             assert_ne!(log.read_line(&mut line).expect("log"), 0, "{PROGRAM} ended before it listened");
         }
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { process, address }
+        this
     }
 
     fn scrape(&self) -> String {
