@@ -106,7 +106,6 @@ pub fn once(sensors: Vec<Box<dyn Sensor>>, settings: &Settings) -> Round {
     let timestamp_ms = coordinator.timeline.stamp(clock::now_ms(), None);
     coordinator.begin(timestamp_ms);
     coordinator.await_answers(patience);
-    coordinator.check_deadlines();
     coordinator.collect(timestamp_ms, true)
 }
 
@@ -237,7 +236,6 @@ impl Coordinator {
         self.begin(now_ms);
         self.main.advance(now_ms);
         self.await_answers(self.grace);
-        self.check_deadlines();
         if self.stopping {
             return;
         }
@@ -263,7 +261,8 @@ impl Coordinator {
         let begin = clock::instant();
         while !self.stopping && self.slots.iter().any(|slot| matches!(slot.state, State::Working(_))) {
             let Some(left) = patience.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return };
-            self.receive(left);
+            self.receive(self.until_deadline().map_or(left, |until| until.min(left)));
+            self.check_deadlines();
         }
     }
 
