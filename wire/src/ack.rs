@@ -106,9 +106,8 @@ pub enum MessageError {
 
 /// The payload of `message`.
 pub fn encode(message: &impl Message) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(1 + message.encoded_len());
-    payload.push(MAJOR);
-    message.encode(&mut payload).expect("invariant: a vector has room");
+    let mut payload = vec![MAJOR];
+    payload.extend(message.encode_to_vec());
     payload
 }
 

@@ -1,0 +1,148 @@
+//! The command line: one place per option feeds parser, help and completion.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use veghe_wire::AgentId;
+use veghe_wire::document::parse_duration;
+
+/// Collect the health of servers, scanners and storage; store, query, alert and show it.
+#[derive(Debug, Parser)]
+#[command(name = "veghe-collector", version, max_term_width = 100, after_help = "\
+Examples:
+  veghe-collector up                                   everything on this machine, now
+  veghe-collector run --config /etc/veghe/collector.yaml
+  veghe-collector token create --agent nas-1           a one-time token for `veghe-agent join`")]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine: the collector on loopback and an agent of this machine
+    #[command(after_help = "Example: veghe-collector up --data-dir ./veghe-data --ops 127.0.0.1:9090")]
+    Up(Up),
+    /// Run the collector from a configuration file
+    #[command(after_help = "Example: veghe-collector run --config /etc/veghe/collector.yaml")]
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration file: prints every problem with file, line and key; exit code 64 if there is one
+    CheckConfig {
+        /// The configuration file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show the configuration in force: the file with every default filled in
+    ShowConfig {
+        /// The configuration file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make one-time tokens that admit agents
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// List agents, or cut one off
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example: veghe-collector completions bash > /etc/bash_completion.d/veghe-collector")]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: Shell,
+    },
+}
+
+/// Options of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", default_value = "veghe-data")]
+    pub data_dir: PathBuf,
+    /// Address of the operations listener (queries, metrics, console); port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    pub ops: SocketAddr,
+    /// Address of the public status page; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub status: SocketAddr,
+    /// Address of the MQTT broker for agents; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8883")]
+    pub mqtt: SocketAddr,
+}
+
+/// Which running collector is meant.
+#[derive(Debug, Args)]
+pub struct Running {
+    /// The data directory of the running collector
+    #[arg(long, value_name = "DIR", default_value = "veghe-data")]
+    pub data_dir: PathBuf,
+}
+
+/// Commands on tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token; the last line of the output is the token alone
+    #[command(after_help = "Example: veghe-collector token create --agent nas-1 --expires 1h")]
+    Create {
+        /// The agent that it admits: a-z, 0-9, `.`, `-`, `_`
+        #[arg(long, value_name = "ID")]
+        agent: AgentId,
+        /// How long it is good for
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+        expires: Duration,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+}
+
+/// Commands on agents.
+#[derive(Debug, Subcommand)]
+pub enum AgentsCommand {
+    /// List every agent: state, version, last word, trouble
+    List {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Cut an agent off at once; a new token admits it again
+    Revoke {
+        /// The agent
+        #[arg(value_name = "ID")]
+        agent: AgentId,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn help_reads_well() {
+        let mut text = String::new();
+        let mut command = Cli::command();
+        text += &command.render_long_help().to_string();
+        for name in ["up", "run", "check-config", "show-config", "token", "agents", "completions"] {
+            let sub = command.find_subcommand_mut(name).expect(name);
+            text += &format!("\n--- {name}\n{}", sub.render_long_help());
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

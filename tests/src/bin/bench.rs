@@ -1,0 +1,204 @@
+//! Measures agent and collector beside Debian's `prometheus-node-exporter` and `prometheus`, in the same run on the same
+//! machine, and prints one table. Quote ratios: machines are shared and noisy.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use url::Url;
+use veghe_tests::load::{self, Host, Identity, SERIES_PER_HOST, Usage, disk_bytes, usage};
+use veghe_tests::process::{Collector, Process, agent, wait_for};
+use veghe_tests::http;
+
+/// Measure agent and collector beside node_exporter and Prometheus.
+///
+/// Example: cargo run --release -p veghe-tests --bin bench
+#[derive(Parser)]
+struct Arguments {
+    /// Cycles of the agent and scrapes of node_exporter
+    #[arg(long, default_value_t = 400)]
+    cycles: u32,
+    /// Hosts of 500 series each
+    #[arg(long, default_value_t = 40)]
+    hosts: usize,
+    /// Rows of each host, 15 s apart (480 are two hours)
+    #[arg(long, default_value_t = 480)]
+    rows: u64,
+}
+
+/// The collectors of node_exporter that our host sensors answer to.
+const SAME_SENSORS: [&str; 13] = [
+    "cpu", "meminfo", "filesystem", "diskstats", "netdev", "loadavg", "uname", "time", "timex", "stat", "vmstat",
+    "pressure", "os",
+];
+
+#[expect(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    rustls::crypto::ring::default_provider().install_default().expect("invariant: installed once");
+    let dir = tempfile::tempdir()?;
+    println!("| what | ours | peer | ours / peer |\n|---|---|---|---|");
+    let row = |what: &str, ours: f64, peer: f64, unit: &str| {
+        println!("| {what} | {ours:.3} {unit} | {peer:.3} {unit} | {:.2} |", ours / peer);
+    };
+    let (ours, peer) = bench_agent(dir.path(), arguments.cycles)?;
+    let cycles = f64::from(arguments.cycles);
+    row("agent, CPU per cycle, beside node_exporter", ours.cpu_seconds / cycles * 1e3, peer.cpu_seconds / cycles * 1e3, "ms");
+    row("agent, resident memory, beside node_exporter", mib(ours.resident_bytes), mib(peer.resident_bytes), "MiB");
+
+    let millions = (arguments.hosts * SERIES_PER_HOST) as f64 * arguments.rows as f64 / 1e6;
+    let series = arguments.hosts * SERIES_PER_HOST;
+    let (ours, our_disk) = bench_collector(dir.path(), arguments.hosts, arguments.rows)?;
+    let (peer, peer_disk) = bench_prometheus(dir.path(), arguments.hosts, arguments.rows)?;
+    println!("| | {series} series, {millions:.2} million samples | remote write of the same | |");
+    row("collector, CPU per million samples, beside Prometheus", ours.cpu_seconds / millions, peer.cpu_seconds / millions, "s");
+    row("collector, resident memory", mib(ours.resident_bytes), mib(peer.resident_bytes), "MiB");
+    row("collector, peak resident memory", mib(ours.peak_resident_bytes), mib(peer.peak_resident_bytes), "MiB");
+    row("collector, disk per sample, everything in the data directory", our_disk / millions / 1e6, peer_disk / millions / 1e6, "bytes");
+    Ok(())
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn since(now: Usage, before: Usage) -> Usage {
+    Usage { cpu_seconds: now.cpu_seconds - before.cpu_seconds, ..now }
+}
+
+/// The agent connected to a collector, spooling and sending each cycle; node_exporter scraped as often at the same time.
+fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
+    let collector = start_collector(&dir.join("for-agent"))?;
+    let state_dir = dir.join("agent");
+    collector.join("bench", &state_dir, "100ms")?;
+    let ours = agent(&state_dir)?;
+    let port = free_port()?;
+    let mut command = Command::new("prometheus-node-exporter");
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--collector.disable-defaults");
+    command.args(SAME_SENSORS.map(|name| format!("--collector.{name}")));
+    let peer = Process::start(&mut command, &dir.join("node_exporter.log"))
+        .context("needs Debian's package prometheus-node-exporter")?;
+    let metrics: Url = format!("http://127.0.0.1:{port}/metrics").parse()?;
+    wait_for("node_exporter answers", || Ok(http::get(&metrics).ok()))?;
+    let query = r#"max(veghe_agent_cycles_total{instance="bench"})"#;
+    let count = || http::query_one(&collector.listeners.ops, query);
+    let begin = wait_for("cycles arrive", || Ok(count()?.filter(|n| *n > 20.0)))?;
+    for _ in 0..20 {
+        http::get(&metrics)?;
+    }
+    let (ours_before, peer_before) = (usage(ours.id())?, usage(peer.id())?);
+    for _ in 0..cycles {
+        http::get(&metrics)?;
+    }
+    let peer_used = since(usage(peer.id())?, peer_before);
+    wait_for("the agent takes its cycles", || Ok(count()?.filter(|n| *n >= begin + f64::from(cycles))))?;
+    let taken = count()?.context("no cycles")? - begin;
+    let mut ours_used = since(usage(ours.id())?, ours_before);
+    ours_used.cpu_seconds *= f64::from(cycles) / taken;
+    Ok((ours_used, peer_used))
+}
+
+/// Simulated agents over MQTT with client certificates; the data lies far enough back that it is sealed.
+fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, f64)> {
+    let collector = start_collector(&dir.join("for-load"))?;
+    let empty = disk_bytes(&collector.data_dir)? as f64;
+    let port = collector.listeners.mqtt.port().context("no port")?;
+    let mut identities = Vec::new();
+    for number in 0..hosts {
+        let agent = Host::new(number).name;
+        let state_dir = dir.join("identities").join(&agent);
+        collector.join(&agent, &state_dir, "15s")?;
+        identities.push(Identity { agent: agent.parse()?, port, tls: tls(&state_dir)? });
+    }
+    let before = usage(collector.process.id())?;
+    let start = first_timestamp(rows)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut senders = tokio::task::JoinSet::new();
+        for (number, identity) in identities.into_iter().enumerate() {
+            senders.spawn(load::send(identity, Host::new(number), rows, start, 15_000, 8));
+        }
+        while let Some(sender) = senders.join_next().await {
+            sender??;
+        }
+        anyhow::Ok(())
+    })?;
+    let sealed = "veghe_tsdb_head_samples";
+    wait_for("the window is sealed", || Ok(http::query_one(&collector.listeners.ops, sealed)?.filter(|n| *n < 100_000.0)))?;
+    let used = since(usage(collector.process.id())?, before);
+    let query = "sum(count_over_time({__name__=~\"load_metric_.*\"}[1d]))";
+    let stored = http::query_one(&collector.listeners.ops, query)?.context("nothing is stored")?;
+    ensure!(stored == (hosts * SERIES_PER_HOST) as f64 * rows as f64, "only {stored} samples are stored");
+    Ok((used, disk_bytes(&collector.data_dir)? as f64 - empty))
+}
+
+/// The same rows by remote write, one request per host and row; its disk is a snapshot, that is, compacted blocks.
+fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, f64)> {
+    let data = dir.join("prometheus");
+    let settings = dir.join("prometheus.yml");
+    fs::write(&settings, "global: {}\n")?;
+    let port = free_port()?;
+    let mut command = Command::new("prometheus");
+    command.arg(format!("--config.file={}", settings.display()));
+    command.arg(format!("--storage.tsdb.path={}", data.display()));
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+    command.args(["--web.enable-remote-write-receiver", "--web.enable-admin-api", "--log.level=warn"]);
+    let peer = Process::start(&mut command, &dir.join("prometheus.log")).context("needs Debian's package prometheus")?;
+    let base: Url = format!("http://127.0.0.1:{port}/").parse()?;
+    wait_for("Prometheus is ready", || Ok(http::get(&base.join("-/ready")?).ok()))?;
+    let before = usage(peer.id())?;
+    let start = first_timestamp(rows)?;
+    let write = base.join("api/v1/write")?;
+    let headers = [
+        ("Content-Type", "application/x-protobuf"),
+        ("Content-Encoding", "snappy"),
+        ("X-Prometheus-Remote-Write-Version", "0.1.0"),
+    ];
+    let mut all: Vec<Host> = (0..hosts).map(Host::new).collect();
+    for row in 0..rows {
+        for host in &mut all {
+            let body = load::remote_write(host, start + row as i64 * 15_000)?;
+            let answer = http::request("POST", &write, &headers, &body)?;
+            ensure!(answer.status / 100 == 2, "Prometheus answers {}: {}", answer.status, answer.body);
+        }
+    }
+    let used = since(usage(peer.id())?, before);
+    let answer = http::request("POST", &base.join("api/v1/admin/tsdb/snapshot")?, &[], &[])?;
+    ensure!(answer.status == 200, "no snapshot: {}", answer.body);
+    Ok((used, disk_bytes(&data.join("snapshots"))? as f64))
+}
+
+fn start_collector(data_dir: &Path) -> anyhow::Result<Collector> {
+    fs::create_dir_all(data_dir)?;
+    let settings = data_dir.with_extension("yaml");
+    let any = "listen: 127.0.0.1:0";
+    fs::write(&settings, format!("data_dir: {}\nops:\n  {any}\nstatus:\n  {any}\nmqtt:\n  {any}\n", data_dir.display()))?;
+    Collector::start(data_dir, &["run", "--config", settings.to_str().context("path is not UTF-8")?])
+}
+
+/// A time stamp on a two-hour boundary so long ago that all rows are of windows that may be sealed.
+fn first_timestamp(rows: u64) -> anyhow::Result<i64> {
+    const WINDOW_MS: i64 = 7_200_000;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec * 1000;
+    let span = i64::try_from(rows)? * 15_000;
+    Ok((now - span - WINDOW_MS) / WINDOW_MS * WINDOW_MS)
+}
+
+fn tls(state_dir: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(state_dir.join("ca.crt"))?)?;
+    let chain = CertificateDer::pem_file_iter(state_dir.join("agent.crt"))?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(state_dir.join("agent.key"))?;
+    // The collector's certificate is also good for 127.0.0.1, so the ordinary check of the name serves here.
+    Ok(Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?))
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

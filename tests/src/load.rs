@@ -1,0 +1,238 @@
+//! Realistic load: hosts whose series behave like node_exporter's, told to a collector by simulated agents over the
+//! real protocol, and to Prometheus by remote write.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rumqttc::{TlsConfiguration, Transport};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use veghe_wire::ack::{self, Ack};
+use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
+use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
+
+/// Series that one host has.
+pub const SERIES_PER_HOST: usize = 500;
+
+/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    values: Vec<f64>,
+    random: u64,
+}
+
+impl Host {
+    /// A host that behaves the same for the same number.
+    pub fn new(number: usize) -> Self {
+        let random = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut host = Self { name: format!("host-{number:04}"), values: Vec::new(), random };
+        host.values = (0..SERIES_PER_HOST).map(|_| host.below(1 << 40) as f64).collect();
+        host
+    }
+
+    /// The labels of series `i`, without `instance`.
+    pub fn labels(i: usize) -> [(&'static str, String); 3] {
+        [("__name__", format!("load_metric_{:03}", i / 5)), ("device", format!("device{}", i % 5)), ("job", "node".into())]
+    }
+
+    /// The next row of values.
+    pub fn step(&mut self) -> &[f64] {
+        for i in 0..self.values.len() {
+            let step = match i % 20 {
+                0..13 => 0.0,
+                13 | 14 => self.below(5) as f64,
+                15..18 => self.below(1_000_000) as f64,
+                18 => (self.below(2_000_001) as f64 - 1_000_000.0) * 4096.0,
+                _ => (self.below(201) as f64 - 100.0) / 100.0,
+            };
+            self.values[i] += step;
+        }
+        &self.values
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
+    }
+}
+
+/// What a simulated agent needs to speak for its host.
+pub struct Identity {
+    /// Who it is.
+    pub agent: AgentId,
+    /// The broker's port on loopback.
+    pub port: u16,
+    /// TLS with the agent's certificate.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// Sends `rows` rows of `host`, `step_ms` apart from `start_ms`, with at most `in_flight` batches unacknowledged, until
+/// every one of them is acknowledged.
+///
+/// # Errors
+/// Where the broker or the collector refuses.
+pub async fn send(identity: Identity, mut host: Host, rows: u64, start_ms: i64, step_ms: i64, in_flight: u64) -> anyhow::Result<()> {
+    let Identity { agent, port, tls } = identity;
+    let mut options = MqttOptions::new(agent.as_str(), "127.0.0.1", port);
+    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+    options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(MAX_PACKET_BYTES as u32));
+    let (client, mut events) = AsyncClient::new(options, 64);
+    client.subscribe(Topic::Ack.of(&agent), QoS::AtLeastOnce).await?;
+    let spool_id = host.random;
+    let topic = Topic::Batch.of(&agent);
+    let (mut sent, mut accepted, mut subscribed) = (0, 0, false);
+    while accepted < rows {
+        while subscribed && sent < rows && sent - accepted < in_flight {
+            sent += 1;
+            let timestamp_ms = start_ms + (sent as i64 - 1) * step_ms;
+            let payload = batch(spool_id, sent, timestamp_ms, host.step())?;
+            client.publish(&topic, QoS::AtLeastOnce, false, payload).await?;
+            if sent.is_multiple_of(16) {
+                break;
+            }
+        }
+        match events.poll().await.context("the broker closed the connection")? {
+            Event::Incoming(Packet::SubAck(_)) => subscribed = true,
+            Event::Incoming(Packet::Publish(publish)) => {
+                let ack: Ack = ack::decode(&publish.payload)?;
+                ensure!(ack.refused.is_empty(), "refused: {:?}", ack.refused);
+                if let Some(hold) = ack.held.first() {
+                    bail!("held: {}", hold.reason);
+                }
+                accepted += ack.accepted.len() as u64;
+            }
+            _ => {}
+        }
+    }
+    client.disconnect().await?;
+    Ok(())
+}
+
+fn batch(spool_id: u64, sequence: u64, timestamp_ms: i64, values: &[f64]) -> anyhow::Result<Vec<u8>> {
+    let mut payload = Vec::new();
+    if sequence == 1 {
+        append_frame(&mut payload, &Batch { dictionary: Some(dictionary()), ..Batch::default() })?;
+    }
+    let cycles = vec![Cycle { timestamp_ms, layout: 0, values: values.to_vec() }];
+    append_frame(&mut payload, &Batch { minor: MINOR, spool_id, sequence, oldest_sequence: 1, dictionary: None, cycles })?;
+    Ok(payload)
+}
+
+fn dictionary() -> Dictionary {
+    let mut dictionary = Dictionary::default();
+    for i in 0..SERIES_PER_HOST {
+        let mut labels = Vec::new();
+        for (name, value) in Host::labels(i) {
+            for text in [name.to_owned(), value] {
+                labels.push(dictionary.strings.len() as u32);
+                dictionary.strings.push(text);
+            }
+        }
+        dictionary.series.push(SeriesDefinition { labels });
+    }
+    dictionary.layouts.push(Layout { series: (0..SERIES_PER_HOST as u32).collect() });
+    dictionary
+}
+
+/// One remote-write 1.0 request (snappy-compressed protobuf) with one row of `host`.
+pub fn remote_write(host: &mut Host, timestamp_ms: i64) -> anyhow::Result<Vec<u8>> {
+    use prost::Message as _;
+    let instance = host.name.clone();
+    let series = host.step().iter().enumerate().map(|(i, &value)| {
+        let [name, device, job] = Host::labels(i);
+        let labels = [name, device, ("instance", instance.clone()), job];
+        remote::TimeSeries {
+            labels: labels.into_iter().map(|(name, value)| remote::Label { name: name.into(), value }).collect(),
+            samples: vec![remote::Sample { value, timestamp: timestamp_ms }],
+        }
+    });
+    let request = remote::WriteRequest { timeseries: series.collect() };
+    Ok(snap::raw::Encoder::new().compress_vec(&request.encode_to_vec())?)
+}
+
+/// Prometheus' remote-write 1.0 messages (`prompb/remote.proto`), as far as a sender needs them.
+mod remote {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct WriteRequest {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) timeseries: Vec<TimeSeries>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct TimeSeries {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) labels: Vec<Label>,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) samples: Vec<Sample>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Label {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(string, tag = "2")]
+        pub(super) value: String,
+    }
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Sample {
+        #[prost(double, tag = "1")]
+        pub(super) value: f64,
+        #[prost(int64, tag = "2")]
+        pub(super) timestamp: i64,
+    }
+}
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// User and system time.
+    pub cpu_seconds: f64,
+    /// Memory in use now.
+    pub resident_bytes: u64,
+    /// The most memory in use at any time.
+    pub peak_resident_bytes: u64,
+}
+
+/// Reads `/proc/<pid>/stat` and `status`.
+///
+/// # Errors
+/// Where there is no such process.
+pub fn usage(pid: u32) -> anyhow::Result<Usage> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no command in stat")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let bytes = |name: &str| -> anyhow::Result<u64> {
+        let line = status.lines().find(|l| l.starts_with(name)).with_context(|| format!("no {name}"))?;
+        Ok(line.split_whitespace().nth(1).context("no number")?.parse::<u64>()? * 1024)
+    };
+    Ok(Usage {
+        cpu_seconds: ticks / rustix::param::clock_ticks_per_second() as f64,
+        resident_bytes: bytes("VmRSS:")?,
+        peak_resident_bytes: bytes("VmHWM:")?,
+    })
+}
+
+/// Bytes that the files below `dir` occupy by length.
+///
+/// # Errors
+/// Where a directory can't be read.
+pub fn disk_bytes(dir: &Path) -> anyhow::Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            total += disk_bytes(&entry.path())?;
+        } else if kind.is_file() {
+            // A file may go while we look.
+            total += entry.metadata().map_or(0, |m| m.len());
+        }
+    }
+    Ok(total)
+}
