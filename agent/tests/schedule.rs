@@ -222,8 +222,8 @@ async fn series_of_a_sensor_beyond_its_deadline_end() {
         if has(&round, "failing") {
             is_hanging.store(true, Relaxed);
         }
-        let of_sensor = round.readings.iter().filter(|reading| reading.sensor == "failing");
-        if let Some(ended) = of_sensor.filter_map(|reading| reading.ended.as_ref()).next() {
+        let mut of_sensor = round.readings.iter().filter(|reading| reading.sensor == "failing");
+        if let Some(ended) = of_sensor.find_map(|reading| reading.ended.as_ref()) {
             assert_eq!(ended.0, [SeriesName::new("failing_total", &[])]);
             break;
         }
