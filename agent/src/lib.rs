@@ -1,1 +1,7 @@
-//! .
+//! The agent of one machine: sensors, their schedule, the spool and the uplink to the collector.
+
+pub mod clock;
+pub mod health;
+pub mod reading;
+pub mod schedule;
+pub mod sensors;
