@@ -5,3 +5,5 @@ pub mod health;
 pub mod reading;
 pub mod schedule;
 pub mod sensors;
+pub mod session;
+pub mod spool;
