@@ -33,8 +33,8 @@ pub const TICK_TOLERANCE_MS: i64 = 20;
 pub const QUEUED_ROUNDS: usize = 8;
 /// A difference between the system clock and the monotonic one, from one look to the next, that is a step.
 const CLOCK_STEP_MS: i64 = 500;
-/// Sensors need little; only pages that were touched are resident.
-const STACK_BYTES: usize = 256 << 10;
+/// Only pages that were touched are resident, so that this costs address space alone; an overflow would end the agent.
+const STACK_BYTES: usize = 1 << 20;
 
 /// When sensors run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,6 @@ pub fn once(sensors: Vec<Box<dyn Sensor>>, settings: &Settings) -> Round {
     let timestamp_ms = coordinator.timeline.stamp(clock::now_ms(), None);
     coordinator.begin(timestamp_ms);
     coordinator.await_answers(patience);
-    coordinator.check_deadlines();
     coordinator.collect(timestamp_ms, true)
 }
 
@@ -237,7 +236,6 @@ impl Coordinator {
         self.begin(now_ms);
         self.main.advance(now_ms);
         self.await_answers(self.grace);
-        self.check_deadlines();
         if self.stopping {
             return;
         }
@@ -263,7 +261,8 @@ impl Coordinator {
         let begin = clock::instant();
         while !self.stopping && self.slots.iter().any(|slot| matches!(slot.state, State::Working(_))) {
             let Some(left) = patience.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return };
-            self.receive(left);
+            self.receive(self.until_deadline().map_or(left, |until| until.min(left)));
+            self.check_deadlines();
         }
     }
 
@@ -508,5 +507,77 @@ impl Timeline {
     /// Forgets the last time stamp: the clock was set back.
     fn restart(&mut self) {
         self.last_stamp_ms = i64::MIN;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn grid() -> Grid {
+        Grid::new(Duration::from_secs(15), 1_000)
+    }
+
+    #[test]
+    fn missed_ticks_stay_missed_and_the_grid_stays() {
+        let mut grid = grid();
+        grid.advance(1_003);
+        assert_eq!(grid.next_ms, 16_000);
+        grid.advance(16_000);
+        assert_eq!(grid.next_ms, 31_000);
+        grid.advance(31_000 + 60 * 60 * 1000 + 7_000);
+        assert_eq!((grid.next_ms - 1_000) % 15_000, 0);
+        assert_eq!(grid.next_ms, 31_000 + 60 * 60 * 1000 + 15_000);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_begins_a_grid_without_the_times_already_taken() {
+        let mut grid = grid();
+        grid.advance(3_600_000);
+        assert!(!grid.is_beyond(grid.next_ms - 15_000));
+        assert!(grid.is_beyond(grid.next_ms - 15_001));
+        assert_eq!(grid.anchor_apart(16_000), 16_001);
+        assert_eq!(grid.anchor_apart(16_003), 16_003);
+    }
+
+    #[test]
+    fn a_round_bears_the_planned_tick_unless_it_begins_late() {
+        let mut timeline = Timeline::new(0, clock::instant());
+        assert_eq!(timeline.stamp(16_020, Some(16_000)), 16_000);
+        assert_eq!(timeline.stamp(31_021, Some(31_000)), 31_021);
+    }
+
+    #[test]
+    fn a_step_of_the_clock_is_seen_against_the_monotonic_one() {
+        let begin = clock::instant();
+        let mut timeline = Timeline::new(10_000, begin);
+        assert_eq!(timeline.look(25_000, begin + Duration::from_secs(15)), 0);
+        assert_eq!(timeline.look(37_000, begin + Duration::from_secs(30)), -3_000);
+        assert_eq!(timeline.look(3_652_000, begin + Duration::from_secs(45)), 3_600_000);
+    }
+
+    proptest! {
+        #[test]
+        fn time_stamps_ascend_whatever_the_clock_does(steps in prop::collection::vec(-20_000i64..40_000, 1..100)) {
+            let (mut grid, mut timeline) = (grid(), Timeline::new(0, clock::instant()));
+            let (mut now_ms, mut last_ms) = (0i64, i64::MIN);
+            for step in steps {
+                now_ms += step;
+                if grid.is_beyond(now_ms) {
+                    timeline.restart();
+                    let anchor_ms = grid.anchor_apart(now_ms);
+                    grid.restart(anchor_ms);
+                    last_ms = i64::MIN;
+                }
+                if grid.next_ms <= now_ms {
+                    let stamp_ms = timeline.stamp(now_ms, Some(grid.next_ms));
+                    grid.advance(now_ms);
+                    prop_assert!(stamp_ms > last_ms && grid.next_ms > now_ms && grid.next_ms - now_ms <= 15_000);
+                    last_ms = stamp_ms;
+                }
+            }
+        }
     }
 }

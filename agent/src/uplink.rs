@@ -18,7 +18,7 @@ use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use veghe_wire::Topic;
+use veghe_wire::{AgentId, Topic};
 use veghe_wire::ack::{Ack, HoldCause, MessageError, Presence};
 
 use crate::clock;
@@ -54,6 +54,8 @@ const TICK: Duration = Duration::from_mins(1);
 pub struct Settings {
     /// Where the identity is; a renewed one is written there.
     pub state_dir: PathBuf,
+    /// Who the settings say this is; the certificate must agree.
+    pub agent: AgentId,
     /// The broker's host name or IPv4 address.
     pub host: String,
     /// Its port.
@@ -70,6 +72,14 @@ pub enum UplinkError {
     /// See the source.
     #[error("cannot use the agent's identity")]
     Identity(#[from] IdentityError),
+    /// Settings and certificate are of different agents.
+    #[error("cannot run as {configured}: the certificate is for {certified}; correct `agent` in agent.yaml")]
+    Name {
+        /// In the settings.
+        configured: AgentId,
+        /// In the certificate.
+        certified: AgentId,
+    },
     /// Certificate or key are of no use.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
@@ -129,6 +139,9 @@ impl Uplink {
         tasks: TaskTracker,
     ) -> Result<Self, UplinkError> {
         let identity = Identity::load(&settings.state_dir)?;
+        if identity.agent != settings.agent {
+            return Err(UplinkError::Name { configured: settings.agent, certified: identity.agent });
+        }
         let delivery = Delivery::new(settings.pace);
         let session = new_session()?;
         let uplink = Self {

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::source::Source;
-use super::text::{self, Malformed};
-use super::{Roots, SensorError, Sink};
+#[cfg(not(target_os = "linux"))]
+use super::portable::OwnProcess;
+#[cfg(target_os = "linux")]
+use super::process::OwnProcess;
+use super::{SensorError, Sink};
 use crate::health::Health;
-
-/// The kernel's unit of processor time in `/proc`, on every architecture that Rust knows.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// How one sensor fares.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,14 +25,12 @@ pub(crate) struct SensorHealth {
 /// `veghe_agent_*`, `veghe_sensor_*` and the agent's `process_*`.
 pub(crate) struct Agent {
     health: Arc<Health>,
-    stat: Source,
-    page_bytes: f64,
+    process: OwnProcess,
 }
 
 impl Agent {
     pub(crate) fn new(health: Arc<Health>) -> Self {
-        let stat = Source::new(Roots::default().proc.join("self/stat"));
-        Self { health, stat, page_bytes: rustix::param::page_size() as f64 }
+        Self { health, process: OwnProcess::new() }
     }
 
     /// Puts one round of values, of which `cycles` is the count.
@@ -70,40 +67,10 @@ impl Agent {
         ] {
             sink.put(name, &[], value.load(Relaxed) as f64);
         }
-        let parsed = parse_stat(self.stat.read()?);
-        let process = parsed.map_err(|error| self.stat.malformed(error))?;
+        let (cpu_seconds, resident_bytes) = self.process.read()?;
         let job = [("job", "veghe-agent")];
-        sink.put("process_cpu_seconds_total", &job, process.cpu_ticks as f64 / TICKS_PER_SECOND);
-        sink.put("process_resident_memory_bytes", &job, process.resident_pages as f64 * self.page_bytes);
+        sink.put("process_cpu_seconds_total", &job, cpu_seconds);
+        sink.put("process_resident_memory_bytes", &job, resident_bytes);
         Ok(())
-    }
-}
-
-struct Process {
-    cpu_ticks: u64,
-    resident_pages: u64,
-}
-
-/// Field numbers as in proc(5), which counts from 1.
-fn parse_stat(bytes: &[u8]) -> Result<Process, Malformed> {
-    const EXPECTED: Malformed = Malformed { line: 1, expected: "a process's state as in proc(5)" };
-    // The second field is the program's name in parentheses and may hold spaces and parentheses itself.
-    let end_of_name = bytes.iter().rposition(|&byte| byte == b')').ok_or(EXPECTED)?;
-    let mut fields = text::fields(bytes.get(end_of_name + 1..).unwrap_or_default());
-    let user = fields.nth(14 - 3).and_then(text::number).ok_or(EXPECTED)?;
-    let system = fields.next().and_then(text::number).ok_or(EXPECTED)?;
-    let resident_pages = fields.nth(24 - 16).and_then(text::number).ok_or(EXPECTED)?;
-    Ok(Process { cpu_ticks: user.saturating_add(system), resident_pages })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_with_a_strange_name_is_read() {
-        let stat = b"42 (a) b (c)) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 14 0 1000 9000000 1234 184 rest\n";
-        let process = parse_stat(stat).expect("well formed");
-        assert_eq!((process.cpu_ticks, process.resident_pages), (12, 1234));
     }
 }

@@ -5,16 +5,42 @@
 //! (see [`crate::schedule`]), keep history, talk to the network.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 pub use crate::reading::Sink;
 
 pub(crate) mod agent;
+#[cfg(target_os = "linux")]
+mod cpu;
+#[cfg(target_os = "linux")]
+mod diskstats;
+#[cfg(target_os = "linux")]
+mod filesystem;
+#[cfg(target_os = "linux")]
 mod loadavg;
+#[cfg(target_os = "linux")]
 mod meminfo;
-pub(crate) mod source;
-pub(crate) mod text;
+#[cfg(target_os = "linux")]
+mod netdev;
+pub mod portable;
+#[cfg(target_os = "linux")]
+mod pressure;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod source;
+#[cfg(target_os = "linux")]
+mod stat;
+#[cfg(target_os = "linux")]
+mod text;
+#[cfg(target_os = "linux")]
+mod time;
+#[cfg(target_os = "linux")]
+mod uname;
+#[cfg(target_os = "linux")]
+mod vmstat;
 
 /// One source of measurements. It runs on a thread of its own and may block there.
 pub trait Sensor: Send {
@@ -49,6 +75,9 @@ pub enum SensorError {
         /// What should be there.
         expected: &'static str,
     },
+    /// The platform does not tell.
+    #[error("cannot ask the system")]
+    Platform(#[from] sysinfo::Error),
     /// The sensor has a fault of its own.
     #[error("sensor panicked: {message}")]
     Panicked {
@@ -103,7 +132,19 @@ struct Entry {
 }
 
 /// Every sensor of this platform, in the order of their names.
+#[cfg(target_os = "linux")]
 const ENTRIES: &[Entry] = &[
+    Entry { name: "cpu", sources: |roots| vec![roots.proc.join("stat")], make: |roots| Box::new(cpu::Cpu::new(roots)) },
+    Entry {
+        name: "diskstats",
+        sources: |roots| vec![roots.proc.join("diskstats")],
+        make: |roots| Box::new(diskstats::Diskstats::new(roots)),
+    },
+    Entry {
+        name: "filesystem",
+        sources: |roots| vec![roots.proc.join("self/mounts")],
+        make: |roots| Box::new(filesystem::Filesystem::new(roots)),
+    },
     Entry {
         name: "loadavg",
         sources: |roots| vec![roots.proc.join("loadavg")],
@@ -114,7 +155,33 @@ const ENTRIES: &[Entry] = &[
         sources: |roots| vec![roots.proc.join("meminfo")],
         make: |roots| Box::new(meminfo::Meminfo::new(roots)),
     },
+    Entry {
+        name: "netdev",
+        sources: |roots| vec![roots.proc.join("net/dev")],
+        make: |roots| Box::new(netdev::Netdev::new(roots)),
+    },
+    Entry {
+        name: "pressure",
+        sources: |roots| ["cpu", "io", "memory"].iter().map(|file| roots.proc.join("pressure").join(file)).collect(),
+        make: |roots| Box::new(pressure::Pressure::new(roots)),
+    },
+    Entry {
+        name: "stat",
+        sources: |roots| vec![roots.proc.join("stat")],
+        make: |roots| Box::new(stat::Stat::new(roots)),
+    },
+    Entry { name: "time", sources: |_| Vec::new(), make: |roots| Box::new(time::Time::new(roots)) },
+    Entry { name: "uname", sources: |_| Vec::new(), make: |_| Box::new(uname::Uname) },
+    Entry {
+        name: "vmstat",
+        sources: |roots| vec![roots.proc.join("vmstat")],
+        make: |roots| Box::new(vmstat::Vmstat::new(roots)),
+    },
 ];
+/// Every sensor of this platform.
+#[cfg(not(target_os = "linux"))]
+const ENTRIES: &[Entry] =
+    &[Entry { name: "portable", sources: |_| Vec::new(), make: |_| Box::new(portable::Portable::default()) }];
 
 /// Names of all sensors that settings may name, `agent` (which always runs) not among them.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -147,9 +214,16 @@ fn obstacle(entry: &Entry, settings: &SensorSettings) -> Option<String> {
     if settings.disabled.contains(entry.name) {
         return Some("disabled by the configuration".to_owned());
     }
-    let unreadable = |path: &Path| match path.symlink_metadata() {
-        Ok(_) => None,
-        Err(error) => Some(format!("cannot read {}: {error}", path.display())),
-    };
-    (entry.sources)(&settings.roots).iter().find_map(|path| unreadable(path))
+    (entry.sources)(&settings.roots)
+        .iter()
+        .find_map(|path| probe(path).err().map(|error| format!("cannot read {}: {error}", path.display())))
+}
+
+/// Whether `path` can be read. Pressure files exist, for example, but can't be read where the kernel's option is off.
+fn probe(path: &Path) -> io::Result<()> {
+    // Whatever is no file might hang, and only the sensor's own thread may.
+    if path.metadata()?.is_file() {
+        File::open(path)?.read_exact(&mut [0])?;
+    }
+    Ok(())
 }
