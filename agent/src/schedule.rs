@@ -438,6 +438,7 @@ fn work(slot: usize, mut sensor: Box<dyn Sensor>, asked: &Receiver<()>, answers:
 
 /// Ticks at a fixed distance.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units are in names")]
 struct Grid {
     interval_ms: i64,
     anchor_ms: i64,

@@ -16,7 +16,7 @@ use veghe_agent::schedule::{Override, QUEUED_ROUNDS, Schedule, Settings, once};
 use veghe_agent::sensors::{self, Roots, Sensor, SensorError, SensorSettings};
 
 const INTERVAL: Duration = Duration::from_millis(200);
-const NEVER: Duration = Duration::from_secs(600);
+const NEVER: Duration = Duration::from_mins(10);
 
 fn settings(deadline: Duration) -> Settings {
     Settings { interval: INTERVAL, deadline, overrides: BTreeMap::new() }

@@ -2,8 +2,13 @@
 //!
 //! `app` wires the modules and nobody imports it; modules below it know the ones they stand on and never the web.
 
+pub mod admin;
 pub mod alerting;
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod housekeeping;
 pub mod ingest;
 pub mod ledger;
 pub mod query;

@@ -1,7 +1,7 @@
 //! The catalogue: every metric that agent or collector makes, with its kind, unit, help and labels.
 //!
-//! Names and helps of host metrics are `node_exporter`'s. `instance` is on every series and `job` on all but some;
-//! neither is listed unless it tells something else than where the series comes from. What this module deliberately
+//! Names and helps of host metrics are `node_exporter`'s. `instance` and `job` tell where a series comes from
+//! and are not listed. What this module deliberately
 //! does not do: hold values.
 
 use std::borrow::Cow;
@@ -359,8 +359,24 @@ pub const METRICS: &[Metric] = &[
         &["domainname", "machine", "nodename", "release", "sysname", "version"],
     ),
     counter("process_cpu_seconds_total", Unit::Seconds, "Total user and system CPU time spent in seconds.", &["job"]),
+    gauge("process_max_fds", Unit::One, "Maximum number of open file descriptors.", &["job"]),
+    gauge("process_open_fds", Unit::One, "Number of open file descriptors.", &["job"]),
     gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory size in bytes.", &["job"]),
+    gauge(
+        "process_start_time_seconds",
+        Unit::Seconds,
+        "Start time of the process since unix epoch in seconds.",
+        &["job"],
+    ),
+    gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory size in bytes.", &["job"]),
     gauge("up", Unit::One, "1 while the agent of this instance reports, 0 once it is overdue.", &["job"]),
+    counter("process_cpu_seconds_total", Unit::Seconds, "Total user and system CPU time spent in seconds.", &[]),
+    gauge("process_max_fds", Unit::One, "Maximum number of open file descriptors.", &[]),
+    gauge("process_open_fds", Unit::One, "Number of open file descriptors.", &[]),
+    gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory size in bytes.", &[]),
+    gauge("process_start_time_seconds", Unit::Seconds, "Start time of the process since unix epoch in seconds.", &[]),
+    gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory size in bytes.", &[]),
+    gauge("up", Unit::One, "1 while the agent of this instance reports, 0 once it is overdue.", &[]),
     counter("veghe_agent_batches_accepted_total", Unit::One, "Batches that the collector has on disk.", &[]),
     counter("veghe_agent_batches_refused_total", Unit::One, "Batches that the collector refused for ever.", &[]),
     counter("veghe_agent_batches_sent_total", Unit::One, "Batches handed to the broker, repeats included.", &[]),
@@ -396,6 +412,63 @@ pub const METRICS: &[Metric] = &[
     counter("veghe_agent_uplink_connects_total", Unit::One, "Connections to the broker that were made.", &[]),
     gauge("veghe_agent_uplink_held", Unit::One, "1 while the collector asks the agent to wait, else 0.", &[]),
     counter(
+        "veghe_alert_notifications_total",
+        Unit::One,
+        "Attempts to notify: delivered, retry, failed (refused), expired (given up), dropped (queue full).",
+        &["outcome", "receiver"],
+    ),
+    gauge("veghe_alert_outbox_messages", Unit::One, "Notifications that wait for their receiver.", &["receiver"]),
+    gauge("veghe_alerts", Unit::One, "Alerts by state.", &["state"]),
+    gauge("veghe_broker_connected_agents", Unit::One, "Agents with a live connection.", &[]),
+    counter(
+        "veghe_broker_refusals_total",
+        Unit::One,
+        "Connections, subscriptions and messages that the broker refused, by cause.",
+        &["cause"],
+    ),
+    counter("veghe_enrolments_total", Unit::One, "Enrolments of agents by outcome.", &["outcome"]),
+    counter(
+        "veghe_http_connections_closed_total",
+        Unit::One,
+        "Connections that ended for want of places: silent ones that gave way, new ones while all were busy.",
+        &["listener", "reason"],
+    ),
+    counter("veghe_http_refused_credentials_total", Unit::One, "Requests refused for their credentials.", &["reason"]),
+    histogram(
+        "veghe_http_request_duration_seconds",
+        Unit::Seconds,
+        "Time from the end of a request's head to the beginning of its response.",
+        &["listener", "route"],
+    ),
+    counter("veghe_http_requests_total", Unit::One, "HTTP requests answered.", &["code", "listener", "route"]),
+    counter(
+        "veghe_ingest_batches_total",
+        Unit::One,
+        "Batches of agents by what became of them: stored, repeated, refused or held.",
+        &["outcome"],
+    ),
+    histogram("veghe_ingest_commit_duration_seconds", Unit::Seconds, "Time that a group commit took.", &[]),
+    counter("veghe_ingest_commit_failures_total", Unit::One, "Group commits that the store could not keep.", &[]),
+    counter("veghe_ingest_defects_total", Unit::One, "Panics while batches were read: defects of this program.", &[]),
+    gauge("veghe_ingest_queue_length", Unit::One, "Messages of agents that wait to be stored.", &[]),
+    counter("veghe_ingest_refusals_total", Unit::One, "Batches refused or held, by cause.", &["cause"]),
+    counter("veghe_ingest_samples_total", Unit::One, "Samples of agents that were stored.", &[]),
+    gauge("veghe_ingest_sessions", Unit::One, "Runs of agents whose dictionaries are in memory.", &[]),
+    histogram(
+        "veghe_rule_evaluation_duration_seconds",
+        Unit::Seconds,
+        "Time that the evaluation of one rule takes.",
+        &[],
+    ),
+    counter("veghe_rule_evaluation_failures_total", Unit::One, "Rule evaluations that gave an error.", &["rule_group"]),
+    counter(
+        "veghe_rule_group_iterations_missed_total",
+        Unit::One,
+        "Evaluations of a rule group that were skipped because they came due too late.",
+        &["rule_group"],
+    ),
+    counter("veghe_rule_reloads_total", Unit::One, "Reloads of rule files.", &["outcome"]),
+    counter(
         "veghe_sensor_deadline_exceeded_total",
         Unit::One,
         "Rounds that the sensor did not finish within its deadline.",
@@ -414,6 +487,24 @@ pub const METRICS: &[Metric] = &[
         "1 if the sensor had its last round complete and in time, else 0.",
         &["sensor"],
     ),
+    gauge("veghe_tsdb_chunk_bytes", Unit::Bytes, "Bytes of the chunk database on disk.", &[]),
+    counter(
+        "veghe_tsdb_committed_samples_total",
+        Unit::One,
+        "Samples that were committed, the collector's own included.",
+        &[],
+    ),
+    counter(
+        "veghe_tsdb_duplicate_samples_total",
+        Unit::One,
+        "Samples dropped because their series already had one at that time.",
+        &[],
+    ),
+    gauge("veghe_tsdb_head_bytes", Unit::Bytes, "Memory that samples of the head take.", &[]),
+    gauge("veghe_tsdb_head_samples", Unit::One, "Samples in memory, not yet in chunks.", &[]),
+    gauge("veghe_tsdb_log_bytes", Unit::Bytes, "Bytes of the log on disk.", &[]),
+    gauge("veghe_tsdb_log_segments", Unit::One, "Segments of the log on disk.", &[]),
+    gauge("veghe_tsdb_series", Unit::One, "Series in the store's index.", &[]),
     gauge("node_memory_*_bytes", Unit::Bytes, "Memory information field *_bytes.", &[]),
     gauge("node_memory_*", Unit::One, "Memory information field *.", &[]),
     counter("node_network_*_bytes_total", Unit::Bytes, "Network device statistic *_bytes.", &["device"]),
@@ -431,7 +522,8 @@ mod tests {
 
     #[test]
     fn names_are_valid_and_each_is_there_once() {
-        let (patterns, names): (Vec<_>, Vec<_>) = METRICS.iter().partition(|metric| metric.name.contains('*'));
+        let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
+            METRICS.iter().partition(|metric| metric.name.contains('*'));
         assert!(METRICS.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
         assert!(names.is_sorted_by(|a, b| a.name < b.name));
         for metric in METRICS {

@@ -204,8 +204,7 @@ fn is_left_out(device: &[u8]) -> bool {
     }
     let Some(stem) = without_digits(device) else { return false };
     match stem {
-        b"ram" | b"loop" | b"fd" => true,
-        [b'h' | b's' | b'v', b'd', b'a'..=b'z'] | [b'x', b'v', b'd', b'a'..=b'z'] => true,
+        b"ram" | b"loop" | b"fd" | [b'h' | b's' | b'v', b'd', b'a'..=b'z'] | [b'x', b'v', b'd', b'a'..=b'z'] => true,
         _ => {
             let namespace = stem.strip_suffix(b"p").and_then(without_digits);
             let controller = namespace.and_then(|stem| stem.strip_suffix(b"n")).and_then(without_digits);

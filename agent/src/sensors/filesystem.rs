@@ -208,7 +208,7 @@ impl Remote {
     }
 
     fn answer(&mut self, patience: Duration) -> io::Result<Space> {
-        let answer = self.answers.recv_timeout(patience).map_err(|_| io::ErrorKind::TimedOut)?;
+        let answer = self.answers.recv_timeout(patience).map_err(io::Error::other)?;
         self.is_asked = false;
         answer
     }
@@ -317,6 +317,6 @@ mod tests {
         remote.ask();
         assert_eq!(asked.try_iter().count(), 1);
         answer.send(space(Path::new("/"))).expect("receiver");
-        assert!(remote.answer(Duration::from_secs(60)).is_ok());
+        assert!(remote.answer(Duration::from_mins(1)).is_ok());
     }
 }

@@ -119,3 +119,12 @@ impl Query {
         unimplemented!()
     }
 }
+
+/// Parses a series selector, as in `match[]`: a name, matchers in braces, or both.
+///
+/// # Errors
+/// [`ParseError`] with position.
+#[expect(clippy::unimplemented, unused_variables, reason = "the interface comes before its implementation")]
+pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
+    unimplemented!()
+}
