@@ -270,11 +270,11 @@ impl fmt::Display for Query {
     }
 }
 
-/// Parses a series selector, as in `match[]`: a name, matchers in braces, or both.
+/// The matchers of a selector that stands alone, as in `match[]`: a name, matchers in braces, or both. They may all
+/// match the empty label: refusing that is the caller's.
 ///
 /// # Errors
 /// [`ParseError`] with position.
-#[expect(clippy::unimplemented, unused_variables, reason = "the interface comes before its implementation")]
 pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
-    unimplemented!()
+    parse::parse_selector(text)
 }

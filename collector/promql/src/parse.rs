@@ -32,6 +32,27 @@ pub(crate) fn parse(text: &str) -> Result<Expr, ParseError> {
     Ok(expr)
 }
 
+/// The matchers of a selector that stands alone, as in `match[]`; they may all match the empty label.
+pub(crate) fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
+    if text.len() > MAX_BYTES {
+        return Err(ParseError::new(text, 0, format!("selector is longer than {MAX_BYTES} bytes")));
+    }
+    let mut parser = Parser { text, lexemes: lex(text)?, at: 0, depth: 0 };
+    let name = match parser.peek().clone() {
+        Token::Word(name) => {
+            parser.next();
+            Some(name)
+        }
+        Token::Sign("{") => None,
+        _ => return Err(parser.unexpected("")),
+    };
+    let matchers = parser.matchers(0, name)?;
+    if parser.peek() != &Token::End {
+        return Err(parser.unexpected(""));
+    }
+    Ok(matchers)
+}
+
 struct Parser<'a> {
     text: &'a str,
     lexemes: Vec<Lexeme>,
@@ -626,6 +647,14 @@ impl Parser<'_> {
     /// The matchers in braces, if any, after a name that is already read.
     fn selector(&mut self, name: Option<String>) -> Parsed<Expr> {
         let start = if name.is_some() { self.lexemes[self.at.saturating_sub(1)].start } else { self.start() };
+        let matchers = self.matchers(start, name)?;
+        if matchers.iter().all(Matcher::matches_empty) {
+            return Err(self.error_at(start, "vector selector must contain at least one non-empty matcher"));
+        }
+        self.node(start, 1, ExprKind::Selector(Selector { matchers, when: When::default() }))
+    }
+
+    fn matchers(&mut self, start: usize, name: Option<String>) -> Parsed<Vec<Matcher>> {
         let mut matchers = Vec::new();
         if let Some(name) = &name {
             matchers.push(Matcher::equal(METRIC_NAME, name.as_str()));
@@ -644,10 +673,7 @@ impl Parser<'_> {
             let message = format!("metric name must not be set twice: {name:?} or {:?}", second.value());
             return Err(self.error_at(start, message));
         }
-        if matchers.iter().all(Matcher::matches_empty) {
-            return Err(self.error_at(start, "vector selector must contain at least one non-empty matcher"));
-        }
-        self.node(start, 1, ExprKind::Selector(Selector { matchers, when: When::default() }))
+        Ok(matchers)
     }
 
     fn matcher(&mut self) -> Parsed<Matcher> {
