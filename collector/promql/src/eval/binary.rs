@@ -250,8 +250,8 @@ impl Engine<'_> {
                         "found duplicate series for the match group {} on the {side} hand-side of the operation: \
                          [{}, {}];many-to-many matching not allowed: matching labels must be unique on one side",
                         BracedLabels(key),
-                        BracedLabels(&one[*i].labels),
                         BracedLabels(&one[first].labels),
+                        BracedLabels(&one[*i].labels),
                     )));
                 }
                 // The value itself is read below; only its row matters here.

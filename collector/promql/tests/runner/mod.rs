@@ -195,10 +195,15 @@ fn expand(points: &str) -> Result<Vec<Option<f64>>, String> {
     let mut rest = points.trim();
     while !rest.is_empty() {
         if rest.starts_with("{{") {
-            let close = rest.rfind("}}").ok_or("unclosed histogram")?;
-            let first = rest.find("}}").ok_or("unclosed histogram")?;
-            let end = rest[first..].find(char::is_whitespace).map_or(rest.len(), |e| first + e);
-            let _ = close;
+            // `{{a}}`, `{{a}}x3` or `{{a}}+{{b}}x3`, with spaces inside the braces.
+            let mut end = 0;
+            loop {
+                end += rest[end..].find("}}").ok_or("unclosed histogram")? + 2;
+                if !rest[end..].starts_with(['+', '-']) {
+                    break;
+                }
+            }
+            end += rest[end..].find(char::is_whitespace).unwrap_or(rest.len() - end);
             let token = &rest[..end];
             let repeat = token.rsplit_once('x').and_then(|(_, n)| n.parse::<usize>().ok()).map_or(1, |n| n + 1);
             values.extend(std::iter::repeat_n(None, repeat));
