@@ -11,14 +11,12 @@ use veghe_wire::{MAJOR, MAX_BATCH_BYTES, MINOR};
 const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 fn dictionary() -> Dictionary {
-    let words = ["__name__", "node_load1", "node_filesystem_avail_bytes", "mountpoint", "/", "device", "/dev/mapper/ștampilă"];
+    let words =
+        ["__name__", "node_load1", "node_filesystem_avail_bytes", "mountpoint", "/", "device", "/dev/mapper/ștampilă"];
     Dictionary {
         strings: words.map(str::to_owned).to_vec(),
         first_series: 0,
-        series: vec![
-            SeriesDefinition { labels: vec![0, 1] },
-            SeriesDefinition { labels: vec![0, 2, 5, 6, 3, 4] },
-        ],
+        series: vec![SeriesDefinition { labels: vec![0, 1] }, SeriesDefinition { labels: vec![0, 2, 5, 6, 3, 4] }],
         first_layout: 0,
         layouts: vec![Layout { series: vec![0] }, Layout { series: vec![1] }],
     }
@@ -48,7 +46,10 @@ fn ack() -> Ack {
         spool_id: 0x0123_4567_89ab_cdef,
         accepted: vec![1, 2, 300],
         refused: vec![Refusal { sequence: 4, reason: "series 7 has no name".to_owned() }],
-        held: vec![hold(5, HoldCause::Unavailable, "disk is full"), hold(6, HoldCause::Dictionary, "layout 3 is not known")],
+        held: vec![
+            hold(5, HoldCause::Unavailable, "disk is full"),
+            hold(6, HoldCause::Dictionary, "layout 3 is not known"),
+        ],
     }
 }
 
@@ -149,7 +150,8 @@ struct NewerCycle {
 #[test]
 fn a_newer_minor_version_with_unknown_fields_decodes() {
     let cycle = NewerCycle { timestamp_ms: 7, layout: 1, values: vec![2.0], exemplars: vec![9; 30] };
-    let newer = NewerBatch { minor: MINOR + 5, spool_id: 3, sequence: 1, cycles: vec![cycle], events: "x".into(), far: 1 };
+    let newer =
+        NewerBatch { minor: MINOR + 5, spool_id: 3, sequence: 1, cycles: vec![cycle], events: "x".into(), far: 1 };
     let frame = zstd::bulk::compress(&newer.encode_to_vec(), 1).expect("compress");
     let decoded = decode(&[&[MAJOR][..], &frame].concat()).expect("decode");
     assert_eq!((decoded.minor, decoded.spool_id, decoded.cycles[0].values[0]), (MINOR + 5, 3, 2.0));
