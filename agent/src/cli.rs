@@ -150,7 +150,10 @@ async fn join(arguments: Join, out: &mut impl Write) -> anyhow::Result<()> {
     let state_dir = arguments.state_dir.display();
     write_out(
         out,
-        &format!("Enrolled as {agent}. Settings: {state_dir}/{}\nStart it: veghe-agent run --state-dir {state_dir}\n", config::FILE),
+        &format!(
+            "Enrolled as {agent}. Settings: {state_dir}/{}\nStart it: veghe-agent run --state-dir {state_dir}\n",
+            config::FILE
+        ),
     )
 }
 
@@ -187,7 +190,10 @@ mod tests {
     #[test]
     fn a_token_must_be_given_once() {
         assert!(Cli::try_parse_from(["veghe-agent", "join", "http://localhost"]).is_err());
-        assert!(Cli::try_parse_from(["veghe-agent", "join", "http://localhost", "--token", "a", "--token-file", "b"]).is_err());
+        assert!(
+            Cli::try_parse_from(["veghe-agent", "join", "http://localhost", "--token", "a", "--token-file", "b"])
+                .is_err()
+        );
         assert!(Cli::try_parse_from(["veghe-agent", "join", "http://localhost", "--token", "-"]).is_ok());
     }
 }

@@ -94,7 +94,11 @@ impl Config {
             Ok(text) => Self::parse(path, &text),
             Err(error) => {
                 let mut problems = Problems::new(path);
-                problems.note(0, "", format_args!("cannot be read: {error}; enrol this machine with `veghe-agent join`"));
+                problems.note(
+                    0,
+                    "",
+                    format_args!("cannot be read: {error}; enrol this machine with `veghe-agent join`"),
+                );
                 problems.finish(None)
             }
         }

@@ -107,9 +107,11 @@ impl Identity {
         let key_pem = read(&key_path)?;
         let chain = certificates(&path, &read(&path)?)?;
         let ca = certificates(&ca_path, &read(&ca_path)?)?.swap_remove(0);
-        let malformed = |path: &Path, reason: &str| IdentityError::Malformed { path: path.into(), reason: reason.into() };
+        let malformed =
+            |path: &Path, reason: &str| IdentityError::Malformed { path: path.into(), reason: reason.into() };
         let key = KeyPair::from_pem(&key_pem).map_err(|error| malformed(&key_path, &error.to_string()))?;
-        let leaf = Leaf::parse(chain.first().map_or(&[][..], AsRef::as_ref)).map_err(|reason| malformed(&path, reason))?;
+        let leaf =
+            Leaf::parse(chain.first().map_or(&[][..], AsRef::as_ref)).map_err(|reason| malformed(&path, reason))?;
         if leaf.public_key != key.der_bytes() {
             return Err(malformed(&path, "it belongs to another key than agent.key"));
         }

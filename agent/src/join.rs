@@ -178,7 +178,8 @@ struct Target {
 impl Target {
     fn parse(given: &str) -> Result<Self, JoinError> {
         let wrong = |reason| JoinError::Url { url: given.to_owned(), reason };
-        let url = Url::parse(given).or(Err(wrong("it is not a URL; write for example `https://veghe.cjtimis.ro:9090`")))?;
+        let url =
+            Url::parse(given).or(Err(wrong("it is not a URL; write for example `https://veghe.cjtimis.ro:9090`")))?;
         let is_tls = match url.scheme() {
             "https" => true,
             "http" => false,
@@ -194,7 +195,7 @@ impl Target {
             ));
         }
         let port = url.port_or_known_default().unwrap_or(443);
-        Ok(Self { host, port, is_tls, url })
+        Ok(Self { url, host, port, is_tls })
     }
 
     fn url_host(&self) -> &str {
@@ -209,8 +210,10 @@ impl Target {
             return self.exchange(TokioIo::new(stream), body).await;
         }
         let config = tls::client_config(Pin::Fingerprint(token.ca_fingerprint), None).map_err(JoinError::Tls)?;
-        let name = ServerName::try_from(host.clone())
-            .or(Err(JoinError::Url { url: self.url.to_string(), reason: "its host is neither a name nor an address" }))?;
+        let name = ServerName::try_from(host.clone()).or(Err(JoinError::Url {
+            url: self.url.to_string(),
+            reason: "its host is neither a name nor an address",
+        }))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, stream).await;
         let stream = stream.map_err(|source| JoinError::Untrusted { host, port, source })?;

@@ -108,7 +108,7 @@ impl Definitions {
         let layouts = dictionary.layouts.get((extent.layouts - first.layouts) as usize..).unwrap_or_default();
         let series_after = extent.series as usize + series.len();
         let strings_hold = |s: &SeriesDefinition| {
-            s.labels.len() % 2 == 0 && s.labels.iter().all(|i| (*i as usize) < dictionary.strings.len())
+            s.labels.len().is_multiple_of(2) && s.labels.iter().all(|i| (*i as usize) < dictionary.strings.len())
         };
         let series_hold = |l: &Layout| l.series.iter().all(|s| (*s as usize) < series_after);
         if !series.iter().all(strings_hold) || !layouts.iter().all(series_hold) {
@@ -308,8 +308,7 @@ mod tests {
         session.encode(&round(2000, &both, None)).expect("encode");
         assert_eq!(session.definitions().extent(), extent);
         let one = set("node_network_up", &["eth1"]);
-        let third =
-            session.encode(&round(3000, &one, Some(set("node_network_up", &["eth0"])))).expect("encode");
+        let third = session.encode(&round(3000, &one, Some(set("node_network_up", &["eth0"])))).expect("encode");
         assert_eq!(session.definitions().extent(), Extent { series: 2, layouts: 3 });
         let (first, third) = (decode(&first.frame), decode(&third.frame));
         assert_eq!((first.spool_id, first.sequence, third.sequence), (7, 1, 3));
@@ -342,8 +341,8 @@ mod tests {
     }
 
     fn resolved(definitions: &Definitions) -> (Vec<Vec<&str>>, &[Box<[u32]>]) {
-        let texts = |s: &Box<[u32]>| s.iter().map(|i| &*definitions.strings[*i as usize]).collect();
-        (definitions.series.iter().map(texts).collect(), &definitions.layouts)
+        let text = |i: &u32| &*definitions.strings[*i as usize];
+        (definitions.series.iter().map(|s| s.iter().map(text).collect()).collect(), &definitions.layouts)
     }
 
     proptest! {

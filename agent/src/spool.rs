@@ -55,7 +55,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: 512 << 20, max_age: Duration::from_secs(30 * 86_400) }
+        Self { max_bytes: 512 << 20, max_age: Duration::from_hours(30 * 24) }
     }
 }
 
@@ -191,8 +191,7 @@ impl Segment {
     }
 
     fn is_unsettled(&self, sequence: u64) -> bool {
-        self.position(sequence)
-            .is_some_and(|(word, bit)| self.settled.get(word).is_some_and(|word| word & bit == 0))
+        self.position(sequence).is_some_and(|(word, bit)| self.settled.get(word).is_some_and(|word| word & bit == 0))
     }
 
     /// The first that is not settled, from `sequence` on.
@@ -355,7 +354,8 @@ impl Spool {
                 }
                 continue;
             }
-            let owner = self.segments.iter_mut().find(|s| s.spool_id == id.spool_id && s.position(id.sequence).is_some());
+            let owner =
+                self.segments.iter_mut().find(|s| s.spool_id == id.spool_id && s.position(id.sequence).is_some());
             let Some(segment) = owner else { continue };
             if !segment.settle(id.sequence) {
                 continue;
@@ -439,8 +439,7 @@ impl Spool {
             return Ok(None);
         };
         let mut frame = vec![0; entry.bytes as usize];
-        file.read_exact_at(&mut frame, entry.offset)
-            .map_err(|source| SpoolError::Read { path, source })?;
+        file.read_exact_at(&mut frame, entry.offset).map_err(|source| SpoolError::Read { path, source })?;
         Ok(Some(StoredBatch { frame, needs: entry.needs }))
     }
 
@@ -546,7 +545,9 @@ impl Spool {
             }
             keeps
         });
-        gone.into_iter().for_each(|number| self.remove_files(number));
+        for number in gone {
+            self.remove_files(number);
+        }
     }
 
     fn remove_files(&mut self, number: u64) {
@@ -711,7 +712,9 @@ fn record_crc(length: [u8; 4], kind: u8, content: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&length);
     hasher.update(&[kind]);
-    content.iter().for_each(|part| hasher.update(part));
+    for part in content {
+        hasher.update(part);
+    }
     hasher.finalize()
 }
 
@@ -720,7 +723,9 @@ fn push_record(bytes: &mut Vec<u8>, kind: u8, content: &[&[u8]]) {
     bytes.extend(length);
     bytes.extend(record_crc(length, kind, content).to_le_bytes());
     bytes.push(kind);
-    content.iter().for_each(|part| bytes.extend_from_slice(part));
+    for part in content {
+        bytes.extend_from_slice(part);
+    }
 }
 
 struct Record<'a> {
@@ -746,11 +751,13 @@ impl<'a> Records<'a> {
     fn at(&self, offset: usize) -> Option<Record<'a>> {
         let data: &'a [u8] = self.data;
         let (header, rest) = data.get(offset..)?.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-        let [a, b, c, d, e, f, g, h, kind] = *header;
-        let bytes = u32::from_le_bytes([a, b, c, d]) as usize;
+        let (length, crc_and_kind) = header.split_first_chunk::<4>()?;
+        let (crc, kind) = crc_and_kind.split_first_chunk::<4>()?;
+        let kind = *kind.first()?;
+        let bytes = u32::from_le_bytes(*length) as usize;
         let known = matches!(kind, KIND_DICTIONARY | KIND_BATCH) && bytes <= MAX_RECORD_BYTES;
         let content = rest.get(..bytes).filter(|_| known)?;
-        let intact = record_crc([a, b, c, d], kind, &[content]) == u32::from_le_bytes([e, f, g, h]);
+        let intact = record_crc(*length, kind, &[content]) == u32::from_le_bytes(*crc);
         intact.then_some(Record { kind, offset: offset + RECORD_HEADER_BYTES, content })
     }
 }
@@ -807,7 +814,7 @@ mod tests {
     }
 
     fn small() -> Limits {
-        Limits { max_bytes: 4096, max_age: Duration::from_secs(3600) }
+        Limits { max_bytes: 4096, max_age: Duration::from_hours(1) }
     }
 
     #[test]
@@ -825,7 +832,10 @@ mod tests {
         let mut next = Run::new(8);
         next.add(&mut spool, 4, "sdc");
         let ids = unsettled(&spool);
-        assert_eq!(ids.iter().map(|id| (id.spool_id, id.sequence)).collect::<Vec<_>>(), [(7, 1), (7, 2), (7, 3), (8, 1)]);
+        assert_eq!(
+            ids.iter().map(|id| (id.spool_id, id.sequence)).collect::<Vec<_>>(),
+            [(7, 1), (7, 2), (7, 3), (8, 1)]
+        );
         let first = spool.load(ids[0]).expect("load").expect("there");
         assert_eq!((&first.frame, first.needs), (&run.frames[&ids[0]], Extent { series: 1, layouts: 1 }));
         let definitions = spool.definitions(ids[0]).expect("read").expect("there");
@@ -846,7 +856,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let mut spool = Spool::open(dir.path(), small()).expect("open");
         let mut run = Run::new(7);
-        let dropped: u64 = (0..200).map(|i| run.add(&mut spool, i, ["sda", "sdb"][i as usize % 2]).dropped_batches).sum();
+        let dropped: u64 =
+            (0..200).map(|i| run.add(&mut spool, i, ["sda", "sdb"][i as usize % 2]).dropped_batches).sum();
         let left = unsettled(&spool);
         assert!(dropped > 0 && left.len() as u64 == 200 - dropped, "{dropped} dropped, {} left", left.len());
         assert!(spool.bytes() <= 4096);
@@ -966,7 +977,7 @@ mod tests {
         ], 1..60)) {
             let dir = tempfile::tempdir().expect("dir");
             // Small segments, and room for all of them.
-            let limits = Limits { max_bytes: 64 << 10, max_age: Duration::from_secs(3600) };
+            let limits = Limits { max_bytes: 64 << 10, max_age: Duration::from_hours(1) };
             let mut spool = Spool::open(dir.path(), limits).expect("open");
             let mut runs = vec![Run::new(1)];
             let mut model: Vec<BatchId> = Vec::new();

@@ -18,8 +18,8 @@ use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use veghe_wire::{AgentId, Topic};
 use veghe_wire::ack::{Ack, HoldCause, MessageError, Presence};
+use veghe_wire::{AgentId, Topic};
 
 use crate::clock;
 use crate::delivery::{Delivery, Pace};
@@ -132,12 +132,7 @@ impl Uplink {
     ///
     /// # Errors
     /// See [`UplinkError`].
-    pub fn new(
-        settings: Settings,
-        spool: Spool,
-        health: Arc<Health>,
-        tasks: TaskTracker,
-    ) -> Result<Self, UplinkError> {
+    pub fn new(settings: Settings, spool: Spool, health: Arc<Health>, tasks: TaskTracker) -> Result<Self, UplinkError> {
         let identity = Identity::load(&settings.state_dir)?;
         if identity.agent != settings.agent {
             return Err(UplinkError::Name { configured: settings.agent, certified: identity.agent });
@@ -238,14 +233,11 @@ impl Uplink {
         self.newest = Some(id);
         self.delivery.offer(id);
         if !self.has_disk_error {
-            match cycle_count(round) {
-                Some(cycle) => tracing::debug!(
-                    cycle,
-                    timestamp_ms = round.timestamp_ms,
-                    sequence = id.sequence,
-                    "cycle spooled"
-                ),
-                None => tracing::debug!(timestamp_ms = round.timestamp_ms, "late readings spooled"),
+            let (timestamp_ms, sequence) = (round.timestamp_ms, id.sequence);
+            if let Some(cycle) = cycle_count(round) {
+                tracing::debug!(cycle, timestamp_ms, sequence, "cycle spooled");
+            } else {
+                tracing::debug!(timestamp_ms, sequence, "late readings spooled");
             }
         }
         left_out
@@ -306,7 +298,13 @@ impl Uplink {
             .set_connection_timeout(CONNECT_TIMEOUT_SECONDS)
             .set_max_packet_size(u32::try_from(veghe_wire::MAX_PACKET_BYTES).ok())
             .set_outgoing_inflight_upper_limit(BROKER_WINDOW)
-            .set_last_will(LastWill::new(Topic::Presence.of(agent), self.presence(false), QoS::AtLeastOnce, true, None));
+            .set_last_will(LastWill::new(
+                Topic::Presence.of(agent),
+                self.presence(false),
+                QoS::AtLeastOnce,
+                true,
+                None,
+            ));
         let (client, eventloop) = AsyncClient::new(options, QUEUED_REQUESTS);
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
         let stop = CancellationToken::new();
@@ -338,14 +336,18 @@ impl Uplink {
             LinkEvent::Connected => self.greet(),
             LinkEvent::Subscribed { complete: true } => self.begin_delivery(),
             LinkEvent::Subscribed { complete: false } => {
-                tracing::error!("the broker refuses the subscription to the agent's own topics; check its access rules");
+                tracing::error!(
+                    "the broker refuses the subscription to the agent's own topics; check its access rules"
+                );
                 self.lose_link();
             }
             LinkEvent::Message { topic, payload } => {
                 let topic = std::str::from_utf8(&topic).ok().and_then(Topic::parse);
                 match topic {
                     Some((agent, Topic::Ack)) if agent == self.identity.agent => self.acknowledge(&payload),
-                    Some((agent, Topic::Certificate)) if agent == self.identity.agent => self.take_certificate(&payload),
+                    Some((agent, Topic::Certificate)) if agent == self.identity.agent => {
+                        self.take_certificate(&payload)
+                    }
                     _ => tracing::debug!("message on a topic that is none of ours"),
                 }
             }
@@ -357,7 +359,9 @@ impl Uplink {
                     let was_online = self.is_online();
                     tracing::warn!(error, was_online, host = self.settings.host, "no connection to the collector");
                     if self.identity.not_after_seconds < clock::since_epoch().as_secs() as i64 {
-                        tracing::error!("the agent's certificate has expired; enrol again with `veghe-agent join --force`");
+                        tracing::error!(
+                            "the agent's certificate has expired; enrol again with `veghe-agent join --force`"
+                        );
                     }
                 }
                 self.lose_link();
@@ -397,11 +401,9 @@ impl Uplink {
         let Some(link) = &mut self.link else { return };
         link.connected_at = Some(clock::instant());
         let filters = [Topic::Ack, Topic::Certificate].map(|t| Filter::new(t.of(&agent), QoS::AtLeastOnce));
-        let asked = link
-            .client
-            .try_subscribe_many(filters)
-            .and_then(|()| link.client.try_publish(Topic::Presence.of(&agent), QoS::AtLeastOnce, true, presence));
-        if let Err(error) = asked {
+        let subscribed = link.client.try_subscribe_many(filters);
+        let told = link.client.try_publish(Topic::Presence.of(&agent), QoS::AtLeastOnce, true, presence);
+        if let Some(error) = subscribed.err().or(told.err()) {
             tracing::warn!(%error, "cannot greet the collector");
             self.lose_link();
         }
@@ -559,8 +561,8 @@ impl Uplink {
         if let Some(mut link) = self.link.take()
             && link.connected_at.is_some()
         {
-            let farewell = link.client.try_publish(topic, QoS::AtLeastOnce, true, presence);
-            if farewell.and_then(|()| link.client.try_disconnect()).is_ok() {
+            let is_told = link.client.try_publish(topic, QoS::AtLeastOnce, true, presence).is_ok();
+            if is_told && link.client.try_disconnect().is_ok() {
                 let until = tokio::time::sleep(FAREWELL_PATIENCE);
                 tokio::pin!(until);
                 loop {
@@ -575,7 +577,10 @@ impl Uplink {
                 }
             }
         }
-        tracing::info!(batches = self.spool.batches(), "uplink ended; batches that are left are sent at the next start");
+        tracing::info!(
+            batches = self.spool.batches(),
+            "uplink ended; batches that are left are sent at the next start"
+        );
     }
 }
 

@@ -156,7 +156,8 @@ impl FrameEncoder {
     /// Only what zstd reports, in practice lack of memory.
     pub fn frame(&mut self, part: &Batch) -> std::io::Result<Vec<u8>> {
         self.plain.clear();
-        part.encode(&mut self.plain).expect("invariant: a vector has room");
+        self.plain.reserve(part.encoded_len());
+        part.encode_raw(&mut self.plain);
         self.zstd.compress(&self.plain)
     }
 }
