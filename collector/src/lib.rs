@@ -2,6 +2,7 @@
 //!
 //! `app` wires the modules and nobody imports it; modules below it know the ones they stand on and never the web.
 
+pub mod admin;
 pub mod alerting;
 pub mod clock;
 pub mod ingest;
