@@ -503,7 +503,7 @@ impl Parser<'_> {
     fn word(&mut self, start: usize, word: String) -> Parsed<Expr> {
         if self.peek_after() == &Token::Sign("{") {
             self.next();
-            return self.selector(Some(word));
+            return self.selector(Some(&word));
         }
         if let Some(value) = special_number(&word) {
             self.next();
@@ -526,7 +526,7 @@ impl Parser<'_> {
             return Err(self.unexpected(""));
         }
         self.next();
-        self.selector(Some(word))
+        self.selector(Some(&word))
     }
 
     fn arguments(&mut self) -> Parsed<Vec<Expr>> {
@@ -645,9 +645,9 @@ impl Parser<'_> {
     }
 
     /// The matchers in braces, if any, after a name that is already read.
-    fn selector(&mut self, name: Option<String>) -> Parsed<Expr> {
+    fn selector(&mut self, name: Option<&str>) -> Parsed<Expr> {
         let start = if name.is_some() { self.lexemes[self.at.saturating_sub(1)].start } else { self.start() };
-        let matchers = self.matchers(start, name.as_deref())?;
+        let matchers = self.matchers(start, name)?;
         if matchers.iter().all(Matcher::matches_empty) {
             return Err(self.error_at(start, "vector selector must contain at least one non-empty matcher"));
         }
