@@ -46,7 +46,7 @@ pub(crate) fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
         Token::Sign("{") => None,
         _ => return Err(parser.unexpected("")),
     };
-    let matchers = parser.matchers(0, name)?;
+    let matchers = parser.matchers(0, name.as_deref())?;
     if parser.peek() != &Token::End {
         return Err(parser.unexpected(""));
     }
@@ -503,7 +503,7 @@ impl Parser<'_> {
     fn word(&mut self, start: usize, word: String) -> Parsed<Expr> {
         if self.peek_after() == &Token::Sign("{") {
             self.next();
-            return self.selector(Some(word));
+            return self.selector(Some(&word));
         }
         if let Some(value) = special_number(&word) {
             self.next();
@@ -526,7 +526,7 @@ impl Parser<'_> {
             return Err(self.unexpected(""));
         }
         self.next();
-        self.selector(Some(word))
+        self.selector(Some(&word))
     }
 
     fn arguments(&mut self) -> Parsed<Vec<Expr>> {
@@ -645,7 +645,7 @@ impl Parser<'_> {
     }
 
     /// The matchers in braces, if any, after a name that is already read.
-    fn selector(&mut self, name: Option<String>) -> Parsed<Expr> {
+    fn selector(&mut self, name: Option<&str>) -> Parsed<Expr> {
         let start = if name.is_some() { self.lexemes[self.at.saturating_sub(1)].start } else { self.start() };
         let matchers = self.matchers(start, name)?;
         if matchers.iter().all(Matcher::matches_empty) {
@@ -654,10 +654,10 @@ impl Parser<'_> {
         self.node(start, 1, ExprKind::Selector(Selector { matchers, when: When::default() }))
     }
 
-    fn matchers(&mut self, start: usize, name: Option<String>) -> Parsed<Vec<Matcher>> {
+    fn matchers(&mut self, start: usize, name: Option<&str>) -> Parsed<Vec<Matcher>> {
         let mut matchers = Vec::new();
-        if let Some(name) = &name {
-            matchers.push(Matcher::equal(METRIC_NAME, name.as_str()));
+        if let Some(name) = name {
+            matchers.push(Matcher::equal(METRIC_NAME, name));
         }
         if self.accept("{") {
             while !self.accept("}") {
@@ -667,7 +667,7 @@ impl Parser<'_> {
                 }
             }
         }
-        if let Some(name) = &name
+        if let Some(name) = name
             && let Some(second) = matchers.iter().skip(1).find(|m| m.name() == METRIC_NAME && m.op() == MatchOp::Equal)
         {
             let message = format!("metric name must not be set twice: {name:?} or {:?}", second.value());
