@@ -41,6 +41,8 @@ use crate::web::{
 };
 use crate::{admin, clock, housekeeping};
 
+/// The length of a chunk. Two hours at 15 s are 480 samples: longer ones gain little, shorter ones cost more.
+const WINDOW: Duration = Duration::from_hours(2);
 /// Threads that run queries and disk work at most; each is there only while it is needed.
 const MAX_BLOCKING_THREADS: usize = 64;
 
@@ -192,7 +194,7 @@ impl Collector {
         let (store, recovery) = Store::open(veghe_tsdb::Options {
             dir: data_dir.join("tsdb"),
             max_series: config.storage.max_series,
-            ..veghe_tsdb::Options::default()
+            window: WINDOW,
         })
         .with_context(|| format!("cannot use data directory {}", data_dir.display()))?;
         tracing::info!(
