@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
-use crate::head::{Frozen, PartKey, Piece};
+use crate::head::{Frozen, PartKey};
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, lock, read, write};
 use crate::{SealError, SealReport};
@@ -41,7 +41,7 @@ struct Job {
     /// How many of its entries are done.
     done: usize,
     times: TimesWriter,
-    piece_times: HashMap<*const Piece, Arc<[i64]>>,
+    piece_times: HashMap<usize, Arc<[i64]>>,
     /// Time stamps of whole parts, shared by their series.
     part_times: HashMap<PartKey, Arc<[i64]>>,
 }
