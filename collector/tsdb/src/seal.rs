@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
-use crate::head::{Frozen, PartKey, Piece};
+use crate::head::{Frozen, PartKey};
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, lock, read, write};
 use crate::{SealError, SealReport};
