@@ -32,7 +32,7 @@ impl NodeExporter {
         command.args(sensors::names().map(|sensor| format!("--collector.{sensor}"))).args(arguments);
         let started = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let process = started.unwrap_or_else(|error| {
-            panic!("cannot start {PROGRAM}: {error}; install the Debian package {PROGRAM}, version 1.5 or newer")
+            panic!("cannot start {PROGRAM}: {error}; install the Debian 12 package {PROGRAM} (version 1.5)")
         });
         let mut this = Self { process, address };
         // It logs this once it listens.

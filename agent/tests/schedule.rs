@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
@@ -205,19 +206,29 @@ async fn a_late_sensor_makes_a_round_of_its_own_with_its_own_time() {
 
 #[tokio::test]
 async fn series_of_a_sensor_beyond_its_deadline_end() {
-    let (release, wait) = sync_channel(1);
-    release.send(()).expect("sensor");
-    let deadlines = settings(INTERVAL / 2);
-    let (schedule, mut rounds) = Schedule::start(vec![released(wait)], &deadlines, Arc::default());
+    let is_hanging = Arc::new(AtomicBool::new(false));
+    let (keep, wait) = sync_channel::<()>(0);
+    let until = Arc::clone(&is_hanging);
+    let sensor = acting("failing", move |_, sink| {
+        if until.load(Relaxed) {
+            wait.recv().ok();
+        }
+        sink.put("failing_total", &[], 1.0);
+        Ok(())
+    });
+    let (schedule, mut rounds) = Schedule::start(vec![sensor], &settings(INTERVAL / 2), Arc::default());
     loop {
         let round = rounds.recv().await.expect("a round");
-        let ended = round.readings.iter().filter(|reading| reading.sensor == "late").find_map(|r| r.ended.clone());
-        if let Some(ended) = ended {
-            assert_eq!(ended.0, [SeriesName::new("late_total", &[])]);
+        if has(&round, "failing") {
+            is_hanging.store(true, Relaxed);
+        }
+        let mut of_sensor = round.readings.iter().filter(|reading| reading.sensor == "failing");
+        if let Some(ended) = of_sensor.find_map(|reading| reading.ended.as_ref()) {
+            assert_eq!(ended.0, [SeriesName::new("failing_total", &[])]);
             break;
         }
     }
-    drop(release);
+    drop(keep);
     schedule.stop().await;
 }
 

@@ -20,8 +20,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use veghe_agent::join::Existing;
 use veghe_model::Timestamp;
 use veghe_tsdb::Store;
+use veghe_wire::AgentId;
 use veghe_wire::document::format_duration;
 use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
 
@@ -512,4 +514,36 @@ fn server_tls(config: &Config, ingest: &IngestHandle) -> Result<Arc<rustls::Serv
         Files { chain: vec![ca.server_certificate_path(), ca.certificate_path()], key: ca.server_key_path() };
     let public = config.ops.tls.as_ref().map(|(certificate, key)| Files { chain: vec![certificate.clone()], key: key.clone() });
     web::certificates::server_config(&own, public.as_ref())
+}
+
+/// Enrols this machine's agent through the front door if need be, and runs it on a thread of its own as it would run
+/// elsewhere.
+async fn start_agent(
+    data_dir: &Path,
+    listeners: &Listeners,
+    ingest: &IngestHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    let state_dir = data_dir.join("agent");
+    let settings = state_dir.join(veghe_agent::config::FILE);
+    if !settings.exists() {
+        let hostname = rustix::system::uname();
+        let id = AgentId::from_hostname(&hostname.nodename().to_string_lossy());
+        let id = id.or_else(|| AgentId::from_hostname("this-machine")).context("no name for this machine's agent")?;
+        let token = ingest.create_token(id, Duration::from_mins(5)).await?;
+        // What is left of an enrolment without settings was cut off midway.
+        veghe_agent::join::join(&listeners.ops, &token, &state_dir, Existing::Replace)
+            .await
+            .context("cannot enrol this machine's agent")?;
+    }
+    let mut config = veghe_agent::config::Config::load(&settings)?;
+    // With port 0 the broker is somewhere else each time.
+    config.mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
+    std::thread::Builder::new()
+        .name("agent".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(veghe_agent::app::run_with(&config, &state_dir, stop))
+        })
+        .context("cannot start the agent's thread")
 }

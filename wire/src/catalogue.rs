@@ -1,8 +1,9 @@
 //! The catalogue: every metric that agent or collector makes, with its kind, unit, help and labels.
 //!
-//! Names and helps of host metrics are `node_exporter`'s. `instance` and `job` tell where a series comes from
-//! and are not listed. What this module deliberately
-//! does not do: hold values.
+//! Names and helps of host metrics are `node_exporter`'s. `instance` and `job` tell where a series comes from and are not
+//! listed. `node_timex_*` has entries because rules name it, but no sensor here makes it: that needs adjtimex(2), which
+//! none of our dependencies wraps; it comes only from a `node_exporter` that reports beside the agent. What this module
+//! deliberately does not do: hold values.
 
 use std::borrow::Cow;
 
@@ -358,18 +359,6 @@ pub const METRICS: &[Metric] = &[
         "Labeled system information as provided by the uname system call.",
         &["domainname", "machine", "nodename", "release", "sysname", "version"],
     ),
-    counter("process_cpu_seconds_total", Unit::Seconds, "Total user and system CPU time spent in seconds.", &["job"]),
-    gauge("process_max_fds", Unit::One, "Maximum number of open file descriptors.", &["job"]),
-    gauge("process_open_fds", Unit::One, "Number of open file descriptors.", &["job"]),
-    gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory size in bytes.", &["job"]),
-    gauge(
-        "process_start_time_seconds",
-        Unit::Seconds,
-        "Start time of the process since unix epoch in seconds.",
-        &["job"],
-    ),
-    gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory size in bytes.", &["job"]),
-    gauge("up", Unit::One, "1 while the agent of this instance reports, 0 once it is overdue.", &["job"]),
     counter("process_cpu_seconds_total", Unit::Seconds, "Total user and system CPU time spent in seconds.", &[]),
     gauge("process_max_fds", Unit::One, "Maximum number of open file descriptors.", &[]),
     gauge("process_open_fds", Unit::One, "Number of open file descriptors.", &[]),

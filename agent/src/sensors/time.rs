@@ -49,7 +49,7 @@ impl Sensor for Time {
         sink.put("node_time_seconds", &[], now.as_secs_f64());
         if let Ok(timestamp) = jiff::Timestamp::from_second(now.as_secs().cast_signed()) {
             // Cached there, and looked up anew from time to time.
-            let zone = TimeZone::system();
+            let zone = Some(TimeZone::system()).filter(|zone| !zone.is_unknown()).unwrap_or(TimeZone::UTC);
             let info = zone.to_offset_info(timestamp);
             let offset_seconds = f64::from(info.offset().seconds());
             sink.put("node_time_zone_offset_seconds", &[("time_zone", info.abbreviation())], offset_seconds);

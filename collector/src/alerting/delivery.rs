@@ -124,7 +124,8 @@ impl Courier {
             let (journal, name) = (self.journal.clone(), self.receiver.name.clone());
             let now = clock::now();
             let longest = self.retry.longest * 2;
-            let found = super::blocking(move || Ok((journal.next_due(&name, now, longest)?, journal.waiting(&name)?))).await;
+            let found =
+                super::blocking(move || Ok((journal.next_due(&name, now, longest)?, journal.waiting(&name)?))).await;
             let wait = match found {
                 Ok((due, waiting)) => {
                     self.metrics.outbox.with_label_values(&[&self.receiver.name]).set(f64::from(waiting));

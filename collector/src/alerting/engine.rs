@@ -493,3 +493,39 @@ impl Engine {
 pub(super) fn keys(rules: &RuleSet) -> Vec<String> {
     rules.groups.iter().flat_map(|group| group.rules.iter().map(|rule| rule.key(group))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(name: &str, interval_seconds: u64) -> Group {
+        Group {
+            file: "f".to_owned(),
+            name: name.to_owned(),
+            interval: Duration::from_secs(interval_seconds),
+            query_offset: Duration::ZERO,
+            limit: 0,
+            rules: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn groups_keep_their_slots_over_restarts_and_are_spread() {
+        let a = group("a", 15);
+        let first = slot(&a, Timestamp(1_000_000));
+        assert!((1_000_001..=1_015_000).contains(&first.0));
+        assert_eq!(slot(&a, Timestamp(first.0 - 1)), first);
+        assert_eq!(slot(&a, first).0, first.0 + 15_000);
+        assert_eq!((slot(&a, Timestamp(77_777_777)).0 - first.0) % 15_000, 0);
+        let names: BTreeSet<i64> = (0..20).map(|n| slot(&group(&n.to_string(), 15), Timestamp(0)).0).collect();
+        assert!(names.len() > 10, "{names:?}");
+    }
+
+    #[test]
+    fn an_expression_becomes_an_address() {
+        assert_eq!(
+            expression_url("http://veghe.example/", "up == 0"),
+            "http://veghe.example/graph?g0.expr=up+%3D%3D+0&g0.tab=1"
+        );
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use veghe_model::{is_label_name, is_metric_name};
-use veghe_promql::Query;
+use veghe_promql::{ParseError, Query};
 use veghe_wire::document::{Node, Problems, Section, parse_duration};
 
 use super::template::Template;
@@ -352,9 +352,13 @@ fn read_rule(node: &Node, group_labels: &Pairs<'_>, problems: &mut Problems) -> 
     let expr = expr.and_then(|node| {
         let text = node.text(problems)?.trim().to_owned();
         let query = Query::parse(&text).map_err(|error| {
-            format!("is not PromQL: {error} (line and column count from the start of the expression)")
+            let ParseError::Syntax { line, .. } = &error;
+            // The text of a block (`expr: |`) begins below its key; only a block keeps its line ends.
+            let at = if text.contains('\n') { node.line + line } else { node.line };
+            let hint = "line and column count from the start of the expression";
+            problems.note(at, &*node.key, format_args!("is not PromQL: {error} ({hint})"));
         });
-        Some((problems.check(node.line, &node.key, query)?, text))
+        Some((query.ok()?, text))
     });
     match (alert, record) {
         (Some(_), Some(record)) => {
@@ -494,6 +498,14 @@ groups:
             "{problems}"
         );
         assert!(problems.to_string().contains("did you mean `annotations`?"));
+    }
+
+    #[test]
+    fn an_error_in_a_long_expression_names_the_line_of_the_file() {
+        let text = "groups:\n- name: a\n  rules:\n  - alert: X\n    expr: |\n      up\n      ==\n      and up\n";
+        let problems = parse("r.yaml", text, MINUTE).expect_err("problem");
+        let problem = problems.iter().next().expect("one problem");
+        assert_eq!((problem.line, problem.key.as_str()), (8, "groups[0].rules[0].expr"), "{problems}");
     }
 
     #[test]

@@ -92,7 +92,6 @@ pub(crate) enum Retention {
     /// Only who is subscribed gets it.
     Passing,
     /// Whoever subscribes later gets it too.
-    #[expect(dead_code, reason = "remote configuration, another part, is retained")]
     Kept,
 }
 

@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use serde_json::{Value as Tree, json};
 use tokio::sync::Semaphore;
 use veghe_model::{Labels, Matcher, Timestamp, is_label_name};
-use veghe_promql::{Evaluation, Query, Value};
+use veghe_promql::{EvalError, Evaluation, Query, Value};
 use veghe_tsdb::ReadError;
 use veghe_wire::catalogue::{self, Kind, Metric};
 
@@ -102,6 +102,18 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Parse(error) => Self::invalid_parameter("query", error),
+            QueryError::Eval(EvalError::Stopped) => Self::timeout("query timed out in query execution"),
+            QueryError::Eval(EvalError::Source(cause)) => {
+                // Which file is damaged is for the log of the appliance, not for every reader.
+                tracing::error!(error = &*cause as &dyn std::error::Error, "cannot read samples for a query");
+                Self::internal("cannot read samples; the collector's log says why")
+            }
+            QueryError::Eval(
+                error @ (EvalError::RangeKind(_)
+                | EvalError::Timestamp(_)
+                | EvalError::Step
+                | EvalError::EndBeforeStart),
+            ) => Self::bad_data(error),
             QueryError::Eval(error) => Self::execution(error),
             QueryError::TimedOutInQueue => Self::timeout(error),
             QueryError::Defect => Self::internal(error),
