@@ -346,7 +346,7 @@ impl Uplink {
                 match topic {
                     Some((agent, Topic::Ack)) if agent == self.identity.agent => self.acknowledge(&payload),
                     Some((agent, Topic::Certificate)) if agent == self.identity.agent => {
-                        self.take_certificate(&payload)
+                        self.take_certificate(&payload);
                     }
                     _ => tracing::debug!("message on a topic that is none of ours"),
                 }
