@@ -3,10 +3,23 @@
 //! Synchronous; it starts no thread and never asks for the time. Writers commit, then readers see it: what [`Store::commit`]
 //! returned `Ok` for is on disk. What it deliberately does not do: evaluate queries (`veghe-promql`) or speak with agents.
 
+mod bytes;
+mod chunks;
+mod codec;
+mod error;
+mod head;
+mod index;
+mod log;
+mod seal;
+mod select;
+mod store;
+mod timecolumn;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError};
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
 /// A series of this store; stays the same for the life of the data directory.
@@ -53,7 +66,7 @@ pub struct Commit {
 /// The store. Cloning shares it; every method may be called from any thread.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<()>,
+    inner: Arc<store::Inner>,
 }
 
 /// What opening found.
@@ -66,26 +79,6 @@ pub struct Recovery {
     /// Bytes cut off the end of segments because their last record was incomplete.
     pub torn_bytes: u64,
 }
-
-/// Why the store can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {}
-
-/// Why nothing of a commit was kept. The caller may commit the same again later.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {}
-
-/// Why a series can't be created.
-#[derive(Debug, thiserror::Error)]
-pub enum SeriesError {}
-
-/// Why samples can't be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {}
-
-/// Why samples could not be moved from head to chunks; nothing is lost, and the next call tries again.
-#[derive(Debug, thiserror::Error)]
-pub enum SealError {}
 
 /// What a call of [`Store::seal`] did.
 #[derive(Clone, Debug, Default)]
@@ -119,14 +112,13 @@ pub struct Stats {
     pub duplicate_samples: u64,
 }
 
-#[expect(clippy::unimplemented, unused_variables, reason = "the interface comes before its implementation")]
 impl Store {
     /// Opens or makes the store in `options.dir` and replays its log.
     ///
     /// # Errors
     /// [`OpenError`]: held by another process, a newer format, or damaged.
     pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
-        unimplemented!()
+        store::Inner::open(options).map(|(inner, recovery)| (Self { inner: Arc::new(inner) }, recovery))
     }
 
     /// The series of `labels`, created if new. A new series becomes durable with the first commit that uses it.
@@ -134,12 +126,12 @@ impl Store {
     /// # Errors
     /// [`SeriesError`] where `max_series` is reached.
     pub fn series(&self, labels: &Labels) -> Result<SeriesId, SeriesError> {
-        unimplemented!()
+        self.inner.series(labels)
     }
 
     /// The group of these series in this order; the same series give the same group.
     pub fn group(&self, series: &[SeriesId]) -> GroupId {
-        unimplemented!()
+        self.inner.group(series)
     }
 
     /// Writes `commit` to the log, syncs it, then shows it to readers. All or nothing.
@@ -148,17 +140,21 @@ impl Store {
     /// # Errors
     /// [`CommitError`]: disk full or failing. The store stays usable; nothing of the commit will be seen.
     pub fn commit(&self, commit: Commit) -> Result<(), CommitError> {
-        unimplemented!()
+        self.inner.commit(commit)
     }
 
     /// The value last committed for `key`.
     pub fn mark(&self, key: &[u8]) -> Option<Vec<u8>> {
-        unimplemented!()
+        store::read(&self.inner.marks).get(key).cloned()
     }
 
     /// Every mark whose key begins with `prefix`, in ascending order of key.
     pub fn marks(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-        unimplemented!()
+        store::read(&self.inner.marks)
+            .range(prefix.to_vec()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     /// The series that satisfy all `matchers`, in ascending order of labels, each with its samples in `[start, end]`;
@@ -167,7 +163,7 @@ impl Store {
     /// # Errors
     /// [`ReadError`] names what is damaged.
     pub fn select(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Result<Vec<SeriesData>, ReadError> {
-        unimplemented!()
+        self.inner.select(matchers, start, end)
     }
 
     /// The labels of the series that satisfy all `matchers` and may have samples in `[start, end]`, ascending.
@@ -180,7 +176,7 @@ impl Store {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<Labels>, ReadError> {
-        unimplemented!()
+        Ok(self.inner.series_labels(matchers, start, end))
     }
 
     /// Moves windows that ended before `now` (less a grace for late samples) from the head to chunks, a bounded part
@@ -189,7 +185,7 @@ impl Store {
     /// # Errors
     /// [`SealError`]; the head keeps everything.
     pub fn seal(&self, now: Timestamp) -> Result<SealReport, SealError> {
-        unimplemented!()
+        self.inner.seal(now)
     }
 
     /// Deletes whole windows that ended before `horizon`, oldest first, and series without samples; gives the number
@@ -198,16 +194,29 @@ impl Store {
     /// # Errors
     /// [`SealError`]; what was deleted so far stays deleted.
     pub fn drop_before(&self, horizon: Timestamp) -> Result<u64, SealError> {
-        unimplemented!()
+        self.inner.drop_before(horizon)
     }
 
     /// How large everything is now; cheap.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        self.inner.stats()
     }
 
     /// Where the store lives.
     pub fn dir(&self) -> &Path {
-        unimplemented!()
+        self.inner.dir()
     }
+}
+
+/// Decodes bytes as the payload of a log record and says whether they are one; for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_log_record(payload: &[u8]) -> bool {
+    log::Decoder::default().payload(0, payload).is_ok()
+}
+
+/// Decodes bytes as a sealed column of `len` values and says whether they are one; for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_value_column(bytes: &[u8], len: u16) -> bool {
+    let mut values = Vec::new();
+    codec::decode(&mut bytes::Cursor::new(bytes), usize::from(len).max(1), codec::Packing::Pco, &mut values).is_ok()
 }

@@ -1,0 +1,389 @@
+//! Sealed chunks, series, marks and watermarks in one SQLite file.
+//!
+//! Invariants: `synchronous=FULL`, so a transaction that committed is on disk; a chunk's row number is
+//! `window << 32 | series`, so that a window is one range; every chunk carries a checksum that also covers its row number.
+//! FORMAT.md has the tables and the bytes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use roaring::RoaringBitmap;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use veghe_model::Labels;
+
+use crate::OpenError;
+use crate::bytes::{Cursor, Damaged, put_varint};
+use crate::codec::{self, Packing, Scratch};
+use crate::{log, timecolumn};
+
+/// The newest format of the database, in `user_version`.
+const VERSION: u32 = 1;
+/// `VGHE`, in `application_id`.
+const APPLICATION: i32 = 0x5647_4845;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE series (id INTEGER PRIMARY KEY, labels BLOB NOT NULL);
+CREATE TABLE mark (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE window (window INTEGER PRIMARY KEY, through INTEGER NOT NULL, series BLOB NOT NULL);
+CREATE TABLE chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE times (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE damaged (id INTEGER PRIMARY KEY, chunk INTEGER NOT NULL, data BLOB NOT NULL);
+";
+
+const OWN_TIMES: u8 = 0;
+const SHARED_TIMES: u8 = 1;
+const CRC_BYTES: usize = 4;
+
+/// The row of series `id` in `window`.
+pub(crate) fn row(window: i64, id: u32) -> i64 {
+    window << 32 | i64::from(id)
+}
+
+/// What is in chunks of one window.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sealed {
+    /// Records up to this one are in chunks as far as they concern this window, or dropped.
+    pub(crate) through: u64,
+    pub(crate) series: Arc<RoaringBitmap>,
+}
+
+/// What the database says at the start.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) series: Vec<(u32, Labels)>,
+    pub(crate) marks: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) windows: BTreeMap<i64, Sealed>,
+    pub(crate) next_series: u32,
+    /// Records up to this one are in here as far as series and marks go.
+    pub(crate) catalog_through: u64,
+}
+
+/// The database.
+pub(crate) struct Chunks {
+    pub(crate) path: PathBuf,
+    readers: Mutex<Vec<Connection>>,
+}
+
+/// Connections kept for readers; more are opened when needed and closed after.
+const READERS: usize = 4;
+
+impl Chunks {
+    /// Opens or makes the database; gives the one connection that writes.
+    pub(crate) fn open(path: PathBuf, window_ms: i64) -> Result<(Self, Connection, Contents, i64), OpenError> {
+        let database = |source| OpenError::Database { path: path.clone(), source };
+        let mut writer = Connection::open(&path).map_err(database)?;
+        writer.busy_timeout(Duration::from_secs(10)).map_err(database)?;
+        writer
+            .execute_batch(
+                "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
+                 PRAGMA temp_store=MEMORY;",
+            )
+            .map_err(database)?;
+        let found: u32 = writer.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(database)?;
+        if found > VERSION {
+            return Err(OpenError::Newer { path, found, known: VERSION });
+        }
+        if found == 0 {
+            let transaction = writer.transaction().map_err(database)?;
+            transaction
+                .execute_batch(SCHEMA)
+                .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
+                .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
+                .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
+                .map_err(database)?;
+            transaction.commit().map_err(database)?;
+        }
+        let stored = meta(&writer, "window_ms").map_err(database)?.unwrap_or(window_ms);
+        let contents = contents(&writer, &path)?;
+        Ok((Self { path, readers: Mutex::default() }, writer, contents, stored))
+    }
+
+    /// Bytes on disk, the write-ahead log included.
+    pub(crate) fn bytes(&self) -> u64 {
+        let len = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        len(&self.path) + len(Path::new(&wal))
+    }
+
+    /// Runs `read` in one read transaction on a connection of its own: writers are neither awaited nor delayed.
+    pub(crate) fn read<T, E: From<rusqlite::Error>>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = Connection::open_with_flags(&self.path, flags)?;
+                connection.busy_timeout(Duration::from_secs(10))?;
+                connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
+                connection
+            }
+        };
+        let transaction = connection.transaction()?;
+        let result = read(&transaction);
+        drop(transaction);
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < READERS {
+            readers.push(connection);
+        }
+        result
+    }
+}
+
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
+}
+
+pub(crate) fn put_meta(connection: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value]).map(drop)
+}
+
+fn contents(connection: &Connection, path: &Path) -> Result<Contents, OpenError> {
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
+    let damaged = |what: String| OpenError::Damaged { path: path.to_owned(), detail: what };
+    let mut contents = Contents {
+        next_series: meta(connection, "next_series").map_err(database)?.unwrap_or(0) as u32,
+        catalog_through: meta(connection, "catalog_through").map_err(database)?.unwrap_or(0) as u64,
+        ..Contents::default()
+    };
+    let mut statement = connection.prepare("SELECT id, labels FROM series").map_err(database)?;
+    let mut rows = statement.query([]).map_err(database)?;
+    while let Some(row) = rows.next().map_err(database)? {
+        let id: i64 = row.get(0).map_err(database)?;
+        let bytes: Vec<u8> = row.get(1).map_err(database)?;
+        let labels = checked(id, &bytes).and_then(|body| log::take_labels(&mut Cursor::new(body)));
+        match (u32::try_from(id), labels) {
+            (Ok(id), Ok(labels)) if id < u32::MAX => contents.series.push((id, labels)),
+            (_, Err(damage)) => return Err(damaged(format!("series {id}: {damage}"))),
+            _ => return Err(damaged(format!("series {id} has a number that none can have"))),
+        }
+    }
+    drop(rows);
+    let mut statement = connection.prepare("SELECT key, value FROM mark").map_err(database)?;
+    let mut rows = statement.query([]).map_err(database)?;
+    while let Some(row) = rows.next().map_err(database)? {
+        contents.marks.insert(row.get(0).map_err(database)?, row.get(1).map_err(database)?);
+    }
+    let mut statement = connection.prepare("SELECT window, through, series FROM window").map_err(database)?;
+    let mut rows = statement.query([]).map_err(database)?;
+    while let Some(row) = rows.next().map_err(database)? {
+        let (window, through): (i64, i64) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
+        let bytes: Vec<u8> = row.get(2).map_err(database)?;
+        let series = checked(window, &bytes)
+            .and_then(|body| {
+                RoaringBitmap::deserialize_from(body).or(Err(Damaged("its set of series does not decode")))
+            })
+            .map_err(|damage| damaged(format!("window {window}: {damage}")))?;
+        contents.windows.insert(window, Sealed { through: through as u64, series: Arc::new(series) });
+    }
+    Ok(contents)
+}
+
+/// Appends the checksum of `key` and `bytes`.
+fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
+    let crc = checksum(key, bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+}
+
+fn checksum(key: i64, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&key.to_le_bytes());
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+fn checked(key: i64, bytes: &[u8]) -> Result<&[u8], Damaged> {
+    let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
+    if u32::from_le_bytes(*crc) != checksum(key, body) {
+        return Err(Damaged("its checksum differs"));
+    }
+    Ok(body)
+}
+
+pub(crate) fn put_series(transaction: &Transaction<'_>, series: &[(u32, Labels)]) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare("INSERT OR REPLACE INTO series VALUES (?1, ?2)")?;
+    for (id, labels) in series {
+        let mut bytes = Vec::new();
+        log::put_labels(&mut bytes, labels);
+        seal_bytes(i64::from(*id), &mut bytes);
+        statement.execute(params![i64::from(*id), bytes])?;
+    }
+    Ok(())
+}
+
+pub(crate) fn put_marks<'a>(
+    transaction: &Transaction<'_>,
+    marks: impl Iterator<Item = (&'a Vec<u8>, Option<&'a Vec<u8>>)>,
+) -> rusqlite::Result<()> {
+    let mut put = transaction.prepare("INSERT OR REPLACE INTO mark VALUES (?1, ?2)")?;
+    let mut remove = transaction.prepare("DELETE FROM mark WHERE key = ?1")?;
+    for (key, value) in marks {
+        match value {
+            Some(value) => put.execute(params![key, value])?,
+            None => remove.execute(params![key])?,
+        };
+    }
+    Ok(())
+}
+
+pub(crate) fn put_window(transaction: &Transaction<'_>, window: i64, sealed: &Sealed) -> rusqlite::Result<()> {
+    let mut bytes = Vec::new();
+    sealed
+        .series
+        .serialize_into(&mut bytes)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    seal_bytes(window, &mut bytes);
+    transaction
+        .execute("INSERT OR REPLACE INTO window VALUES (?1, ?2, ?3)", params![window, sealed.through as i64, bytes])
+        .map(drop)
+}
+
+/// Shared time columns of one window while it is written.
+#[derive(Debug, Default)]
+pub(crate) struct TimesWriter {
+    next: i64,
+    written: HashMap<Arc<[i64]>, u32>,
+}
+
+/// Distinct columns remembered; forgetting costs bytes on disk, not correctness.
+const REMEMBERED_COLUMNS: usize = 4096;
+
+impl TimesWriter {
+    /// A writer that goes on after the columns `window` has.
+    pub(crate) fn new(connection: &Connection, window: i64) -> rusqlite::Result<Self> {
+        let last: Option<i64> = connection.query_row(
+            "SELECT max(id) FROM times WHERE id BETWEEN ?1 AND ?2",
+            [row(window, 0), row(window, u32::MAX)],
+            |r| r.get(0),
+        )?;
+        Ok(Self { next: last.map_or(0, |id| (id & i64::from(u32::MAX)) + 1), written: HashMap::new() })
+    }
+
+    /// Writes the time part of a chunk: in place where it is short, otherwise the number of a shared column.
+    fn put(
+        &mut self,
+        transaction: &Transaction<'_>,
+        window: i64,
+        times: &Arc<[i64]>,
+        out: &mut Vec<u8>,
+    ) -> rusqlite::Result<()> {
+        if timecolumn::is_regular(times) {
+            out.push(OWN_TIMES);
+            timecolumn::encode(times, Packing::Pco, out);
+            return Ok(());
+        }
+        let number = match self.written.get(times) {
+            Some(number) => *number,
+            None => {
+                let number = self.next as u32;
+                let id = row(window, number);
+                let mut bytes = Vec::new();
+                timecolumn::encode(times, Packing::Pco, &mut bytes);
+                seal_bytes(id, &mut bytes);
+                transaction.execute("INSERT OR REPLACE INTO times VALUES (?1, ?2)", params![id, bytes])?;
+                self.next += 1;
+                if self.written.len() >= REMEMBERED_COLUMNS {
+                    self.written.clear();
+                }
+                self.written.insert(Arc::clone(times), number);
+                number
+            }
+        };
+        out.push(SHARED_TIMES);
+        put_varint(out, u64::from(number));
+        Ok(())
+    }
+}
+
+/// Writes the chunk of one series; gives its bytes.
+pub(crate) fn put_chunk(
+    transaction: &Transaction<'_>,
+    statement: &mut rusqlite::Statement<'_>,
+    columns: &mut TimesWriter,
+    (window, id): (i64, u32),
+    times: &Arc<[i64]>,
+    values: &[f64],
+    scratch: &mut Scratch,
+) -> rusqlite::Result<u64> {
+    let mut bytes = Vec::new();
+    columns.put(transaction, window, times, &mut bytes)?;
+    codec::encode(values, Packing::Pco, scratch, &mut bytes);
+    seal_bytes(row(window, id), &mut bytes);
+    statement.execute(params![row(window, id), bytes])?;
+    Ok(bytes.len() as u64)
+}
+
+/// Why a chunk could not be read.
+pub(crate) enum ChunkError {
+    Database(rusqlite::Error),
+    Damaged(Damaged),
+}
+
+impl From<rusqlite::Error> for ChunkError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Damaged> for ChunkError {
+    fn from(damage: Damaged) -> Self {
+        Self::Damaged(damage)
+    }
+}
+
+/// Decodes chunks, each distinct time column once.
+#[derive(Default)]
+pub(crate) struct TimesReader {
+    shared: HashMap<i64, Arc<[i64]>>,
+    own: HashMap<Vec<u8>, Arc<[i64]>>,
+}
+
+impl TimesReader {
+    /// The samples of a chunk.
+    pub(crate) fn chunk(
+        &mut self,
+        connection: &Connection,
+        (window, id): (i64, u32),
+        data: &[u8],
+    ) -> Result<(Arc<[i64]>, Vec<f64>), ChunkError> {
+        let mut cursor = Cursor::new(checked(row(window, id), data)?);
+        let times = match cursor.u8()? {
+            OWN_TIMES => {
+                let before = cursor;
+                let times = timecolumn::decode(&mut cursor, Packing::Pco)?;
+                let encoded = before.until(&cursor);
+                match self.own.get(encoded) {
+                    Some(times) => Arc::clone(times),
+                    None => {
+                        self.own.insert(encoded.to_vec(), Arc::clone(&times));
+                        times
+                    }
+                }
+            }
+            SHARED_TIMES => self.shared(connection, row(window, cursor.varint_u32()?))?,
+            _ => return Err(Damaged("its time column is of an unknown kind").into()),
+        };
+        let mut values = Vec::new();
+        codec::decode(&mut cursor, times.len(), Packing::Pco, &mut values)?;
+        Ok((times, values))
+    }
+
+    fn shared(&mut self, connection: &Connection, id: i64) -> Result<Arc<[i64]>, ChunkError> {
+        if let Some(times) = self.shared.get(&id) {
+            return Ok(Arc::clone(times));
+        }
+        let bytes: Vec<u8> = connection
+            .query_row("SELECT data FROM times WHERE id = ?1", [id], |r| r.get(0))
+            .optional()?
+            .ok_or(Damaged("its time column is missing"))?;
+        let times = timecolumn::decode(&mut Cursor::new(checked(id, &bytes)?), Packing::Pco)?;
+        self.shared.insert(id, Arc::clone(&times));
+        Ok(times)
+    }
+}

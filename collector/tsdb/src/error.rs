@@ -1,0 +1,170 @@
+//! What can go wrong, one enumeration per family of operations.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use veghe_model::{Labels, Timestamp};
+
+use crate::{GroupId, SeriesId};
+
+/// Why the store can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process holds the directory.
+    #[error("cannot open store {}: held by process {}", dir.display(), pid.map_or_else(|| "unknown".to_owned(), |p| p.to_string()))]
+    Held {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Who holds it, if it wrote its number.
+        pid: Option<u32>,
+    },
+    /// A newer program wrote it.
+    #[error("cannot read {}: format {found}, this program knows {known}; use the newer program", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that this program knows.
+        known: u32,
+    },
+    /// The window is shorter than a second or longer than four hours.
+    #[error("cannot use chunks of {window:?}: the length must lie between 1 s and 4 h")]
+    Window {
+        /// The length asked for.
+        window: Duration,
+    },
+    /// A file or directory can't be read or written.
+    #[error("cannot open {}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The chunk database can't be used.
+    #[error("cannot open chunk database {}", path.display())]
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A file holds what no version of this program writes.
+    #[error("cannot read {}: {detail}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong and where.
+        detail: String,
+    },
+}
+
+/// Why nothing of a commit was kept. The caller may commit the same again later.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// No space, or no quota: goes away when space returns.
+    #[error("cannot write {}: the disk is full", path.display())]
+    DiskFull {
+        /// Which log segment.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The disk fails.
+    #[error("cannot write {}", path.display())]
+    Io {
+        /// Which log segment.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The group was never made by this store. Committing again does not help.
+    #[error("cannot commit to unknown group {}", .0.0)]
+    UnknownGroup(GroupId),
+    /// The series was never made by this store. Committing again does not help.
+    #[error("cannot commit to unknown series {}", .0.0)]
+    UnknownSeries(SeriesId),
+    /// A column has another number of values than its group has series. Committing again does not help.
+    #[error("cannot commit {found} values to group {} of {expected} series", group.0)]
+    Shape {
+        /// Which group.
+        group: GroupId,
+        /// How many series it has.
+        expected: usize,
+        /// How many values came.
+        found: usize,
+    },
+    /// A time stamp is farther from 1970 than chunks can be numbered. Committing again does not help.
+    #[error("cannot commit a sample at {0}: too far from 1970")]
+    OutOfRange(Timestamp),
+    /// More than a log record may hold. Split it.
+    #[error("cannot commit {bytes} bytes at once: at most {limit}")]
+    TooLarge {
+        /// How large it would be.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+}
+
+/// Why a series can't be created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeriesError {
+    /// As many series exist as may.
+    #[error("cannot create series {labels}: {max} exist, which is the limit")]
+    Limit {
+        /// What was asked for.
+        labels: Labels,
+        /// `Options::max_series`.
+        max: usize,
+    },
+    /// Its labels are longer than 64 KiB together.
+    #[error("cannot create a series with {bytes} bytes of labels: at most {limit}")]
+    LabelsTooLong {
+        /// How long they are.
+        bytes: usize,
+        /// How long they may be.
+        limit: usize,
+    },
+}
+
+/// Why samples can't be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The chunk database can't be used.
+    #[error("cannot read the chunk database")]
+    Database(#[source] rusqlite::Error),
+    /// A chunk is damaged; series and ranges that do not touch it stay readable.
+    #[error("cannot read the chunk of {series} from {window}: {detail}")]
+    Corrupt {
+        /// Whose chunk.
+        series: Labels,
+        /// Where its window begins.
+        window: Timestamp,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Why samples could not be moved from head to chunks; nothing is lost, and the next call tries again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The chunk database can't be written.
+    #[error("cannot write the chunk database")]
+    Database(#[source] rusqlite::Error),
+    /// A log segment can't be deleted.
+    #[error("cannot delete log segment {}", path.display())]
+    Delete {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}

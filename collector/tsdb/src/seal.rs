@@ -1,0 +1,374 @@
+//! Moves windows from the head to chunks, a bounded part at a time, and lets go of what nobody needs any more.
+//!
+//! Invariants: a window is frozen, written in one or more transactions, listed, and only then dropped from the head;
+//! its watermark becomes durable with its last transaction. Cut anywhere, replay brings the samples back and the next
+//! seal merges them with the chunks that exist: of a repeat the sealed value stays. A log segment goes only when every
+//! watermark that covers it is durable.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use veghe_model::{Labels, Timestamp};
+
+use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
+use crate::head::{Frozen, PartKey, Piece};
+use crate::select::{ReadScratch, merge_samples, part_column};
+use crate::store::{Inner, lock, read, write};
+use crate::{SealError, SealReport};
+
+/// Series written by one call, in one transaction.
+const SERIES_PER_CALL: usize = 2_000;
+/// Chunks deleted in one transaction.
+const DELETED_PER_TRANSACTION: i64 = 20_000;
+/// Late samples have a twelfth of a window: 10 minutes of 2 hours.
+const GRACE_PER_WINDOW: i64 = 12;
+/// Above this the head is relieved of whole windows early.
+const HEAD_LIMIT_BYTES: u64 = 512 << 20;
+
+/// What one seal at a time uses.
+pub(crate) struct Sealer {
+    connection: Connection,
+    job: Option<Job>,
+    /// When each window was frozen last: late samples gather for a while before its chunks are written again.
+    frozen_at: BTreeMap<i64, i64>,
+}
+
+/// A window on its way.
+struct Job {
+    frozen: Arc<Frozen>,
+    /// How many of its entries are done.
+    done: usize,
+    times: TimesWriter,
+    piece_times: HashMap<*const Piece, Arc<[i64]>>,
+    /// Time stamps of whole parts, shared by their series.
+    part_times: HashMap<PartKey, Arc<[i64]>>,
+}
+
+impl Sealer {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection, job: None, frozen_at: BTreeMap::new() }
+    }
+}
+
+/// Series and marks that the database does not have yet.
+struct Catalog {
+    series: Vec<(u32, Labels)>,
+    ids: RoaringBitmap,
+    marks: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    sequence: u64,
+    next_series: u32,
+}
+
+impl Inner {
+    pub(crate) fn seal(&self, now: Timestamp) -> Result<SealReport, SealError> {
+        let mut sealer = lock(&self.sealer);
+        let sealer = &mut *sealer;
+        self.persist_catalog(sealer)?;
+        if sealer.job.is_none() {
+            self.start(sealer, now)?;
+        }
+        let mut report = SealReport::default();
+        if sealer.job.is_some() {
+            self.advance(sealer, &mut report)?;
+        }
+        report.more = sealer.job.is_some() || self.next_window(sealer, now).is_some();
+        self.delete_segments()?;
+        Ok(report)
+    }
+
+    /// Writes series and marks of the log to the database, so that segments do not have to stay for them.
+    fn persist_catalog(&self, sealer: &mut Sealer) -> Result<(), SealError> {
+        let catalog = {
+            let mut writer = lock(&self.writer);
+            let ids = std::mem::take(&mut writer.new_series);
+            let keys = std::mem::take(&mut writer.new_marks);
+            let (series, next_series) = {
+                let index = read(&self.index);
+                (ids.iter().map(|id| (id, index.labels(id))).collect(), index.next())
+            };
+            let marks = read(&self.marks);
+            let marks = keys.into_iter().map(|key| (marks.get(&key).cloned(), key)).map(|(v, k)| (k, v)).collect();
+            Catalog { series, ids, marks, sequence: writer.sequence, next_series }
+        };
+        let written = write_catalog(&mut sealer.connection, &catalog);
+        if let Err(error) = written {
+            let mut writer = lock(&self.writer);
+            writer.new_series |= catalog.ids;
+            writer.new_marks.extend(catalog.marks.into_keys());
+            return Err(SealError::Database(error));
+        }
+        lock(&self.writer).catalog_through = catalog.sequence;
+        Ok(())
+    }
+
+    fn start(&self, sealer: &mut Sealer, now: Timestamp) -> Result<(), SealError> {
+        let Some(window) = self.next_window(sealer, now) else { return Ok(()) };
+        let times = TimesWriter::new(&sealer.connection, window).map_err(SealError::Database)?;
+        let frozen = {
+            let writer = lock(&self.writer);
+            write(&self.head).freeze(window, writer.sequence)
+        };
+        let Some(frozen) = frozen else { return Ok(()) };
+        sealer.frozen_at.insert(window, now.0);
+        while sealer.frozen_at.len() > 1_000 {
+            sealer.frozen_at.pop_first();
+        }
+        sealer.job = Some(Job { frozen, done: 0, times, piece_times: HashMap::new(), part_times: HashMap::new() });
+        Ok(())
+    }
+
+    /// The oldest window that may be sealed now.
+    fn next_window(&self, sealer: &Sealer, now: Timestamp) -> Option<i64> {
+        let head = read(&self.head);
+        let grace = self.window_ms / GRACE_PER_WINDOW;
+        let full = head.bytes() > HEAD_LIMIT_BYTES;
+        let ready = |window: i64| {
+            let end = self.window_start(window).saturating_add(self.window_ms);
+            let rested =
+                sealer.frozen_at.get(&window).is_none_or(|at| now.0 < *at || now.0.saturating_sub(*at) >= grace);
+            full && end <= now.0 || end.saturating_add(grace) <= now.0 && rested
+        };
+        head.windows.keys().copied().find(|window| ready(*window))
+    }
+
+    /// Writes the next series of the job.
+    fn advance(&self, sealer: &mut Sealer, report: &mut SealReport) -> Result<(), SealError> {
+        let Some(job) = &mut sealer.job else { return Ok(()) };
+        let window = job.frozen.window;
+        let before = read(&self.sealed).get(&window).cloned().unwrap_or_default();
+        let done = job.done;
+        let transaction = sealer.connection.transaction().map_err(SealError::Database)?;
+        let (series, to) = write_part(&transaction, job, report).map_err(SealError::Database)?;
+        let finished = to == job.frozen.entries.len();
+        let through = if finished { job.frozen.sequence } else { before.through };
+        let sealed = Sealed { through, series: Arc::new(&*before.series | &series) };
+        let written = chunks::put_window(&transaction, window, &sealed).and_then(|()| transaction.commit());
+        if let Err(error) = written {
+            // Shared columns of this part were rolled back with it.
+            job.done = done;
+            job.times = TimesWriter::default();
+            job.times = TimesWriter::new(&sealer.connection, window).map_err(SealError::Database)?;
+            return Err(SealError::Database(error));
+        }
+        job.done = to;
+        write(&self.sealed).insert(window, sealed);
+        if finished {
+            let writer = lock(&self.writer);
+            write(&self.head).frozen = None;
+            drop(writer);
+            sealer.job = None;
+        }
+        Ok(())
+    }
+
+    /// Deletes log segments that hold nothing which is not in the database.
+    fn delete_segments(&self) -> Result<(), SealError> {
+        let mut writer = lock(&self.writer);
+        let catalog_through = writer.catalog_through;
+        let sealed = read(&self.sealed).clone();
+        let deleted = writer.log.delete(|segment| {
+            segment.last_sequence <= catalog_through
+                && segment.windows.iter().all(|(window, last)| sealed.get(window).is_some_and(|s| s.through >= *last))
+        });
+        self.count_log(&writer);
+        deleted.map_err(|(path, source)| SealError::Delete { path, source })
+    }
+
+    pub(crate) fn drop_before(&self, horizon: Timestamp) -> Result<u64, SealError> {
+        let mut sealer = lock(&self.sealer);
+        let sealer = &mut *sealer;
+        self.persist_catalog(sealer)?;
+        let first_kept = horizon.0.div_euclid(self.window_ms).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+        self.hide_windows(sealer, first_kept)?;
+        let mut deleted = 0;
+        for table in ["chunk", "times"] {
+            let statement =
+                format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)");
+            loop {
+                // Oldest first, so that a crash midway leaves one unbroken range.
+                let gone = sealer
+                    .connection
+                    .execute(&statement, params![row(first_kept, 0), DELETED_PER_TRANSACTION])
+                    .map_err(SealError::Database)?;
+                if table == "chunk" {
+                    deleted += gone as u64;
+                }
+                if gone == 0 {
+                    break;
+                }
+            }
+        }
+        self.forget_series(sealer)?;
+        self.delete_segments()?;
+        self.forget_windows(sealer, first_kept)?;
+        Ok(deleted)
+    }
+
+    /// Makes windows before `first_kept` empty for readers and for replay, in one transaction.
+    fn hide_windows(&self, sealer: &mut Sealer, first_kept: i64) -> Result<(), SealError> {
+        let writer = lock(&self.writer);
+        let mut windows: BTreeSet<i64> = read(&self.head).windows.range(..first_kept).map(|(w, _)| *w).collect();
+        windows.extend(sealer.job.iter().map(|job| job.frozen.window).filter(|w| *w < first_kept));
+        windows.extend(read(&self.sealed).range(..first_kept).filter(|(_, s)| !s.series.is_empty()).map(|(w, _)| *w));
+        windows.extend(writer.log.segments().flat_map(|s| s.windows.range(..first_kept)).map(|(w, _)| *w));
+        if windows.is_empty() {
+            return Ok(());
+        }
+        let empty = Sealed { through: writer.sequence, series: Arc::default() };
+        let hidden = (|| {
+            let transaction = sealer.connection.transaction()?;
+            for window in &windows {
+                chunks::put_window(&transaction, *window, &empty)?;
+            }
+            transaction.commit()
+        })();
+        hidden.map_err(SealError::Database)?;
+        {
+            let mut sealed = write(&self.sealed);
+            windows.iter().for_each(|window| drop(sealed.insert(*window, empty.clone())));
+        }
+        let mut head = write(&self.head);
+        head.windows = head.windows.split_off(&first_kept);
+        if sealer.job.as_ref().is_some_and(|job| job.frozen.window < first_kept) {
+            head.frozen = None;
+            sealer.job = None;
+        }
+        Ok(())
+    }
+
+    /// Removes series that have samples nowhere.
+    fn forget_series(&self, sealer: &mut Sealer) -> Result<(), SealError> {
+        let mut writer = lock(&self.writer);
+        let mut used = read(&self.head).series();
+        for sealed in read(&self.sealed).values() {
+            used |= &*sealed.series;
+        }
+        // Series that no file defines were just made and wait for their first commit.
+        let unused = &writer.defined - &used;
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let next = read(&self.index).next();
+        let removed = (|| {
+            let transaction = sealer.connection.transaction()?;
+            chunks::put_meta(&transaction, "next_series", i64::from(next))?;
+            let mut statement = transaction.prepare("DELETE FROM series WHERE id = ?1")?;
+            for id in &unused {
+                statement.execute([i64::from(id)])?;
+            }
+            drop(statement);
+            transaction.commit()
+        })();
+        removed.map_err(SealError::Database)?;
+        write(&self.index).remove(&unused);
+        writer.defined -= &unused;
+        writer.new_series -= &unused;
+        writer.checked_groups.clear();
+        Ok(())
+    }
+
+    /// Forgets watermarks of empty windows that no segment mentions any more.
+    fn forget_windows(&self, sealer: &mut Sealer, first_kept: i64) -> Result<(), SealError> {
+        let mentioned: BTreeSet<i64> =
+            lock(&self.writer).log.segments().flat_map(|s| s.windows.keys().copied()).collect();
+        let gone: Vec<i64> = read(&self.sealed)
+            .range(..first_kept)
+            .filter(|(window, sealed)| sealed.series.is_empty() && !mentioned.contains(window))
+            .map(|(window, _)| *window)
+            .collect();
+        let removed = (|| {
+            let transaction = sealer.connection.transaction()?;
+            let mut statement = transaction.prepare("DELETE FROM window WHERE window = ?1")?;
+            for window in &gone {
+                statement.execute([window])?;
+            }
+            drop(statement);
+            transaction.commit()
+        })();
+        removed.map_err(SealError::Database)?;
+        let mut sealed = write(&self.sealed);
+        gone.iter().for_each(|window| drop(sealed.remove(window)));
+        Ok(())
+    }
+}
+
+fn write_catalog(connection: &mut Connection, catalog: &Catalog) -> rusqlite::Result<()> {
+    if catalog.series.is_empty() && catalog.marks.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    chunks::put_series(&transaction, &catalog.series)?;
+    chunks::put_marks(&transaction, catalog.marks.iter().map(|(key, value)| (key, value.as_ref())))?;
+    chunks::put_meta(&transaction, "catalog_through", catalog.sequence as i64)?;
+    chunks::put_meta(&transaction, "next_series", i64::from(catalog.next_series))?;
+    transaction.commit()
+}
+
+/// Writes at most [`SERIES_PER_CALL`] series; gives which, and where to go on.
+fn write_part(
+    transaction: &Transaction<'_>,
+    job: &mut Job,
+    report: &mut SealReport,
+) -> rusqlite::Result<(RoaringBitmap, usize)> {
+    let window = job.frozen.window;
+    let mut statement = transaction.prepare("INSERT OR REPLACE INTO chunk VALUES (?1, ?2)")?;
+    let mut existing = transaction.prepare("SELECT data FROM chunk WHERE id = ?1")?;
+    let mut scratch = ReadScratch::default();
+    let mut chunk_times = TimesReader::default();
+    let (mut written, mut at) = (RoaringBitmap::new(), job.done);
+    let frozen = Arc::clone(&job.frozen);
+    while at < frozen.entries.len() && written.len() < SERIES_PER_CALL as u64 {
+        let id = frozen.entries[at].0;
+        let to = at + frozen.entries[at..].iter().take_while(|entry| entry.0 == id).count();
+        let entries = &frozen.entries[at..to];
+        at = to;
+        let ReadScratch { samples, values, codec } = &mut scratch;
+        samples.clear();
+        let old: Option<Vec<u8>> = existing.query_row([row(window, id)], |r| r.get(0)).optional()?;
+        let merged = old.is_some();
+        if let Some(data) = old {
+            match chunk_times.chunk(transaction, (window, id), &data) {
+                Ok((times, values)) => samples.extend(times.iter().copied().zip(values)),
+                Err(ChunkError::Database(error)) => return Err(error),
+                Err(ChunkError::Damaged(damage)) => {
+                    tracing::error!(series = id, window, %damage, "chunk is damaged; it is kept aside and written anew");
+                    transaction
+                        .execute("INSERT INTO damaged (chunk, data) VALUES (?1, ?2)", params![row(window, id), data])?;
+                }
+            }
+        }
+        let had = samples.len();
+        for (_, key, column) in entries {
+            let Some(part) = frozen.content.part(*key) else { continue };
+            if let Err(damage) = part_column(part, *column as usize, &mut job.piece_times, samples, values) {
+                tracing::error!(series = id, window, %damage, "piece of the head is damaged; the rest is sealed");
+            }
+        }
+        let ascending = samples.is_sorted_by(|a, b| a.0 < b.0);
+        if !ascending {
+            merge_samples(samples);
+        }
+        if samples.is_empty() {
+            continue;
+        }
+        values.clear();
+        values.extend(samples.iter().map(|s| s.1));
+        // Series of one group have the same time stamps unless some came alone: compare before making a column.
+        let known = entries.first().map(|entry| entry.1);
+        let same = |times: &Arc<[i64]>| times.iter().copied().eq(samples.iter().map(|s| s.0));
+        let times = match known.and_then(|key| job.part_times.get(&key)).filter(|times| same(times)) {
+            Some(times) => Arc::clone(times),
+            None => samples.iter().map(|s| s.0).collect(),
+        };
+        if let (Some(key @ PartKey::Group(_)), false) = (known, merged) {
+            job.part_times.entry(key).or_insert_with(|| Arc::clone(&times));
+        }
+        report.bytes +=
+            chunks::put_chunk(transaction, &mut statement, &mut job.times, (window, id), &times, values, codec)?;
+        report.samples += samples.len().saturating_sub(had) as u64;
+        written.insert(id);
+    }
+    Ok((written, at))
+}

@@ -1,0 +1,241 @@
+//! The store against a `BTreeMap`: whatever is committed, sealed, dropped or reopened, a reader sees the same.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
+use veghe_tsdb::{Column, Commit, GroupId, OpenError, Options, SeriesId, Store};
+
+const WINDOW_MS: i64 = 60_000;
+const SERIES: usize = 8;
+
+type Model = BTreeMap<Labels, BTreeMap<i64, u64>>;
+
+fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_owned(), window: Duration::from_millis(WINDOW_MS as u64), max_series: 1_000 }
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(options(dir)).expect("store opens").0
+}
+
+fn labels(n: usize) -> Labels {
+    Labels::from_pairs([("__name__", format!("metric_{}", n % 3)), ("n", n.to_string())])
+}
+
+fn all() -> Matcher {
+    Matcher::new("n", MatchOp::Regex, ".+").expect("pattern")
+}
+
+fn contents(store: &Store, start: i64, end: i64) -> Model {
+    store
+        .select(&[all()], Timestamp(start), Timestamp(end))
+        .expect("select")
+        .into_iter()
+        .map(|s| (s.labels.clone(), s.iter().map(|x| (x.timestamp.0, x.value.to_bits())).collect()))
+        .collect()
+}
+
+fn part(model: &Model, start: i64, end: i64) -> Model {
+    model
+        .iter()
+        .map(|(l, s)| (l.clone(), s.range(start..=end).map(|(t, v)| (*t, *v)).collect::<BTreeMap<_, _>>()))
+        .filter(|(_, s)| !s.is_empty())
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Row { group: usize, time: i64, values: Vec<f64> },
+    Run { group: usize, time: i64, step: i64, rows: usize },
+    Samples(Vec<(usize, i64, f64)>),
+    Mark { key: u8, value: Vec<u8> },
+    Seal { now: i64, calls: usize },
+    Drop { horizon: i64 },
+    Reopen,
+}
+
+fn value() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        4 => (0_i64..1000).prop_map(|v| v as f64 / 10.0),
+        1 => any::<u64>().prop_map(f64::from_bits),
+        1 => Just(veghe_model::stale_nan()),
+        1 => Just(-0.0),
+    ]
+}
+
+fn time() -> impl Strategy<Value = i64> {
+    prop_oneof![3 => (0_i64..40).prop_map(|t| t * 15_000), 1 => -120_000_i64..600_000]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0_usize..3, time(), prop::collection::vec(value(), SERIES))
+            .prop_map(|(group, time, values)| Step::Row { group, time, values }),
+        2 => (0_usize..3, time(), 1_i64..2_000, 1_usize..150)
+            .prop_map(|(group, time, step, rows)| Step::Run { group, time, step, rows }),
+        4 => prop::collection::vec((0..SERIES, time(), value()), 1..20).prop_map(Step::Samples),
+        1 => (0_u8..3, prop::collection::vec(any::<u8>(), 0..3)).prop_map(|(key, value)| Step::Mark { key, value }),
+        3 => (-100_000_i64..900_000, 1_usize..3).prop_map(|(now, calls)| Step::Seal { now, calls }),
+        1 => (-100_000_i64..400_000).prop_map(|horizon| Step::Drop { horizon }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+struct World {
+    store: Store,
+    series: Vec<SeriesId>,
+    groups: Vec<(GroupId, Vec<usize>)>,
+}
+
+impl World {
+    fn new(dir: &Path) -> Self {
+        let store = open(dir);
+        let series: Vec<SeriesId> = (0..SERIES).map(|n| store.series(&labels(n)).expect("series")).collect();
+        // Overlapping groups, one with a series twice.
+        let members: [Vec<usize>; 3] = [vec![0, 1, 2, 3], vec![5, 3, 4], vec![6, 7, 6]];
+        let groups =
+            members.into_iter().map(|m| (store.group(&m.iter().map(|n| series[*n]).collect::<Vec<_>>()), m)).collect();
+        Self { store, series, groups }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn a_reader_sees_what_was_committed_whatever_happened_since(
+        steps in prop::collection::vec(step(), 1..40),
+        from in -130_000_i64..500_000,
+        length in 0_i64..400_000,
+    ) {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut world = World::new(dir.path());
+        let mut model = Model::new();
+        let mut marks: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let put = |model: &mut Model, n: usize, time: i64, value: f64| {
+            model.entry(labels(n)).or_default().entry(time).or_insert(value.to_bits());
+        };
+        for step in steps {
+            match step {
+                Step::Row { group, time, values } => {
+                    let (id, members) = &world.groups[group];
+                    let values: Vec<f64> = values.into_iter().take(members.len()).collect();
+                    members.iter().zip(&values).for_each(|(n, v)| put(&mut model, *n, time, *v));
+                    let columns = vec![Column { group: *id, timestamp: Timestamp(time), values }];
+                    world.store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+                }
+                Step::Run { group, time, step, rows } => {
+                    let (id, members) = &world.groups[group];
+                    let columns = (0..rows as i64).map(|row| {
+                        let values: Vec<f64> = members.iter().map(|n| *n as f64 + (row / 7) as f64).collect();
+                        members.iter().zip(&values).for_each(|(n, v)| put(&mut model, *n, time + row * step, *v));
+                        Column { group: *id, timestamp: Timestamp(time + row * step), values }
+                    }).collect();
+                    world.store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+                }
+                Step::Samples(samples) => {
+                    samples.iter().for_each(|(n, t, v)| put(&mut model, *n, *t, *v));
+                    let samples = samples.into_iter().map(|(n, t, v)| (world.series[n], Timestamp(t), v)).collect();
+                    world.store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+                }
+                Step::Mark { key, value } => {
+                    if value.is_empty() {
+                        marks.remove(&vec![b'm', key]);
+                    } else {
+                        marks.insert(vec![b'm', key], value.clone());
+                    }
+                    world.store.commit(Commit { marks: vec![(vec![b'm', key], value)], ..Commit::default() }).expect("commit");
+                }
+                Step::Seal { now, calls } => {
+                    for _ in 0..calls {
+                        world.store.seal(Timestamp(now)).expect("seal");
+                    }
+                }
+                Step::Drop { horizon } => {
+                    world.store.drop_before(Timestamp(horizon)).expect("drop");
+                    let first = horizon.div_euclid(WINDOW_MS) * WINDOW_MS;
+                    for samples in model.values_mut() {
+                        *samples = samples.split_off(&first);
+                    }
+                }
+                Step::Reopen => {
+                    drop(world);
+                    world = World::new(dir.path());
+                }
+            }
+            prop_assert_eq!(contents(&world.store, i64::MIN, i64::MAX), part(&model, i64::MIN, i64::MAX));
+        }
+        prop_assert_eq!(contents(&world.store, from, from + length), part(&model, from, from + length));
+        drop(world);
+        let store = open(dir.path());
+        prop_assert_eq!(contents(&store, i64::MIN, i64::MAX), part(&model, i64::MIN, i64::MAX));
+        prop_assert_eq!(store.marks(b"m"), marks.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_second_opener_learns_who_holds_the_directory() {
+    let dir = tempfile::tempdir().expect("directory");
+    let held = open(dir.path());
+    let error = Store::open(options(dir.path())).map(drop).expect_err("held");
+    assert!(matches!(error, OpenError::Held { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    drop(held);
+    open(dir.path());
+}
+
+#[test]
+fn everything_sealed_leaves_no_log_and_an_empty_head() {
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    for row in 0..40 {
+        let columns =
+            vec![Column { group: world.groups[0].0, timestamp: Timestamp(row * 10_000), values: vec![row as f64; 4] }];
+        let marks = vec![(b"mark".to_vec(), row.to_string().into_bytes())];
+        world.store.commit(Commit { columns, marks, ..Commit::default() }).expect("commit");
+    }
+    let before = contents(&world.store, 0, i64::MAX);
+    while world.store.seal(Timestamp(10_000_000)).expect("seal").more {}
+    let stats = world.store.stats();
+    assert_eq!((stats.head_samples, stats.log_segments), (0, 0), "{stats:?}");
+    assert_eq!(contents(&world.store, 0, i64::MAX), before);
+    drop(world);
+    let (store, recovery) = Store::open(options(dir.path())).expect("store opens");
+    assert_eq!(recovery.replayed_records, 0);
+    assert_eq!(contents(&store, 0, i64::MAX), before);
+    assert_eq!(store.mark(b"mark"), Some(b"39".to_vec()));
+    assert_eq!(store.drop_before(Timestamp(10_000_000)).expect("drop"), 28);
+    assert_eq!(store.stats().series, 0);
+}
+
+#[test]
+fn series_of_one_group_share_their_time_stamps() {
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    for row in 0..30_i64 {
+        let timestamp = Timestamp(row * 10_000 + row * row % 7);
+        let columns = vec![Column { group: world.groups[0].0, timestamp, values: vec![row as f64; 4] }];
+        world.store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+    }
+    for _ in 0..2 {
+        let found = world.store.select(&[all()], Timestamp(5), Timestamp(200_000)).expect("select");
+        assert!(found.windows(2).all(|pair| std::sync::Arc::ptr_eq(&pair[0].timestamps, &pair[1].timestamps)));
+        while world.store.seal(Timestamp(250_000)).expect("seal").more {}
+    }
+}
+
+#[test]
+fn a_dropped_series_comes_back_with_its_next_sample() {
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    let sample = |t: i64| Commit { samples: vec![(world.series[2], Timestamp(t), 1.0)], ..Commit::default() };
+    world.store.commit(sample(0)).expect("commit");
+    world.store.drop_before(Timestamp(WINDOW_MS)).expect("drop");
+    assert_eq!(world.store.select(&[all()], Timestamp::MIN, Timestamp::MAX).expect("select").len(), 0);
+    world.store.commit(sample(WINDOW_MS)).expect("commit");
+    let expected = BTreeMap::from([(labels(2), BTreeMap::from([(WINDOW_MS, 1.0_f64.to_bits())]))]);
+    assert_eq!(contents(&world.store, i64::MIN, i64::MAX), expected);
+    drop(world);
+    assert_eq!(contents(&open(dir.path()), i64::MIN, i64::MAX), expected);
+}
