@@ -1,6 +1,6 @@
 /* Loaded before the C library in the crash test: counts what changes files below VEGHE_SHIM_DIR, and at call number
- * VEGHE_SHIM_AT either ends the process as a power cut would (VEGHE_SHIM_MODE=cut: half of the write happens, then
- * everything not synced since is undone, file by file, and the process exits) or fails once (eio, enospc).
+ * VEGHE_SHIM_AT either ends the process as a power cut would (VEGHE_SHIM_MODE=cut: everything not synced is undone, file
+ * by file, and half of the write stays or nothing), or as kill -9 would (kill), or fails once (eio, enospc).
  * Creating, removing and renaming files count as durable at once; the undo journal is in memory, per inode.
  * Shared-memory files (-shm) are rebuilt by SQLite and are left out. */
 #define _GNU_SOURCE
@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,9 +94,8 @@ static void synced(int fd) {
 }
 
 static void cut(void) {
-  /* VEGHE_SHIM_KEEP=1: a killed process instead of a power cut, the page cache survives. */
-  if (!getenv("VEGHE_SHIM_KEEP")) undo_all();
-  _exit(77);
+  /* VEGHE_SHIM_MODE=kill: a killed process instead of a power cut, the page cache survives. */
+  if (strcmp(getenv("VEGHE_SHIM_MODE"), "cut") == 0) undo_all();
 }
 
 /* 0: go on. 1: cut now, after a part. -1: fail, errno is set. */
@@ -103,7 +103,7 @@ static int turn(void) {
   const char *at = getenv("VEGHE_SHIM_AT"), *mode = getenv("VEGHE_SHIM_MODE");
   calls++;
   if (!at || !mode || calls != atol(at)) return 0;
-  if (strcmp(mode, "cut") == 0) return 1;
+  if (strcmp(mode, "cut") == 0 || strcmp(mode, "kill") == 0) return 1;
   errno = strcmp(mode, "enospc") == 0 ? ENOSPC : EIO;
   return -1;
 }
@@ -111,11 +111,13 @@ static int turn(void) {
 static ssize_t change(int fd, const char *path, const void *bytes, size_t len, off_t at, int positioned) {
   int t = turn();
   if (t < 0) return -1;
-  remember(fd, path, at, len);
   if (t == 1) {
-    real_pwrite(fd, bytes, len / 2, at);
+    /* Of two cuts one leaves half of this very write behind. */
     cut();
+    if (calls % 2) real_pwrite(fd, bytes, len / 2, at);
+    _exit(77);
   }
+  remember(fd, path, at, len);
   return positioned ? real_pwrite(fd, bytes, len, at) : real_write(fd, bytes, len);
 }
 
@@ -154,7 +156,7 @@ static int sync_file(int fd, int (*real)(int)) {
   if (!ours(fd, path)) return real(fd);
   pthread_mutex_lock(&mutex);
   int t = turn(), result = -1;
-  if (t == 1) cut();
+  if (t == 1) { cut(); _exit(77); }
   if (t == 0) { result = real(fd); synced(fd); }
   pthread_mutex_unlock(&mutex);
   return result;
@@ -167,7 +169,7 @@ int ftruncate64(int fd, off_t size) {
   if (!ours(fd, path)) return real_ftruncate(fd, size);
   pthread_mutex_lock(&mutex);
   int t = turn(), result = -1;
-  if (t == 1) cut();
+  if (t == 1) { cut(); _exit(77); }
   if (t == 0) { remember(fd, path, size, SIZE_MAX / 2); result = real_ftruncate(fd, size); }
   pthread_mutex_unlock(&mutex);
   return result;
@@ -178,7 +180,7 @@ static int name_change(const char *path, const char *to) {
   if (!ours_path(path)) return to ? real_rename(path, to) : real_unlink(path);
   pthread_mutex_lock(&mutex);
   int t = turn(), result = -1;
-  if (t == 1) cut();
+  if (t == 1) { cut(); _exit(77); }
   if (t == 0) result = to ? real_rename(path, to) : real_unlink(path);
   pthread_mutex_unlock(&mutex);
   return result;
