@@ -1,1 +1,18 @@
-//! .
+//! The agent of one machine: sensors, their schedule, the spool and the uplink to the collector.
+
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod exposition;
+pub mod health;
+pub mod identity;
+pub mod join;
+pub mod reading;
+pub mod schedule;
+pub mod sensors;
+pub mod session;
+pub mod spool;
+pub mod tls;
+pub mod uplink;

@@ -4,7 +4,11 @@
 
 pub mod admin;
 pub mod alerting;
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod housekeeping;
 pub mod ingest;
 pub mod ledger;
 pub mod query;

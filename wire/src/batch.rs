@@ -106,6 +106,9 @@ pub enum PayloadError {
         /// What zstd says.
         source: std::io::Error,
     },
+    /// More parts than a batch may have.
+    #[error("batch has more than {MAX_CYCLES} cycles or {MAX_DEFINITIONS} definitions")]
+    Excess,
     /// The decompressed bytes are not the message.
     #[error("cannot decode batch")]
     Decode(#[source] prost::DecodeError),
@@ -113,6 +116,11 @@ pub enum PayloadError {
 
 /// zstd's level on agents: 1 costs the least, and higher ones gain little on a few kilobytes.
 const COMPRESSION_LEVEL: i32 = 1;
+
+/// Definitions (strings, series, layouts) that one payload may hold, so that few bytes can't claim much memory.
+pub const MAX_DEFINITIONS: usize = 400_000;
+/// Cycles that one payload may hold.
+pub const MAX_CYCLES: usize = 20_000;
 
 /// Appends `part` to `payload` as one zstd frame, with the major version first if `payload` is still empty.
 ///
@@ -125,6 +133,33 @@ pub fn append_frame(payload: &mut Vec<u8>, part: &Batch) -> std::io::Result<()> 
     }
     payload.extend_from_slice(&frame);
     Ok(())
+}
+
+/// Makes frames one after the other; keeps its buffers from one to the next.
+pub struct FrameEncoder {
+    zstd: zstd::bulk::Compressor<'static>,
+    plain: Vec<u8>,
+}
+
+impl FrameEncoder {
+    /// An encoder with nothing in its buffers.
+    ///
+    /// # Errors
+    /// Only what zstd reports, in practice lack of memory.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { zstd: zstd::bulk::Compressor::new(COMPRESSION_LEVEL)?, plain: Vec::new() })
+    }
+
+    /// `part` as one zstd frame, without the major version: the first frame of a payload needs it in front.
+    ///
+    /// # Errors
+    /// Only what zstd reports, in practice lack of memory.
+    pub fn frame(&mut self, part: &Batch) -> std::io::Result<Vec<u8>> {
+        self.plain.clear();
+        self.plain.reserve(part.encoded_len());
+        part.encode_raw(&mut self.plain);
+        self.zstd.compress(&self.plain)
+    }
 }
 
 /// Reads payloads; keeps its buffer from one to the next.
@@ -157,6 +192,65 @@ impl Decoder {
         self.zstd
             .decompress_to_buffer(frames, &mut self.plain)
             .map_err(|source| PayloadError::Decompress { bytes: payload.len(), source })?;
+        if has_excess(&self.plain) {
+            return Err(PayloadError::Excess);
+        }
         Batch::decode(self.plain.as_slice()).map_err(PayloadError::Decode)
+    }
+}
+
+/// Whether `plain` has more parts than a batch may have: an empty part takes two bytes here and some fifty when decoded.
+/// Where it can't be read it has not; the decoder says why.
+fn has_excess(plain: &[u8]) -> bool {
+    let (mut cycles, mut definitions) = (0_usize, 0_usize);
+    let mut fields = Fields(plain);
+    while let Some((tag, content)) = fields.next_field() {
+        match tag {
+            5 => {
+                let mut parts = Fields(content);
+                while let Some((tag, _)) = parts.next_field() {
+                    definitions += usize::from(matches!(tag, 1 | 3 | 5));
+                }
+            }
+            6 => cycles += 1,
+            _ => {}
+        }
+    }
+    cycles > MAX_CYCLES || definitions > MAX_DEFINITIONS
+}
+
+/// The fields of a protobuf message, without decoding them.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The next field's number and, where it has a length, its content.
+    fn next_field(&mut self) -> Option<(u64, &'a [u8])> {
+        let key = self.varint()?;
+        let length = match key & 7 {
+            0 => {
+                self.varint()?;
+                0
+            }
+            1 => 8,
+            2 => usize::try_from(self.varint()?).ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        let (content, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some((key >> 3, content))
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
     }
 }

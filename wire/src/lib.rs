@@ -5,6 +5,7 @@
 
 pub mod ack;
 pub mod batch;
+pub mod catalogue;
 pub mod document;
 pub mod enrolment;
 pub mod topic;

@@ -1,8 +1,15 @@
 //! PromQL over any source of series, with the semantics of Prometheus 3.
 //!
 //! Synchronous and without clock: the caller brings series, the moment and the limits. What it deliberately does not
-//! do: know how series are stored (`veghe-tsdb`) or served.
+//! do: know how series are stored (`veghe-tsdb`) or served; native histograms (samples are floats).
 
+mod ast;
+mod eval;
+mod functions;
+mod lex;
+mod parse;
+
+use std::fmt;
 use std::time::Duration;
 
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
@@ -22,24 +29,125 @@ pub trait Source: Sync {
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// A parsed query.
+/// A parsed query. Its [`Display`](fmt::Display) is the canonical text, which parses to the same query.
 #[derive(Clone, Debug)]
-pub struct Query {}
+pub struct Query {
+    text: String,
+    expr: ast::Expr,
+    names: NameRemoval,
+}
+
+/// What kind of value a query yields, or a function takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QueryKind {
+    /// One number.
+    Scalar,
+    /// One value per series.
+    Vector,
+    /// A range of values per series.
+    Matrix,
+    /// A text.
+    String,
+}
+
+impl QueryKind {
+    /// The name that Prometheus' messages give it.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Vector => "instant vector",
+            Self::Matrix => "range vector",
+            Self::String => "string",
+        }
+    }
+}
+
+/// When an operation that drops the metric's name does so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameRemoval {
+    /// At once, as Prometheus does by default.
+    #[default]
+    Immediate,
+    /// At the end of the query: Prometheus' feature `promql-delayed-name-removal`, under which its test scripts run.
+    Delayed,
+}
+
+/// A vector selector of a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectorInfo {
+    /// The metric's name, where an equality matcher fixes it.
+    pub metric_name: Option<String>,
+    /// All matchers, also the one of the name.
+    pub matchers: Vec<Matcher>,
+}
 
 /// Why a text is no query: position and cause, in Prometheus' words.
 #[derive(Debug, thiserror::Error)]
-pub enum ParseError {}
+pub enum ParseError {
+    /// The text breaks a rule of syntax or of types.
+    #[error("{line}:{column}: parse error: {message}")]
+    Syntax {
+        /// Line, from 1.
+        line: usize,
+        /// Column in bytes, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl ParseError {
+    pub(crate) fn new(text: &str, offset: usize, message: String) -> Self {
+        let (line, column) = line_and_column(text, offset);
+        Self::Syntax { line, column, message }
+    }
+}
+
+pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+    (line, column)
+}
 
 /// Why a query gave no result.
 #[derive(Debug, thiserror::Error)]
-pub enum EvalError {}
+pub enum EvalError {
+    /// More samples than [`Limits::max_samples`] would be in memory at once.
+    #[error("query processing would load too many samples into memory in query execution")]
+    TooManySamples,
+    /// `stop` answered `true`.
+    #[error("query timed out in expression evaluation")]
+    Stopped,
+    /// The storage reports an error.
+    #[error("cannot select series")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Two series of a result have the same labels at the same time.
+    #[error("vector cannot contain metrics with the same labelset")]
+    SameLabelset,
+    /// The step of a range query is not positive.
+    #[error("zero or negative query resolution step widths are not accepted; try a positive integer")]
+    Step,
+    /// A range query ends before it starts.
+    #[error("end timestamp must not be before start time")]
+    EndBeforeStart,
+    /// A moment is too far from the epoch to be computed with.
+    #[error("timestamp {0} is out of bounds")]
+    Timestamp(i64),
+    /// The query's type has no values over a range.
+    #[error("invalid expression type {0:?} for range query, must be Scalar or instant Vector")]
+    RangeKind(&'static str),
+    /// The data do not fit the query, in Prometheus' words.
+    #[error("{0}")]
+    Execution(String),
+}
 
 /// What a query may cost.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Samples loaded in memory at any time; Prometheus' default is 50 million.
     pub max_samples: usize,
-    /// Wall time; checked by `stop`.
+    /// How far back the latest sample of a series may lie; 5 minutes in Prometheus.
     pub lookback: Duration,
 }
 
@@ -78,14 +186,37 @@ pub struct Evaluation {
     pub infos: Vec<String>,
 }
 
-#[expect(clippy::unimplemented, unused_variables, reason = "the interface comes before its implementation")]
 impl Query {
     /// Parses and type-checks `text`.
     ///
     /// # Errors
     /// [`ParseError`] with position.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        unimplemented!()
+        Ok(Self { text: text.to_owned(), expr: parse::parse(text)?, names: NameRemoval::Immediate })
+    }
+
+    /// The same query with another moment of dropping names.
+    #[must_use]
+    pub fn with_name_removal(mut self, names: NameRemoval) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// The type of its result.
+    pub fn kind(&self) -> QueryKind {
+        parse::kind_of(&self.expr)
+    }
+
+    /// Every vector selector in it, in the order of the text; also those of range selectors and subqueries.
+    pub fn selectors(&self) -> Vec<SelectorInfo> {
+        let mut selectors = Vec::new();
+        self.expr.walk(&mut |expr| {
+            if let ast::ExprKind::Selector(s) | ast::ExprKind::Matrix { selector: s, .. } = &expr.kind {
+                let metric_name = s.metric_name().map(str::to_owned);
+                selectors.push(SelectorInfo { metric_name, matchers: s.matchers.clone() });
+            }
+        });
+        selectors
     }
 
     /// The value at `at`. `stop` is asked now and then and ends the evaluation when it answers `true`
@@ -100,7 +231,7 @@ impl Query {
         limits: &Limits,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Evaluation, EvalError> {
-        unimplemented!()
+        eval::Engine::new(self, source, limits, stop, eval::Steps::instant(at)?).instant()
     }
 
     /// The values at `start`, `start + step` ... up to `end`, always a [`Value::Matrix`].
@@ -116,6 +247,34 @@ impl Query {
         limits: &Limits,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Evaluation, EvalError> {
-        unimplemented!()
+        let steps = eval::Steps::range(start, end, step, limits.max_samples)?;
+        eval::Engine::new(self, source, limits, stop, steps).range(end)
     }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn expr(&self) -> &ast::Expr {
+        &self.expr
+    }
+
+    pub(crate) fn names(&self) -> NameRemoval {
+        self.names
+    }
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.expr.fmt(f)
+    }
+}
+
+/// The matchers of a selector that stands alone, as in `match[]`: a name, matchers in braces, or both. They may all
+/// match the empty label: refusing that is the caller's.
+///
+/// # Errors
+/// [`ParseError`] with position.
+pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
+    parse::parse_selector(text)
 }

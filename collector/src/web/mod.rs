@@ -1,4 +1,248 @@
-//! .
+//! Everything over HTTP: the operations listener with Prometheus' API, federation, enrolment and the overview page,
+//! and the public status pages.
+//!
+//! Invariant: parts of the collector come in as handles and small traits; none of them knows the web. What it
+//! deliberately does not do: bind sockets or decide the order of shutdown (`app`).
+
+pub mod access;
+pub mod certificates;
+mod encode;
+pub mod enrolment;
+mod federation;
+pub mod guard;
+mod overview;
+mod parameters;
+mod process;
+mod prometheus_api;
+mod rate;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use prometheus::Registry;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+use veghe_model::Timestamp;
+
+pub use self::access::{Access, AccessError, Exposure, FirstLogin, Need, Scope};
+pub use self::enrolment::{Enrol, EnrolRefusal};
+pub use self::guard::{ConnectionMetrics, Guard, Hosts, HttpMetrics};
+pub use self::process::register_process_metrics;
+pub use self::server::{Limits, Listener, serve};
+
+use self::enrolment::Enrolment;
+use self::prometheus_api::Api;
+use crate::query::QueryService;
+
+pub mod public;
 
 /// Tables of this module in the ledger.
-pub(crate) const SCHEMA: &str = "";
+pub(crate) const SCHEMA: &str = access::SCHEMA;
+
+/// The largest body of a request to the operations listener: forms with queries, enrolments.
+const MAX_BODY_BYTES: usize = 256 << 10;
+
+/// How an agent does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// Batches come.
+    Up,
+    /// None came for too long.
+    Down,
+    /// Enrolled or invited, and nothing came yet.
+    Waiting,
+    /// Its certificate counts no more.
+    Revoked,
+}
+
+/// An agent as pages and APIs show it.
+#[derive(Clone, Debug)]
+pub struct AgentView {
+    /// Its id, also the label `instance` of its series.
+    pub id: String,
+    /// How it does.
+    pub state: AgentState,
+    /// When its last batch or presence came.
+    pub last_seen: Option<Timestamp>,
+    /// Its program's version, as told in its last batch.
+    pub version: Option<String>,
+}
+
+/// The agents there are.
+pub trait Fleet: Send + Sync + 'static {
+    /// Every agent, ascending by id. Called for each page: no disk, no waiting.
+    fn agents(&self) -> Vec<AgentView>;
+}
+
+/// Rules and alerts in the shape that Prometheus' API has. Called for each page: no disk, no waiting.
+pub trait AlertingView: Send + Sync + 'static {
+    /// Objects with `name`, `file`, `interval`, `rules`, ... as in `data.groups` of `/api/v1/rules`.
+    fn rule_groups(&self) -> Vec<serde_json::Value>;
+    /// Objects with `labels`, `annotations`, `state`, `activeAt`, `value` as in `data.alerts` of `/api/v1/alerts`.
+    fn alerts(&self) -> Vec<serde_json::Value>;
+}
+
+/// What the collector tells about itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// For example `0.1.0`.
+    pub version: String,
+    /// When the process began.
+    pub started: Timestamp,
+    /// Where its data lies.
+    pub data_dir: PathBuf,
+    /// How long samples stay, for example `90d`.
+    pub retention: String,
+    /// The effective configuration. Secrets are file paths in it, so it may be shown.
+    pub config_yaml: String,
+    /// Settings by name, for `/api/v1/status/flags`.
+    pub flags: BTreeMap<String, String>,
+    /// The public status page's address.
+    pub status_url: Option<String>,
+}
+
+/// What the operations listener shows and does.
+pub struct Operations {
+    /// Answers queries.
+    pub queries: QueryService,
+    /// The collector's own metrics.
+    pub registry: Registry,
+    /// Users and tokens.
+    pub access: Access,
+    /// Who can reach the listener.
+    pub exposure: Exposure,
+    /// Names, besides addresses and `localhost`, by which a loopback listener may be called.
+    pub host_names: Vec<String>,
+    /// Counts requests.
+    pub metrics: HttpMetrics,
+    /// Admits agents.
+    pub enrol: Arc<dyn Enrol>,
+    /// The agents.
+    pub fleet: Arc<dyn Fleet>,
+    /// Rules and alerts.
+    pub alerting: Arc<dyn AlertingView>,
+    /// Whether the collector takes data and answers, for `/-/ready`.
+    pub ready: watch::Receiver<bool>,
+    /// What it tells about itself.
+    pub about: About,
+}
+
+impl Operations {
+    /// The routes of the operations listener behind all their guards.
+    pub fn router(self) -> Router {
+        let (access, exposure) = (self.access.clone(), self.exposure);
+        let guard = Guard {
+            listener: "operations",
+            metrics: self.metrics.clone(),
+            hosts: match exposure {
+                Exposure::Loopback => Hosts::LocalAnd(self.host_names.clone()),
+                Exposure::Network => Hosts::Any,
+            },
+            max_body_bytes: MAX_BODY_BYTES,
+        };
+        let open = health_routes(self.ready.clone()).merge(
+            Router::new().route("/v1/enrol", post(enrolment::enrol)).with_state(Arc::new(Enrolment {
+                enrol: Arc::clone(&self.enrol),
+                rate: rate::Rate::new(enrolment::BURST, enrolment::REFILL),
+            })),
+        );
+        let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
+        let reading = prometheus_api::routes()
+            .route("/", get(overview::page))
+            .route("/operations.css", get(overview::style))
+            .route("/federate", get(federation::federate))
+            .route("/metrics", get(federation::metrics))
+            .route("/v1/agents", get(agents))
+            // Unknown paths ask for the same credential: without it nobody learns which ones exist.
+            .fallback(not_found)
+            .with_state(api);
+        guard.around(access.guard(reading, exposure, Need::Reading).merge(open))
+    }
+}
+
+/// The public listener's routes: the pages, and its health. Anybody may call it by any name and only read.
+pub fn public_site(pages: Router, ready: watch::Receiver<bool>, metrics: HttpMetrics) -> Router {
+    let guard = Guard { listener: "status", metrics, hosts: Hosts::Any, max_body_bytes: 0 };
+    guard.around(pages.merge(health_routes(ready)))
+}
+
+/// `/-/healthy` and `/-/ready`, for both listeners: whether the process answers, and whether it is of use.
+pub fn health_routes(ready: watch::Receiver<bool>) -> Router {
+    Router::new()
+        .route("/-/healthy", get(async || "Veghe is healthy.\n"))
+        .route("/-/ready", get(is_ready))
+        .with_state(ready)
+}
+
+async fn is_ready(State(ready): State<watch::Receiver<bool>>) -> Response {
+    if *ready.borrow() {
+        "Veghe is ready.\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "Veghe is not ready.\n").into_response()
+    }
+}
+
+async fn agents(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {
+    let agents = api.parts.fleet.agents();
+    let agents: Vec<_> = agents
+        .iter()
+        .map(|agent| {
+            json!({
+                "id": agent.id,
+                "state": agent.state,
+                "lastSeen": agent.last_seen.map(prometheus_api::rfc3339),
+                "version": agent.version,
+            })
+        })
+        .collect();
+    Json(json!({ "agents": agents }))
+}
+
+async fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+/// Why a request gets nothing: `{code, message}` outside; what caused it is for the log.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    /// A refusal with `status`; `code` is for programs and stays, `message` is for people.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), header: None }
+    }
+
+    /// The same with a header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = json!({ "code": self.code, "message": self.message });
+        let mut response = (self.status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}

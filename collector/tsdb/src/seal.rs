@@ -41,7 +41,7 @@ struct Job {
     /// How many of its entries are done.
     done: usize,
     times: TimesWriter,
-    piece_times: HashMap<*const Piece, Arc<[i64]>>,
+    piece_times: HashMap<usize, Arc<[i64]>>,
     /// Time stamps of whole parts, shared by their series.
     part_times: HashMap<PartKey, Arc<[i64]>>,
 }

@@ -89,18 +89,18 @@ impl Inner {
                 Ok::<_, ReadFailure>(())
             })?;
         }
-        let mut piece_times: HashMap<*const Piece, Arc<[i64]>> = HashMap::new();
+        let mut piece_times: HashMap<usize, Arc<[i64]>> = HashMap::new();
         for (id, columns) in &snapshot.columns {
             let runs = runs.entry(*id).or_default();
             for column in columns {
                 let view = &snapshot.views[column.view];
                 for piece in view.pieces.iter().filter(|p| p.overlaps(start, end)) {
                     let fail = |damage| corrupt(view.window, *id, damage);
-                    let times = match piece_times.get(&Arc::as_ptr(piece)) {
+                    let times = match piece_times.get(&Arc::as_ptr(piece).addr()) {
                         Some(times) => Arc::clone(times),
                         None => {
                             let times = piece.times().map_err(fail)?;
-                            piece_times.insert(Arc::as_ptr(piece), Arc::clone(&times));
+                            piece_times.insert(Arc::as_ptr(piece).addr(), Arc::clone(&times));
                             times
                         }
                     };
@@ -280,16 +280,16 @@ pub(crate) fn merge_samples(samples: &mut Vec<(i64, f64)>) {
 pub(crate) fn part_column(
     part: &Part,
     column: usize,
-    piece_times: &mut HashMap<*const Piece, Arc<[i64]>>,
+    piece_times: &mut HashMap<usize, Arc<[i64]>>,
     samples: &mut Vec<(i64, f64)>,
     values: &mut Vec<f64>,
 ) -> Result<(), Damaged> {
     for piece in &part.pieces {
-        let times = match piece_times.get(&Arc::as_ptr(piece)) {
+        let times = match piece_times.get(&Arc::as_ptr(piece).addr()) {
             Some(times) => Arc::clone(times),
             None => {
                 let times = piece.times()?;
-                piece_times.insert(Arc::as_ptr(piece), Arc::clone(&times));
+                piece_times.insert(Arc::as_ptr(piece).addr(), Arc::clone(&times));
                 times
             }
         };

@@ -1,0 +1,199 @@
+//! The command line: flags, help, and what each command does. What it deliberately does not do: exit the process.
+
+use std::fs;
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use veghe_wire::document::Problems;
+use veghe_wire::enrolment::Token;
+
+use crate::config::{self, Config};
+use crate::join::{Existing, JoinError};
+use crate::schedule;
+use crate::sensors::{self, SensorSettings};
+
+/// The default of `--state-dir`.
+pub const STATE_DIR: &str = "/var/lib/veghe-agent";
+
+/// Report the health, capacity and digitization throughput of this machine to a Veghe collector.
+#[derive(Debug, Parser)]
+#[command(name = "veghe-agent", version, arg_required_else_help = true)]
+#[command(after_help = "Logs go to stderr; RUST_LOG sets their detail, for example RUST_LOG=veghe_agent=debug.\n\
+    Exit status: 0 success, 1 failure, 64 wrong usage or configuration.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure, spool and send until told to end (SIGTERM, Ctrl-C)
+    #[command(after_help = "Example: veghe-agent run --state-dir /var/lib/veghe-agent")]
+    Run {
+        /// Directory of agent.yaml, key, certificates and spool
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// Enrol this machine at a collector with a one-time token
+    #[command(after_help = "Examples:\n  \
+        veghe-agent join https://veghe.cjtimis.ro:9090 --token-file token.txt\n  \
+        veghe-collector token create --agent scan-1 | tail -n 1 | veghe-agent join http://127.0.0.1:9090 --token -")]
+    Join(Join),
+    /// Print one round of every sensor that runs by default as Prometheus text
+    #[command(after_help = "Example: veghe-agent once | promtool check metrics")]
+    Once,
+    /// List what can be measured on this machine, and why the rest can not
+    #[command(after_help = "Example: veghe-agent sensors --state-dir /var/lib/veghe-agent")]
+    Sensors {
+        /// Directory whose agent.yaml says which sensors are disabled, if it is there
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// Check settings, tell every problem, and print them with all defaults
+    #[command(after_help = "Example: veghe-agent check-config /var/lib/veghe-agent/agent.yaml")]
+    CheckConfig {
+        /// Settings to check
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: veghe-agent completion bash > /etc/bash_completion.d/veghe-agent")]
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to enrol.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// The collector's operations address; plain http only on its own machine
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// The token that `veghe-collector token create` printed; `-` reads it from stdin, out of the process list
+    #[arg(long, value_name = "TOKEN", required_unless_present = "token_file", conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// File with the token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where key, certificates, agent.yaml and spool will be
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Replace an enrolment that is there, its settings included
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Does what needs no signals: everything but [`Command::Run`].
+///
+/// # Errors
+/// What went wrong, for the edge to print; [`is_usage`] tells which are the caller's mistakes.
+pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<()> {
+    match command {
+        Command::Run { state_dir } => crate::app::run(&state_dir, tokio_util::sync::CancellationToken::new()).await,
+        Command::Join(arguments) => join(arguments, out).await,
+        Command::Once => {
+            let sensors = sensors::all(&SensorSettings::default());
+            let round = schedule::once(sensors, &schedule::Settings::default());
+            let mut text = String::new();
+            crate::exposition::write_text(&round, &mut text);
+            write_out(out, &text)
+        }
+        Command::Sensors { state_dir } => list_sensors(&state_dir, out),
+        Command::CheckConfig { file } => write_out(out, &Config::load(&file)?.to_yaml()),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "veghe-agent", &mut script);
+            write_out(out, &String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// Whether `error` is a mistake in usage or configuration (exit status 64) and no failure (1).
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    let is_join = |error: &JoinError| matches!(error, JoinError::Exists { .. } | JoinError::Url { .. });
+    error.chain().any(|cause| {
+        cause.is::<Problems>()
+            || cause.is::<veghe_wire::enrolment::TokenError>()
+            || cause.downcast_ref::<JoinError>().is_some_and(is_join)
+    })
+}
+
+fn write_out(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader that has seen enough, such as `head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to stdout"),
+    }
+}
+
+async fn join(arguments: Join, out: &mut impl Write) -> anyhow::Result<()> {
+    let text = match (arguments.token.as_deref(), &arguments.token_file) {
+        (Some("-"), _) => {
+            let mut text = String::new();
+            io::stdin().take(4096).read_to_string(&mut text).context("cannot read the token from stdin")?;
+            text
+        }
+        (Some(token), _) => token.to_owned(),
+        (None, Some(file)) => {
+            fs::read_to_string(file).with_context(|| format!("cannot read the token from {}", file.display()))?
+        }
+        (None, None) => String::new(),
+    };
+    let token: Token = text.trim().parse()?;
+    let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
+    let agent = crate::join::join(&arguments.url, &token, &arguments.state_dir, existing).await?;
+    let state_dir = arguments.state_dir.display();
+    write_out(
+        out,
+        &format!(
+            "Enrolled as {agent}. Settings: {state_dir}/{}\nStart it: veghe-agent run --state-dir {state_dir}\n",
+            config::FILE
+        ),
+    )
+}
+
+fn list_sensors(state_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let file = state_dir.join(config::FILE);
+    let settings = if file.exists() { Config::load(&file)?.sensors } else { SensorSettings::default() };
+    let survey = sensors::survey(&settings);
+    let width = survey.iter().map(|sensor| sensor.sensor.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for sensor in survey {
+        let state = sensor.obstacle.as_ref().map_or_else(|| "runs".to_owned(), |why| format!("does not run: {why}"));
+        text = format!("{text}{:width$}  {state}  ({})\n", sensor.sensor, sensor.source);
+    }
+    write_out(out, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_of_every_command_is_as_reviewed() {
+        let mut command = Cli::command().term_width(100);
+        let mut text = command.render_long_help().to_string();
+        command.build();
+        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+            let sub = std::mem::take(sub).term_width(100);
+            let name = sub.get_name().to_owned();
+            text = format!("{text}\n=== {name}\n{}", sub.clone().render_long_help());
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_token_must_be_given_once() {
+        assert!(Cli::try_parse_from(["veghe-agent", "join", "http://localhost"]).is_err());
+        assert!(
+            Cli::try_parse_from(["veghe-agent", "join", "http://localhost", "--token", "a", "--token-file", "b"])
+                .is_err()
+        );
+        assert!(Cli::try_parse_from(["veghe-agent", "join", "http://localhost", "--token", "-"]).is_ok());
+    }
+}

@@ -1,0 +1,285 @@
+//! The agent's settings: `agent.yaml` in its state directory.
+//!
+//! Invariant: every problem of a file is told in one run, with line, key and remedy. Defaults stand in one place,
+//! [`Config::default_for`]. What it deliberately does not do: hold secrets (they are files beside it).
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::Ipv6Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use url::Url;
+use veghe_wire::AgentId;
+use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
+
+use crate::schedule::{self, Override};
+use crate::sensors::{self, SensorSettings};
+use crate::spool::Limits;
+
+/// Its name in the state directory.
+pub const FILE: &str = "agent.yaml";
+const DEFAULT_MQTT_PORT: u16 = 8883;
+const INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_hours(1));
+const SPOOL_RANGE: (u64, u64) = (1 << 20, 1 << 40);
+
+/// All settings of an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Who it is; must be the name in its certificate.
+    pub agent: AgentId,
+    /// The broker's host and port.
+    pub mqtt: MqttAddress,
+    /// When sensors run.
+    pub schedule: schedule::Settings,
+    /// Which sensors run.
+    pub sensors: SensorSettings,
+    /// What the spool may keep.
+    pub spool: Limits,
+    /// Older batches in a second, while newer ones go at once.
+    pub backfill_per_second: u32,
+}
+
+/// Where the broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MqttAddress {
+    /// Host name or IPv4 address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for MqttAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mqtts://{}:{}", self.host, self.port)
+    }
+}
+
+/// Reads `mqtts://host:port`; the port may be left out.
+///
+/// # Errors
+/// A message that says what is wrong.
+pub fn parse_mqtt_url(text: &str) -> Result<MqttAddress, String> {
+    let wrong = || format!("`{text}` is not a broker's address; write for example `mqtts://veghe.cjtimis.ro:8883`");
+    let url = Url::parse(text).or(Err(wrong()))?;
+    let host = url.host_str().unwrap_or_default();
+    if url.scheme() != "mqtts" || host.is_empty() || !matches!(url.path(), "" | "/") {
+        return Err(wrong());
+    }
+    if host.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok() {
+        return Err(format!("`{text}` has an IPv6 address, which the MQTT client can't take; write a host name"));
+    }
+    Ok(MqttAddress { host: host.to_owned(), port: url.port().unwrap_or(DEFAULT_MQTT_PORT) })
+}
+
+impl Config {
+    /// Every default, for `agent` at `mqtt`.
+    pub fn default_for(agent: AgentId, mqtt: MqttAddress) -> Self {
+        Self {
+            agent,
+            mqtt,
+            schedule: schedule::Settings::default(),
+            sensors: SensorSettings::default(),
+            spool: Limits::default(),
+            backfill_per_second: 20,
+        }
+    }
+
+    /// Reads the settings in `path`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) => {
+                let mut problems = Problems::new(path);
+                problems.note(
+                    0,
+                    "",
+                    format_args!("cannot be read: {error}; enrol this machine with `veghe-agent join`"),
+                );
+                problems.finish(None)
+            }
+        }
+    }
+
+    /// Reads the settings in `text`, the content of `path`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Problems> {
+        let mut problems = Problems::new(path);
+        let config = Node::parse(text, &mut problems).and_then(|node| Self::read(&node, &mut problems));
+        problems.finish(config)
+    }
+
+    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let mut root = node.section(problems);
+        let line = root.line();
+        let agent = root.value("agent", problems, str::parse::<AgentId>);
+        let mqtt = root.value("mqtt", problems, parse_mqtt_url);
+        let interval = root.value("interval", problems, parse_interval);
+        let deadline = root.value("deadline", problems, parse_interval);
+        let mut limits = Limits::default();
+        if let Some(mut spool) = root.section("spool", problems) {
+            limits.max_bytes = spool.value("max_size", problems, parse_spool_size).unwrap_or(limits.max_bytes);
+            limits.max_age = spool.value("max_age", problems, parse_duration).unwrap_or(limits.max_age);
+            spool.finish(&["max_size", "max_age"], problems);
+        }
+        let mut backfill_per_second = None;
+        if let Some(mut uplink) = root.section("uplink", problems) {
+            backfill_per_second = uplink.value("backfill_batches_per_second", problems, parse_rate);
+            uplink.finish(&["backfill_batches_per_second"], problems);
+        }
+        let (mut settings, mut overrides) = (SensorSettings::default(), BTreeMap::new());
+        if let Some(mut section) = root.section("sensors", problems) {
+            let known: Vec<&str> = sensors::names().collect();
+            for name in &known {
+                let Some(mut sensor) = section.section(name, problems) else { continue };
+                if sensor.value("enabled", problems, parse_bool) == Some(false) {
+                    settings.disabled.insert((*name).to_owned());
+                }
+                let change = Override {
+                    interval: sensor.value("interval", problems, parse_interval),
+                    deadline: sensor.value("deadline", problems, parse_interval),
+                };
+                if change.interval.is_some() || change.deadline.is_some() {
+                    overrides.insert((*name).to_owned(), change);
+                }
+                sensor.finish(&["enabled", "interval", "deadline"], problems);
+            }
+            section.finish(&known, problems);
+        }
+        root.finish(&["agent", "mqtt", "interval", "deadline", "spool", "uplink", "sensors"], problems);
+        for (key, is_missing) in [("agent", agent.is_none()), ("mqtt", mqtt.is_none())] {
+            if is_missing && !problems.iter().any(|problem| problem.key == key) {
+                problems.note(line, key, "is missing; `veghe-agent join` writes it");
+            }
+        }
+        let mut config = Self::default_for(agent?, mqtt?);
+        config.schedule.interval = interval.unwrap_or(config.schedule.interval);
+        config.schedule.deadline = deadline.unwrap_or(config.schedule.deadline);
+        config.schedule.overrides = overrides;
+        config.sensors = settings;
+        config.spool = limits;
+        config.backfill_per_second = backfill_per_second.unwrap_or(config.backfill_per_second);
+        Some(config)
+    }
+
+    /// The settings as a document, defaults included.
+    pub fn to_yaml(&self) -> String {
+        let mut text = format!(
+            "agent: {}\nmqtt: {}\ninterval: {}\ndeadline: {}\nspool:\n  max_size: {}\n  max_age: {}\nuplink:\n  backfill_batches_per_second: {}\nsensors:\n",
+            self.agent,
+            self.mqtt,
+            format_duration(self.schedule.interval),
+            format_duration(self.schedule.deadline),
+            format_bytes(self.spool.max_bytes),
+            format_duration(self.spool.max_age),
+            self.backfill_per_second,
+        );
+        for name in sensors::names() {
+            let change = self.schedule.overrides.get(name).copied().unwrap_or_default();
+            let interval = format_duration(change.interval.unwrap_or(self.schedule.interval));
+            let deadline = format_duration(change.deadline.unwrap_or(self.schedule.deadline));
+            let enabled = !self.sensors.disabled.contains(name);
+            writeln!(text, "  {name}: {{enabled: {enabled}, interval: {interval}, deadline: {deadline}}}")
+                .expect("invariant: a string takes every write");
+        }
+        text
+    }
+}
+
+/// The commented settings that an enrolment begins with.
+pub fn first(agent: &AgentId, mqtt: &str) -> String {
+    format!(
+        "# Settings of the Veghe agent on this machine. After a change: veghe-agent check-config FILE, then restart it.
+# Key and certificates are beside this file; batches that the collector does not have yet are in spool/.
+
+# Who this machine is. It must be the name in agent.crt.
+agent: {agent}
+
+# The collector's MQTT address.
+mqtt: {mqtt}
+
+# From one round of measurements to the next, at least 50ms.
+interval: 15s
+
+# How long a sensor may take before its values no longer count.
+deadline: 5s
+
+# What is kept on disk while the collector is away. When it is full or too old, the oldest is dropped and counted in
+# veghe_agent_spool_dropped_batches_total.
+spool:
+  max_size: 512MiB
+  max_age: 30d
+
+# After a time away, older batches follow at this rate; new ones go at once.
+uplink:
+  backfill_batches_per_second: 20
+
+# Every sensor that can run here does (see: veghe-agent sensors). Each can be told otherwise, for example:
+# sensors:
+#   diskstats:
+#     enabled: false
+#   filesystem:
+#     interval: 1m
+#     deadline: 10s
+"
+    )
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    let (least, most) = INTERVAL_RANGE;
+    if (least..=most).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err(format!("`{text}` is outside {} to {}", format_duration(least), format_duration(most)))
+    }
+}
+
+fn parse_spool_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text)?;
+    let (least, most) = SPOOL_RANGE;
+    if (least..=most).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(format!("`{text}` is outside {} to {}", format_bytes(least), format_bytes(most)))
+    }
+}
+
+fn parse_rate(text: &str) -> Result<u32, String> {
+    let rate = text.parse().ok().filter(|rate| (1..=10_000).contains(rate));
+    rate.ok_or_else(|| format!("`{text}` is not a whole number from 1 to 10000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_settings_are_the_defaults() {
+        let agent: AgentId = "scan-1".parse().expect("id");
+        let text = first(&agent, "mqtts://veghe.cjtimis.ro:8883");
+        let config = Config::parse(Path::new("agent.yaml"), &text).expect("valid");
+        let mqtt = parse_mqtt_url("mqtts://veghe.cjtimis.ro").expect("address");
+        assert_eq!(config, Config::default_for(agent, mqtt));
+        assert!(text.contains("interval: 15s"));
+        assert_eq!(Config::parse(Path::new("x"), &config.to_yaml()).expect("valid").mqtt, config.mqtt);
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_line_and_key() {
+        let text = "agent: Scan 1\nmqtt: mqtts://[::1]:8883\ninterval: 10ms\nspool:\n  max_size: 5\n  max_agee: 3d\nsensors:\n  meminfo:\n    enabled: yes\n  mminfo: {}\n";
+        let problems = Config::parse(Path::new("agent.yaml"), text).expect_err("problems").to_string();
+        insta::assert_snapshot!(problems);
+    }
+
+    #[test]
+    fn what_only_a_person_can_know_must_be_there() {
+        let problems = Config::parse(Path::new("agent.yaml"), "interval: 15s\n").expect_err("problems").to_string();
+        insta::assert_snapshot!(problems);
+    }
+}

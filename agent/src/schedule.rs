@@ -1,0 +1,584 @@
+//! When sensors run: a thread for each, a grid of ticks, a deadline; and rounds that leave in time whoever hangs.
+//!
+//! A coordinator thread wakes at each tick and asks the sensors that are due. The round leaves when all of them have
+//! answered, or after [`GRACE`], with whoever has. A sensor that answers later but within its deadline makes a round of
+//! its own. One beyond its deadline is reported once, its series end, and it is left alone until it returns.
+//!
+//! Invariants: a sensor never runs twice at once; a sensor never delays another by more than the grace; time stamps
+//! ascend strictly, except after the system clock was set back by more than an interval, when the grid begins anew and
+//! time stamps follow the clock; `veghe_agent_cycles_total` grows by one with each round at the common interval and is
+//! in it. What it deliberately does not do: keep rounds (a full queue drops and counts the newest), know the wire.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::health::Health;
+use crate::reading::{Reading, Round, SeriesSet, Sink};
+use crate::sensors::agent::{Agent, SensorHealth};
+use crate::sensors::{Sensor, SensorError};
+
+/// How long a round waits for slow sensors.
+pub const GRACE: Duration = Duration::from_millis(250);
+/// How far from the planned tick a round may begin and still bear its time stamp.
+pub const TICK_TOLERANCE_MS: i64 = 20;
+/// Rounds that wait for the spool; the next one is dropped and counted.
+pub const QUEUED_ROUNDS: usize = 8;
+/// A difference between the system clock and the monotonic one, from one look to the next, that is a step.
+const CLOCK_STEP_MS: i64 = 500;
+/// Only pages that were touched are resident, so that this costs address space alone; an overflow would end the agent.
+const STACK_BYTES: usize = 1 << 20;
+
+/// When sensors run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// From one round to the next.
+    pub interval: Duration,
+    /// How long a sensor may take before its values no longer count.
+    pub deadline: Duration,
+    /// What differs for single sensors, by name.
+    pub overrides: BTreeMap<String, Override>,
+}
+
+/// What differs for one sensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Override {
+    /// Instead of [`Settings::interval`].
+    pub interval: Option<Duration>,
+    /// Instead of [`Settings::deadline`].
+    pub deadline: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(15), deadline: Duration::from_secs(5), overrides: BTreeMap::new() }
+    }
+}
+
+/// Running sensors. Dropping it stops them at the next round.
+#[derive(Debug)]
+pub struct Schedule {
+    events: SyncSender<Event>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Schedule {
+    /// Starts `sensors`; the first round is taken at once. The receiver ends when the schedule does.
+    pub fn start(
+        sensors: Vec<Box<dyn Sensor>>,
+        settings: &Settings,
+        health: Arc<Health>,
+    ) -> (Self, mpsc::Receiver<Round>) {
+        let (rounds, receiver) = mpsc::channel(QUEUED_ROUNDS);
+        let (end, ended) = oneshot::channel();
+        let mut coordinator = Coordinator::new(sensors, settings, health);
+        let events = coordinator.events.clone();
+        let run = move || {
+            coordinator.run(&rounds);
+            drop(end);
+        };
+        // On failure the receiver is closed, which its owner sees.
+        if let Err(error) = thread::Builder::new().name("schedule".into()).stack_size(STACK_BYTES).spawn(run) {
+            tracing::error!(%error, "cannot start the schedule");
+        }
+        (Self { events, ended }, receiver)
+    }
+
+    /// Stops taking rounds and returns when the last one is in the queue. Does not wait for sensors that hang.
+    pub async fn stop(self) {
+        // Both fail only if the schedule has ended already.
+        self.events.try_send(Event::Stop).ok();
+        self.ended.await.ok();
+    }
+}
+
+/// Takes one round of `sensors`, each with its full deadline.
+pub fn once(sensors: Vec<Box<dyn Sensor>>, settings: &Settings) -> Round {
+    let mut coordinator = Coordinator::new(sensors, settings, Arc::default());
+    let patience = coordinator.slots.iter().map(|slot| slot.deadline).max().unwrap_or_default();
+    let timestamp_ms = coordinator.timeline.stamp(clock::now_ms(), None);
+    coordinator.begin(timestamp_ms);
+    coordinator.await_answers(patience);
+    coordinator.collect(timestamp_ms, true)
+}
+
+/// What reaches the coordinator.
+#[derive(Debug)]
+enum Event {
+    Answer(Answer),
+    Stop,
+}
+
+/// What a sensor's thread has to say about one round.
+#[derive(Debug)]
+struct Answer {
+    slot: usize,
+    duration: Duration,
+    error: Option<SensorError>,
+    series: Arc<SeriesSet>,
+    values: Vec<f64>,
+}
+
+/// One sensor as the coordinator sees it.
+struct Slot {
+    name: &'static str,
+    /// Asks for a round; never full, as an idle sensor waits for it.
+    ask: SyncSender<()>,
+    deadline: Duration,
+    grid: Grid,
+    state: State,
+    /// The series that the receiver has.
+    delivered: Arc<SeriesSet>,
+    health: SensorHealth,
+}
+
+enum State {
+    Idle,
+    /// At work since then, and what it says will count.
+    Working(Instant),
+    /// Still at work, but given up.
+    Overdue,
+    /// Answered, and the answer waits for its round.
+    Answered(Answer),
+    /// Its thread is gone.
+    Dead,
+}
+
+struct Coordinator {
+    slots: Vec<Slot>,
+    events: SyncSender<Event>,
+    incoming: Receiver<Event>,
+    timeline: Timeline,
+    main: Grid,
+    grace: Duration,
+    agent: Agent,
+    agent_sink: Sink,
+    agent_delivered: Arc<SeriesSet>,
+    health: Arc<Health>,
+    cycles: u64,
+    stopping: bool,
+}
+
+impl Coordinator {
+    fn new(sensors: Vec<Box<dyn Sensor>>, settings: &Settings, health: Arc<Health>) -> Self {
+        // Room for one answer of each sensor and the stop: sending never blocks.
+        let (events, incoming) = sync_channel(sensors.len() + 1);
+        let anchor_ms = clock::now_ms();
+        let slots = sensors.into_iter().enumerate().map(|(index, sensor)| {
+            let name = sensor.name();
+            let different = settings.overrides.get(name).copied().unwrap_or_default();
+            let (ask, asked) = sync_channel(1);
+            let answers = events.clone();
+            let work = move || work(index, sensor, &asked, &answers);
+            let spawned = thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(work);
+            let state = match spawned {
+                Ok(_) => State::Idle,
+                Err(error) => {
+                    tracing::error!(sensor = name, %error, "cannot start sensor");
+                    State::Dead
+                }
+            };
+            Slot {
+                name,
+                ask,
+                deadline: different.deadline.unwrap_or(settings.deadline),
+                grid: Grid::new(different.interval.unwrap_or(settings.interval), anchor_ms),
+                state,
+                delivered: Arc::default(),
+                health: SensorHealth::default(),
+            }
+        });
+        let slots: Vec<_> = slots.collect();
+        Self {
+            slots,
+            events,
+            incoming,
+            timeline: Timeline::new(clock::now_ms(), clock::instant()),
+            main: Grid::new(settings.interval, anchor_ms),
+            grace: GRACE.min(settings.interval / 4),
+            agent: Agent::new(Arc::clone(&health)),
+            agent_sink: Sink::default(),
+            agent_delivered: Arc::default(),
+            health,
+            cycles: 0,
+            stopping: false,
+        }
+    }
+
+    fn run(&mut self, rounds: &mpsc::Sender<Round>) {
+        while !self.stopping && !rounds.is_closed() {
+            let now_ms = self.look_at_clock();
+            let grids = std::iter::once(&self.main).chain(self.slots.iter().map(|slot| &slot.grid));
+            let planned_ms = grids.map(|grid| grid.next_ms).min().unwrap_or(now_ms);
+            if planned_ms <= now_ms {
+                self.round(planned_ms, now_ms, rounds);
+            } else {
+                let until_tick = Duration::from_millis((planned_ms - now_ms).unsigned_abs());
+                let until_deadline = self.until_deadline().unwrap_or(until_tick);
+                self.receive(until_tick.min(until_deadline));
+                self.check_deadlines();
+            }
+            self.deliver_late(rounds);
+        }
+    }
+
+    /// The round that was planned for `planned_ms` and begins at `now_ms`.
+    fn round(&mut self, planned_ms: i64, now_ms: i64, rounds: &mpsc::Sender<Round>) {
+        let timestamp_ms = self.timeline.stamp(now_ms, Some(planned_ms));
+        let is_main = self.main.next_ms <= now_ms;
+        self.begin(now_ms);
+        self.main.advance(now_ms);
+        self.await_answers(self.grace);
+        if self.stopping {
+            return;
+        }
+        let round = self.collect(timestamp_ms, is_main);
+        self.deliver(round, rounds);
+    }
+
+    /// Asks every sensor that is due and idle.
+    fn begin(&mut self, now_ms: i64) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.grid.next_ms <= now_ms) {
+            slot.grid.advance(now_ms);
+            if matches!(slot.state, State::Idle) {
+                slot.state = match slot.ask.try_send(()) {
+                    Ok(()) => State::Working(clock::instant()),
+                    Err(_) => State::Dead,
+                };
+            }
+        }
+    }
+
+    /// Waits until no sensor is at work, at most for `patience`.
+    fn await_answers(&mut self, patience: Duration) {
+        let begin = clock::instant();
+        while !self.stopping && self.slots.iter().any(|slot| matches!(slot.state, State::Working(_))) {
+            let Some(left) = patience.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return };
+            self.receive(self.until_deadline().map_or(left, |until| until.min(left)));
+            self.check_deadlines();
+        }
+    }
+
+    fn receive(&mut self, patience: Duration) {
+        let event = match self.incoming.recv_timeout(patience) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        };
+        let answer = match event {
+            Event::Stop => {
+                self.stopping = true;
+                return;
+            }
+            Event::Answer(answer) => answer,
+        };
+        let Some(slot) = self.slots.get_mut(answer.slot) else { return };
+        slot.health.duration = answer.duration;
+        if matches!(slot.state, State::Overdue) {
+            tracing::info!(sensor = slot.name, seconds = answer.duration.as_secs_f64(), "overdue sensor returned");
+            slot.state = State::Idle;
+            return;
+        }
+        match &answer.error {
+            Some(error) => {
+                slot.health.failures_total += 1;
+                if slot.health.succeeded || slot.health.failures_total == 1 {
+                    tracing::warn!(sensor = slot.name, error = error as &dyn std::error::Error, "sensor failed");
+                }
+            }
+            None if slot.health.failures_total > 0 && !slot.health.succeeded => {
+                tracing::info!(sensor = slot.name, "sensor succeeds again");
+            }
+            None => {}
+        }
+        slot.health.succeeded = answer.error.is_none();
+        slot.state = State::Answered(answer);
+    }
+
+    fn until_deadline(&self) -> Option<Duration> {
+        let left = |slot: &Slot| match slot.state {
+            State::Working(since) => Some(slot.deadline.saturating_sub(since.elapsed())),
+            _ => None,
+        };
+        self.slots.iter().filter_map(left).min()
+    }
+
+    fn check_deadlines(&mut self) {
+        for slot in &mut self.slots {
+            if let State::Working(since) = slot.state
+                && since.elapsed() >= slot.deadline
+            {
+                tracing::warn!(
+                    sensor = slot.name,
+                    deadline_seconds = slot.deadline.as_secs_f64(),
+                    "sensor exceeded its deadline"
+                );
+                slot.state = State::Overdue;
+                slot.health.succeeded = false;
+                slot.health.duration = since.elapsed();
+                slot.health.deadline_exceeded_total += 1;
+            }
+        }
+    }
+
+    /// A round of everything that has been answered, and of the series that have ended without an answer.
+    fn collect(&mut self, timestamp_ms: i64, is_main: bool) -> Round {
+        let mut readings: Vec<_> = self.slots.iter_mut().filter_map(Slot::reading).collect();
+        if is_main {
+            self.cycles += 1;
+            let sensors = self.slots.iter().map(|slot| (slot.name, &slot.health));
+            if let Err(error) = self.agent.read(self.cycles, sensors, &mut self.agent_sink) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell the agent's own health in full");
+            }
+            let (series, values) = self.agent_sink.take();
+            readings.push(reading("agent", &self.agent_delivered, series, values));
+        }
+        Round { timestamp_ms, readings }
+    }
+
+    /// What came after its round had left goes out on its own.
+    fn deliver_late(&mut self, rounds: &mpsc::Sender<Round>) {
+        if self.slots.iter().any(Slot::has_reading) {
+            let timestamp_ms = self.timeline.stamp(clock::now_ms(), None);
+            let round = self.collect(timestamp_ms, false);
+            self.deliver(round, rounds);
+        }
+    }
+
+    fn deliver(&mut self, round: Round, rounds: &mpsc::Sender<Round>) {
+        let Ok(place) = rounds.try_reserve() else {
+            // What ended is told with the next round that is delivered.
+            self.health.rounds_dropped_total.fetch_add(1, Relaxed);
+            return;
+        };
+        for reading in &round.readings {
+            let slot = self.slots.iter_mut().find(|slot| slot.name == reading.sensor);
+            let delivered = slot.map_or(&mut self.agent_delivered, |slot| &mut slot.delivered);
+            if !Arc::ptr_eq(delivered, &reading.series) {
+                *delivered = Arc::clone(&reading.series);
+            }
+        }
+        place.send(round);
+    }
+
+    /// The time by the system's clock; begins the grid anew if the clock was set back.
+    fn look_at_clock(&mut self) -> i64 {
+        let now_ms = clock::now_ms();
+        let step_ms = self.timeline.look(now_ms, clock::instant());
+        if step_ms.abs() > CLOCK_STEP_MS {
+            self.health.clock_steps_total.fetch_add(1, Relaxed);
+            tracing::warn!(step_ms, "the system clock was set");
+        }
+        if self.main.is_beyond(now_ms) {
+            self.timeline.restart();
+            let anchor_ms = self.main.anchor_apart(now_ms);
+            self.main.restart(anchor_ms);
+            self.slots.iter_mut().for_each(|slot| slot.grid.restart(anchor_ms));
+        }
+        now_ms
+    }
+}
+
+impl Slot {
+    fn has_reading(&self) -> bool {
+        match self.state {
+            State::Answered(_) => true,
+            State::Overdue | State::Dead => !self.delivered.0.is_empty(),
+            State::Idle | State::Working(_) => false,
+        }
+    }
+
+    /// What there is to tell about the sensor now; an answer is told once.
+    fn reading(&mut self) -> Option<Reading> {
+        if !self.has_reading() {
+            return None;
+        }
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Answered(answer) => Some(reading(self.name, &self.delivered, answer.series, answer.values)),
+            other => {
+                self.state = other;
+                Some(reading(self.name, &self.delivered, Arc::default(), Vec::new()))
+            }
+        }
+    }
+}
+
+fn reading(sensor: &'static str, delivered: &Arc<SeriesSet>, series: Arc<SeriesSet>, values: Vec<f64>) -> Reading {
+    let ended = if Arc::ptr_eq(delivered, &series) { None } else { delivered.ended_in(&series) };
+    Reading { sensor, series, values, ended }
+}
+
+/// A sensor's thread: one round each time it is asked, until nobody can ask any more.
+fn work(slot: usize, mut sensor: Box<dyn Sensor>, asked: &Receiver<()>, answers: &SyncSender<Event>) {
+    let mut sink = Sink::default();
+    while asked.recv().is_ok() {
+        let begin = clock::instant();
+        let result = catch_unwind(AssertUnwindSafe(|| sensor.read(&mut sink)));
+        let duration = begin.elapsed();
+        let error = match result {
+            Ok(result) => result.err(),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+                Some(SensorError::Panicked { message: text.unwrap_or("no message").to_owned() })
+            }
+        };
+        let (series, values) = sink.take();
+        if answers.send(Event::Answer(Answer { slot, duration, error, series, values })).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ticks at a fixed distance.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units are in names")]
+struct Grid {
+    interval_ms: i64,
+    anchor_ms: i64,
+    next_ms: i64,
+}
+
+impl Grid {
+    /// Ticks at `anchor_ms` and every `interval` after it.
+    fn new(interval: Duration, anchor_ms: i64) -> Self {
+        let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
+        Self { interval_ms, anchor_ms, next_ms: anchor_ms }
+    }
+
+    /// Goes on to the first tick after `now_ms`; ticks that were missed stay missed.
+    fn advance(&mut self, now_ms: i64) {
+        let since = now_ms.saturating_sub(self.anchor_ms).rem_euclid(self.interval_ms);
+        self.next_ms = now_ms.saturating_add(self.interval_ms - since);
+    }
+
+    /// Whether the next tick is more than an interval away: the clock was set back.
+    fn is_beyond(&self, now_ms: i64) -> bool {
+        self.next_ms.saturating_sub(now_ms) > self.interval_ms
+    }
+
+    /// A new anchor at `now_ms` whose ticks are none of the present grid's, as those times may have been taken already.
+    fn anchor_apart(&self, now_ms: i64) -> i64 {
+        let coincides = now_ms.saturating_sub(self.anchor_ms).rem_euclid(self.interval_ms) == 0;
+        now_ms + i64::from(coincides)
+    }
+
+    fn restart(&mut self, anchor_ms: i64) {
+        self.anchor_ms = anchor_ms;
+        self.next_ms = anchor_ms;
+    }
+}
+
+/// Time stamps that ascend, and a watch on the system's clock.
+#[derive(Debug)]
+struct Timeline {
+    last_stamp_ms: i64,
+    looked_ms: i64,
+    looked: Instant,
+}
+
+impl Timeline {
+    fn new(now_ms: i64, instant: Instant) -> Self {
+        Self { last_stamp_ms: i64::MIN, looked_ms: now_ms, looked: instant }
+    }
+
+    /// By how much the system's clock has gone ahead of the monotonic one since the last look. A machine that slept
+    /// shows it as well.
+    fn look(&mut self, now_ms: i64, instant: Instant) -> i64 {
+        let elapsed_ms = i64::try_from((instant - self.looked).as_millis()).unwrap_or(i64::MAX);
+        let step_ms = now_ms.saturating_sub(self.looked_ms).saturating_sub(elapsed_ms);
+        (self.looked_ms, self.looked) = (now_ms, instant);
+        step_ms
+    }
+
+    /// The time stamp of a round that begins at `now_ms`.
+    fn stamp(&mut self, now_ms: i64, planned_ms: Option<i64>) -> i64 {
+        let punctual = planned_ms.filter(|planned| (now_ms - planned).abs() <= TICK_TOLERANCE_MS);
+        let stamp_ms = punctual.unwrap_or(now_ms).max(self.last_stamp_ms.saturating_add(1));
+        self.last_stamp_ms = stamp_ms;
+        stamp_ms
+    }
+
+    /// Forgets the last time stamp: the clock was set back.
+    fn restart(&mut self) {
+        self.last_stamp_ms = i64::MIN;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn grid() -> Grid {
+        Grid::new(Duration::from_secs(15), 1_000)
+    }
+
+    #[test]
+    fn missed_ticks_stay_missed_and_the_grid_stays() {
+        let mut grid = grid();
+        grid.advance(1_003);
+        assert_eq!(grid.next_ms, 16_000);
+        grid.advance(16_000);
+        assert_eq!(grid.next_ms, 31_000);
+        grid.advance(31_000 + 60 * 60 * 1000 + 7_000);
+        assert_eq!((grid.next_ms - 1_000) % 15_000, 0);
+        assert_eq!(grid.next_ms, 31_000 + 60 * 60 * 1000 + 15_000);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_begins_a_grid_without_the_times_already_taken() {
+        let mut grid = grid();
+        grid.advance(3_600_000);
+        assert!(!grid.is_beyond(grid.next_ms - 15_000));
+        assert!(grid.is_beyond(grid.next_ms - 15_001));
+        assert_eq!(grid.anchor_apart(16_000), 16_001);
+        assert_eq!(grid.anchor_apart(16_003), 16_003);
+    }
+
+    #[test]
+    fn a_round_bears_the_planned_tick_unless_it_begins_late() {
+        let mut timeline = Timeline::new(0, clock::instant());
+        assert_eq!(timeline.stamp(16_020, Some(16_000)), 16_000);
+        assert_eq!(timeline.stamp(31_021, Some(31_000)), 31_021);
+    }
+
+    #[test]
+    fn a_step_of_the_clock_is_seen_against_the_monotonic_one() {
+        let begin = clock::instant();
+        let mut timeline = Timeline::new(10_000, begin);
+        assert_eq!(timeline.look(25_000, begin + Duration::from_secs(15)), 0);
+        assert_eq!(timeline.look(37_000, begin + Duration::from_secs(30)), -3_000);
+        assert_eq!(timeline.look(3_652_000, begin + Duration::from_secs(45)), 3_600_000);
+    }
+
+    proptest! {
+        #[test]
+        fn time_stamps_ascend_whatever_the_clock_does(steps in prop::collection::vec(-20_000i64..40_000, 1..100)) {
+            let (mut grid, mut timeline) = (grid(), Timeline::new(0, clock::instant()));
+            let (mut now_ms, mut last_ms) = (0i64, i64::MIN);
+            for step in steps {
+                now_ms += step;
+                if grid.is_beyond(now_ms) {
+                    timeline.restart();
+                    let anchor_ms = grid.anchor_apart(now_ms);
+                    grid.restart(anchor_ms);
+                    last_ms = i64::MIN;
+                }
+                if grid.next_ms <= now_ms {
+                    let stamp_ms = timeline.stamp(now_ms, Some(grid.next_ms));
+                    grid.advance(now_ms);
+                    prop_assert!(stamp_ms > last_ms && grid.next_ms > now_ms && grid.next_ms - now_ms <= 15_000);
+                    last_ms = stamp_ms;
+                }
+            }
+        }
+    }
+}

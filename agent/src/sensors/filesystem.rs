@@ -1,0 +1,322 @@
+//! Mounted file systems: how large, how full, whether writable.
+//!
+//! A file system of another machine may hang. Such a one is asked by a thread of its own, and is reported with
+//! `node_filesystem_device_error` 1 until it answers, while the others are reported as ever.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::statfs;
+
+use super::source::Source;
+use super::text::{self, Malformed};
+use super::{Roots, Sensor, SensorError, Sink};
+use crate::clock;
+
+const EXCLUDED_TYPES: [&str; 24] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "fusectl",
+    "hugetlbfs",
+    "iso9660",
+    "mqueue",
+    "nsfs",
+    "overlay",
+    "proc",
+    "procfs",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "squashfs",
+    "sysfs",
+    "tracefs",
+];
+/// Excluded with everything below.
+const EXCLUDED_TREES: [&str; 6] = ["/dev", "/proc", "/run", "/sys", "/mnt", "/media"];
+/// Excluded is what is below, not the place itself.
+const EXCLUDED_BELOW: [&str; 2] = ["/var/lib/docker/", "/var/lib/containers/storage/"];
+/// Types whose data is elsewhere, so that a question can hang.
+const REMOTE_TYPES: [&str; 15] = [
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "fuse",
+    "gfs2",
+    "glusterfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "smb3",
+    "smbfs",
+];
+/// How long all remote file systems together are waited for.
+const REMOTE_PATIENCE: Duration = Duration::from_millis(150);
+/// More are asked directly.
+const REMOTE_MAX: usize = 64;
+const STACK_BYTES: usize = 64 << 10;
+
+/// `node_filesystem_*`.
+pub(crate) struct Filesystem {
+    /// That of the first process, which sees what services see; without right to it, our own.
+    sources: [Source; 2],
+    rootfs: PathBuf,
+    /// What `mounts` was made from.
+    listed: Vec<u8>,
+    mounts: Vec<Mount>,
+    remotes: Vec<Remote>,
+}
+
+struct Mount {
+    device: String,
+    mountpoint: String,
+    fstype: String,
+    is_readonly: bool,
+    path: PathBuf,
+}
+
+/// The thread that asks one remote file system.
+struct Remote {
+    path: PathBuf,
+    ask: SyncSender<()>,
+    answers: Receiver<io::Result<Space>>,
+    /// Whether an answer is outstanding.
+    is_asked: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Space {
+    size_bytes: f64,
+    free_bytes: f64,
+    avail_bytes: f64,
+    files: f64,
+    files_free: f64,
+}
+
+impl Filesystem {
+    pub(crate) fn new(roots: &Roots) -> Self {
+        Self {
+            sources: [Source::new(roots.proc.join("1/mounts")), Source::new(roots.proc.join("self/mounts"))],
+            rootfs: roots.rootfs.clone(),
+            listed: Vec::new(),
+            mounts: Vec::new(),
+            remotes: Vec::new(),
+        }
+    }
+
+    /// Reads the list of mounts, and works on it only if it changed.
+    fn list(&mut self) -> Result<(), SensorError> {
+        let [first, own] = &mut self.sources;
+        let source = if first.read().is_ok() { first } else { own };
+        let now = source.read()?;
+        if now != self.listed {
+            self.listed.clear();
+            self.listed.extend_from_slice(now);
+            let mounts = parse(&self.listed, &self.rootfs);
+            // Read again next time if it is malformed now.
+            self.mounts = mounts.map_err(|error| {
+                self.listed.clear();
+                source.malformed(error)
+            })?;
+            let mounts = &self.mounts;
+            self.remotes.retain(|remote| mounts.iter().any(|mount| mount.path == remote.path));
+        }
+        Ok(())
+    }
+}
+
+impl Sensor for Filesystem {
+    fn name(&self) -> &'static str {
+        "filesystem"
+    }
+
+    fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        self.list()?;
+        for mount in self.mounts.iter().filter(|mount| mount.is_remote()) {
+            if !self.remotes.iter().any(|remote| remote.path == mount.path) && self.remotes.len() < REMOTE_MAX {
+                self.remotes.extend(Remote::start(&mount.path).ok());
+            }
+        }
+        self.remotes.iter_mut().for_each(Remote::ask);
+        let begin = clock::instant();
+        for mount in &self.mounts {
+            let space = match self.remotes.iter_mut().find(|remote| remote.path == mount.path) {
+                Some(remote) => remote.answer(REMOTE_PATIENCE.saturating_sub(begin.elapsed())),
+                None => space(&mount.path),
+            };
+            mount.put(space.ok(), sink);
+        }
+        Ok(())
+    }
+}
+
+impl Mount {
+    fn is_remote(&self) -> bool {
+        REMOTE_TYPES.contains(&self.fstype.as_str()) || self.fstype.starts_with("fuse.")
+    }
+
+    fn put(&self, space: Option<Space>, sink: &mut Sink) {
+        let labels =
+            [("device", self.device.as_str()), ("fstype", &self.fstype), ("mountpoint", self.mountpoint.as_str())];
+        let mut put = |name, value| sink.put(name, &labels, value);
+        put("node_filesystem_device_error", f64::from(u8::from(space.is_none())));
+        if let Some(space) = space {
+            put("node_filesystem_size_bytes", space.size_bytes);
+            put("node_filesystem_free_bytes", space.free_bytes);
+            put("node_filesystem_avail_bytes", space.avail_bytes);
+            put("node_filesystem_files", space.files);
+            put("node_filesystem_files_free", space.files_free);
+            put("node_filesystem_readonly", f64::from(u8::from(self.is_readonly)));
+        }
+    }
+}
+
+impl Remote {
+    fn start(path: &Path) -> io::Result<Self> {
+        let (ask, asked) = sync_channel(1);
+        let (answer, answers) = sync_channel(1);
+        let own_path = path.to_owned();
+        let run = move || {
+            while asked.recv().is_ok() && answer.send(space(&own_path)).is_ok() {}
+        };
+        thread::Builder::new().name("statfs".into()).stack_size(STACK_BYTES).spawn(run)?;
+        Ok(Self { path: path.to_owned(), ask, answers, is_asked: false })
+    }
+
+    fn ask(&mut self) {
+        // What came too late for the round before is too old for this one.
+        if self.is_asked && self.answers.try_recv().is_ok() {
+            self.is_asked = false;
+        }
+        if !self.is_asked {
+            self.is_asked = self.ask.try_send(()).is_ok();
+        }
+    }
+
+    fn answer(&mut self, patience: Duration) -> io::Result<Space> {
+        let answer = self.answers.recv_timeout(patience).map_err(io::Error::other)?;
+        self.is_asked = false;
+        answer
+    }
+}
+
+fn space(path: &Path) -> io::Result<Space> {
+    let stat = statfs(path)?;
+    let block_bytes = stat.f_bsize as f64;
+    Ok(Space {
+        size_bytes: stat.f_blocks as f64 * block_bytes,
+        free_bytes: stat.f_bfree as f64 * block_bytes,
+        avail_bytes: stat.f_bavail as f64 * block_bytes,
+        files: stat.f_files as f64,
+        files_free: stat.f_ffree as f64,
+    })
+}
+
+fn parse(bytes: &[u8], rootfs: &Path) -> Result<Vec<Mount>, Malformed> {
+    let mut mounts: Vec<Mount> = Vec::new();
+    for (line, content) in text::lines(bytes) {
+        let mut fields = text::fields(content);
+        let mut field = || {
+            let field = fields.next().ok_or(Malformed { line, expected: "device, mount point, type and options" })?;
+            Ok(text::label(field))
+        };
+        let (device, mountpoint, fstype, options) = (field()?, field()?, field()?, field()?);
+        let mountpoint = mountpoint.replace("\\040", " ").replace("\\011", "\t");
+        let Some(mountpoint) = relative_to(rootfs, &mountpoint) else { continue };
+        if EXCLUDED_TYPES.contains(&fstype.as_ref()) || is_excluded(&mountpoint) {
+            continue;
+        }
+        // The same place may be listed twice; a series may not.
+        let is_known =
+            |mount: &Mount| mount.device == *device && mount.mountpoint == mountpoint && mount.fstype == *fstype;
+        if mounts.iter().any(is_known) {
+            continue;
+        }
+        mounts.push(Mount {
+            device: device.into_owned(),
+            path: rootfs.join(mountpoint.trim_start_matches('/')),
+            mountpoint,
+            fstype: fstype.into_owned(),
+            is_readonly: options.split(',').any(|option| option == "ro"),
+        });
+    }
+    Ok(mounts)
+}
+
+/// `mountpoint` as the host sees it whose root is at `rootfs`.
+fn relative_to(rootfs: &Path, mountpoint: &str) -> Option<String> {
+    if rootfs == Path::new("/") {
+        return Some(mountpoint.to_owned());
+    }
+    match Path::new(mountpoint).strip_prefix(rootfs) {
+        Ok(rest) => Some(format!("/{}", rest.to_str()?)),
+        Err(_) => Some(mountpoint.to_owned()),
+    }
+}
+
+/// `^/(dev|proc|run|sys|mnt|media|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)`
+fn is_excluded(mountpoint: &str) -> bool {
+    let is_in =
+        |tree: &&str| mountpoint.strip_prefix(*tree).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_below = |tree: &&str| mountpoint.strip_prefix(*tree).is_some_and(|rest| !rest.is_empty());
+    EXCLUDED_TREES.iter().any(is_in) || EXCLUDED_BELOW.iter().any(is_below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_excluded_as_node_exporter_does() {
+        for out in ["/dev", "/dev/shm", "/run/user/0", "/mnt/x", "/media", "/var/lib/docker/overlay2/x"] {
+            assert!(is_excluded(out), "{out}");
+        }
+        for stay in ["/", "/home", "/devices", "/var/lib/docker", "/var/lib/docker/", "/data/dev", "/running"] {
+            assert!(!is_excluded(stay), "{stay}");
+        }
+    }
+
+    #[test]
+    fn spaces_are_unescaped_and_repeats_left_out() {
+        let text = b"/dev/sda1 /srv/Arhiva\\040NAS ext4 ro,noatime 0 0\n/dev/sda1 /srv/Arhiva\\040NAS ext4 rw 0 0\n";
+        let mounts = parse(text, Path::new("/")).expect("well formed");
+        let [mount] = &mounts[..] else { panic!("one mount") };
+        assert_eq!((mount.mountpoint.as_str(), mount.is_readonly), ("/srv/Arhiva NAS", true));
+    }
+
+    #[test]
+    fn a_host_seen_from_a_container_is_reported_as_the_host_sees_itself() {
+        let mounts = parse(b"/dev/sda1 /host/srv ext4 rw 0 0\n", Path::new("/host")).expect("well formed");
+        assert_eq!((mounts[0].mountpoint.as_str(), mounts[0].path.as_path()), ("/srv", Path::new("/host/srv")));
+    }
+
+    #[test]
+    fn a_remote_file_system_that_hangs_is_an_error_and_is_asked_once_until_it_answers() {
+        let (ask, asked) = sync_channel(1);
+        let (answer, answers) = sync_channel(1);
+        let mut remote = Remote { path: "/srv".into(), ask, answers, is_asked: false };
+        remote.ask();
+        assert!(remote.answer(Duration::ZERO).is_err());
+        remote.ask();
+        assert_eq!(asked.try_iter().count(), 1);
+        answer.send(space(Path::new("/"))).expect("receiver");
+        remote.ask();
+        assert_eq!(asked.try_iter().count(), 1);
+        answer.send(space(Path::new("/"))).expect("receiver");
+        assert!(remote.answer(Duration::from_mins(1)).is_ok());
+    }
+}

@@ -1,0 +1,78 @@
+//! Pieces of the text files that the kernel writes: lines, fields, numbers. No allocation.
+
+/// Where a parser stopped, and what it had hoped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed {
+    pub(crate) line: usize,
+    pub(crate) expected: &'static str,
+}
+
+/// The lines of `bytes` with their numbers from 1, without the line ends; a last empty one is left out.
+pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let lines = (!bytes.is_empty()).then(|| bytes.split(|&byte| byte == b'\n'));
+    lines.into_iter().flatten().enumerate().map(|(index, line)| (index + 1, line))
+}
+
+/// The parts of `line` between spaces and tabs.
+pub(crate) fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|&byte| byte == b' ' || byte == b'\t').filter(|field| !field.is_empty())
+}
+
+/// `digits` as a number; `None` if anything else is there or it does not fit.
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, &digit| {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit <= 9)?;
+        value.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// `digits` as a decimal fraction.
+pub(crate) fn decimal(digits: &[u8]) -> Option<f64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// `bytes` as text; what is not UTF-8 becomes the replacement character, as label values must be UTF-8.
+pub(crate) fn label(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// A name put together from parts, in one buffer that is used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Composed(String);
+
+impl Composed {
+    /// `prefix`, `middle` (whatever can't be in a metric's name becomes `_`), `suffix`, as one name.
+    pub(crate) fn name(&mut self, prefix: &str, middle: &[u8], suffix: &str) -> &str {
+        self.0.clear();
+        self.0.push_str(prefix);
+        let in_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        self.0.extend(middle.iter().map(|&byte| if in_name(byte) { char::from(byte) } else { '_' }));
+        self.0.push_str(suffix);
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits_that_fit() {
+        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
+        for bad in [&b""[..], b"18446744073709551616", b"-1", b"+1", b"1 ", b"0x1", b"\xff"] {
+            assert_eq!(number(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_numbered_from_one_and_a_last_line_end_ends_no_line() {
+        let all = |bytes| lines(bytes).collect::<Vec<_>>();
+        assert_eq!(all(b"a\n\nb\n"), [(1, &b"a"[..]), (2, b""), (3, b"b")]);
+        assert_eq!(all(b"a"), [(1, &b"a"[..])]);
+        assert!(all(b"").is_empty());
+    }
+}

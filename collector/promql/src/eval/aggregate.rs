@@ -1,0 +1,361 @@
+//! Aggregations: groups are found once for the query, then each group is computed column by column.
+
+use std::collections::HashMap;
+
+use veghe_model::{Labels, METRIC_NAME};
+
+use super::numerics::{Mean, kahan, quantile};
+use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
+use crate::EvalError;
+use crate::ast::{AggregateOp, Expr, Grouping, Number};
+
+/// Rows that are aggregated together.
+struct Group {
+    labels: Labels,
+    rows: Vec<usize>,
+    drop_name: bool,
+}
+
+impl Engine<'_> {
+    pub(crate) fn aggregate(
+        &self,
+        op: AggregateOp,
+        param: Option<&Expr>,
+        over: &Expr,
+        grouping: &Grouping,
+        steps: Steps,
+    ) -> Evaluated<Vec<Row>> {
+        if let (AggregateOp::CountValues, Some(param)) = (op, param) {
+            let label = self.string(param, steps)?;
+            return self.count_values(&label, over, grouping, steps);
+        }
+        let parameter = param.map(|p| self.scalar(p, steps)).transpose()?;
+        let rows = self.vector(over, steps)?;
+        self.check_stop()?;
+        let groups = self.groups(&rows, grouping);
+        let result = match (op, parameter) {
+            (AggregateOp::Quantile, Some(q)) => {
+                if let (Some(param), false) = (param, rows.is_empty()) {
+                    q.iter().for_each(|q| self.check_quantile(param, *q));
+                }
+                self.each_group(&rows, groups, steps, |rows, step| {
+                    let mut values: Vec<f64> = present(rows, step).collect();
+                    if values.is_empty() { ABSENT } else { quantile(q[step], &mut values) }
+                })
+            }
+            (AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk, Some(k)) => {
+                let counts = counts(&k)?;
+                return self.select_rows(op, &counts, rows, groups, steps);
+            }
+            (AggregateOp::LimitRatio, Some(ratio)) => {
+                if let Some(param) = param {
+                    self.check_ratio(param, &ratio)?;
+                }
+                return self.limit_ratio(&ratio, rows);
+            }
+            (op, _) => self.each_group_of(op, &rows, groups, steps),
+        }?;
+        self.release_rows(&rows);
+        Ok(result)
+    }
+
+    fn groups(&self, rows: &[Row], grouping: &Grouping) -> Vec<Group> {
+        let by_name = matches!(grouping, Grouping::By(labels) if labels.iter().any(|l| l == METRIC_NAME));
+        let mut at: HashMap<Labels, usize> = HashMap::new();
+        let mut groups: Vec<Group> = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            let key = group_labels(&row.labels, grouping);
+            let group = *at.entry(key).or_insert_with_key(|key| {
+                groups.push(Group { labels: key.clone(), rows: Vec::new(), drop_name: false });
+                groups.len() - 1
+            });
+            groups[group].rows.push(i);
+            groups[group].drop_name |= by_name && row.drop_name;
+        }
+        groups
+    }
+
+    /// One row per group, each value from the rows of the group at one step.
+    fn each_group(
+        &self,
+        rows: &[Row],
+        groups: Vec<Group>,
+        steps: Steps,
+        f: impl Fn(&[&Row], usize) -> f64,
+    ) -> Evaluated<Vec<Row>> {
+        let mut result = Vec::with_capacity(groups.len());
+        for group in groups {
+            self.check_stop()?;
+            let mut values = self.empty_column(steps)?;
+            let members: Vec<&Row> = group.rows.iter().map(|i| &rows[*i]).collect();
+            for (step, value) in values.iter_mut().enumerate() {
+                *value = f(&members, step);
+            }
+            result.push(Row { labels: group.labels, values, drop_name: group.drop_name });
+        }
+        Ok(result)
+    }
+
+    fn each_group_of(&self, op: AggregateOp, rows: &[Row], groups: Vec<Group>, steps: Steps) -> Evaluated<Vec<Row>> {
+        let mut result = Vec::with_capacity(groups.len());
+        for group in groups {
+            self.check_stop()?;
+            self.charge(steps.count)?;
+            let columns = || group.rows.iter().map(|i| rows[*i].values.as_slice());
+            let values = match op {
+                AggregateOp::Sum => sum_columns(columns(), steps.count),
+                AggregateOp::Avg => avg_columns(columns(), steps.count),
+                AggregateOp::Min => {
+                    fold_columns(columns(), steps.count, |best, v| if v < best || best.is_nan() { v } else { best })
+                }
+                AggregateOp::Max => {
+                    fold_columns(columns(), steps.count, |best, v| if v > best || best.is_nan() { v } else { best })
+                }
+                AggregateOp::Count => {
+                    let mut values = vec![ABSENT; steps.count];
+                    for column in columns() {
+                        for (to, _) in values.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
+                            *to = if is_absent(*to) { 1.0 } else { *to + 1.0 };
+                        }
+                    }
+                    values
+                }
+                AggregateOp::Stddev => variance_columns(columns(), steps.count, f64::sqrt),
+                AggregateOp::Stdvar => variance_columns(columns(), steps.count, |v| v),
+                // `group`; the others have a parameter and are computed elsewhere.
+                _ => {
+                    let mut values = fold_columns(columns(), steps.count, |first, _| first);
+                    values.iter_mut().filter(|v| !is_absent(**v)).for_each(|v| *v = 1.0);
+                    values
+                }
+            };
+            result.push(Row { labels: group.labels, values, drop_name: group.drop_name });
+        }
+        Ok(result)
+    }
+
+    fn count_values(&self, label: &str, over: &Expr, grouping: &Grouping, steps: Steps) -> Evaluated<Vec<Row>> {
+        if label.is_empty() {
+            return Err(EvalError::Execution(format!("invalid label name {label:?}")));
+        }
+        let rows = self.vector(over, steps)?;
+        let mut at: HashMap<Labels, usize> = HashMap::new();
+        let mut result: Vec<Row> = Vec::new();
+        for row in &rows {
+            self.check_stop()?;
+            let group = group_labels(&row.labels, grouping);
+            for (step, value) in row.values.iter().enumerate().filter(|(_, v)| !is_absent(**v)) {
+                let mut builder = group.to_builder();
+                builder.set(label, Number(*value).to_string());
+                let key = builder.build();
+                let at = match at.get(&key) {
+                    Some(at) => *at,
+                    None => {
+                        result.push(Row { labels: key.clone(), values: self.empty_column(steps)?, drop_name: false });
+                        at.insert(key, result.len() - 1);
+                        result.len() - 1
+                    }
+                };
+                let to = &mut result[at].values[step];
+                *to = if is_absent(*to) { 1.0 } else { *to + 1.0 };
+            }
+        }
+        self.release_rows(&rows);
+        Ok(result)
+    }
+
+    /// `topk`, `bottomk` and `limitk`: the input's rows with only the chosen values.
+    fn select_rows(
+        &self,
+        op: AggregateOp,
+        counts: &[usize],
+        mut rows: Vec<Row>,
+        groups: Vec<Group>,
+        steps: Steps,
+    ) -> Evaluated<Vec<Row>> {
+        let mut order = Vec::new();
+        let mut chosen: Vec<usize> = Vec::new();
+        for group in groups {
+            self.check_stop()?;
+            for (step, count) in counts.iter().enumerate().take(steps.count) {
+                chosen.clear();
+                chosen.extend(group.rows.iter().copied().filter(|i| !is_absent(rows[*i].values[step])));
+                // NaN is the least wanted both for the largest and for the smallest.
+                match op {
+                    AggregateOp::Topk => chosen.sort_by(|a, b| rank(rows[*b].values[step], rows[*a].values[step])),
+                    AggregateOp::Bottomk => chosen.sort_by(|a, b| {
+                        let (a, b) = (rows[*a].values[step], rows[*b].values[step]);
+                        a.is_nan().cmp(&b.is_nan()).then_with(|| a.total_cmp(&b))
+                    }),
+                    _ => {}
+                }
+                for out in chosen.iter().skip(*count) {
+                    rows[*out].values[step] = ABSENT;
+                }
+                chosen.truncate(*count);
+                if self.is_instant() {
+                    order.extend_from_slice(&chosen);
+                }
+            }
+        }
+        if steps.count == 1 && self.is_instant() {
+            // The result of an instant query is in order of rank within its group.
+            let mut taken: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+            return Ok(order.into_iter().filter_map(|i| taken[i].take()).collect());
+        }
+        rows.retain(|row| {
+            let keep = row.values.iter().any(|v| !is_absent(*v));
+            if !keep {
+                self.release(row.values.len());
+            }
+            keep
+        });
+        Ok(rows)
+    }
+
+    fn check_ratio(&self, at: &Expr, ratios: &[f64]) -> Evaluated<()> {
+        for ratio in ratios {
+            if ratio.is_nan() {
+                return Err(EvalError::Execution(format!("Ratio value {} is NaN", Number(*ratio))));
+            }
+            if ratio.abs() > 1.0 {
+                let to = ratio.signum();
+                let ratio = Number(*ratio);
+                self.warn(at, &format!("ratio value should be between -1 and 1, got {ratio}, capping to {to}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A share of the series, the same at every step: each series has its place in `[0, 1)` by a hash of its labels.
+    fn limit_ratio(&self, ratios: &[f64], mut rows: Vec<Row>) -> Evaluated<Vec<Row>> {
+        for row in &mut rows {
+            let place = place(&row.labels);
+            for (value, ratio) in row.values.iter_mut().zip(ratios) {
+                let ratio = ratio.clamp(-1.0, 1.0);
+                let keep = if ratio >= 0.0 { place < ratio } else { place >= 1.0 + ratio };
+                if !keep {
+                    *value = ABSENT;
+                }
+            }
+        }
+        self.check_stop()?;
+        rows.retain(|row| row.values.iter().any(|v| !is_absent(*v)));
+        Ok(rows)
+    }
+}
+
+/// FNV-1a over the labels, mixed, as a share of one.
+fn place(labels: &Labels) -> f64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for label in labels {
+        for byte in label.name.bytes().chain([0xff]).chain(label.value.bytes()).chain([0xff]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Ascending with NaN before everything.
+pub(crate) fn rank(a: f64, b: f64) -> std::cmp::Ordering {
+    b.is_nan().cmp(&a.is_nan()).then_with(|| a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal))
+}
+
+pub(crate) fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
+    match grouping {
+        Grouping::By(names) if names.is_empty() => Labels::default(),
+        Grouping::By(names) => labels.filter(|name| names.iter().any(|n| n == name)),
+        Grouping::Without(names) => labels.filter(|name| name != METRIC_NAME && !names.iter().any(|n| n == name)),
+    }
+}
+
+fn present<'r>(rows: &'r [&'r Row], step: usize) -> impl Iterator<Item = f64> + 'r {
+    rows.iter().map(move |r| r.values[step]).filter(|v| !is_absent(*v))
+}
+
+fn counts(k: &[f64]) -> Evaluated<Vec<usize>> {
+    k.iter()
+        .map(|k| {
+            if k.is_nan() {
+                return Err(EvalError::Execution("Parameter value is NaN".to_owned()));
+            }
+            if k.abs() >= i64::MAX as f64 {
+                let (k, way) = (Number(*k), if *k > 0.0 { "overflows" } else { "underflows" });
+                return Err(EvalError::Execution(format!("Scalar value {k} {way} int64")));
+            }
+            Ok(if *k < 1.0 { 0 } else { *k as usize })
+        })
+        .collect()
+}
+
+fn sum_columns<'c>(columns: impl Iterator<Item = &'c [f64]>, steps: usize) -> Vec<f64> {
+    let mut sums = vec![ABSENT; steps];
+    let mut compensations = vec![0.0; steps];
+    for column in columns {
+        for ((sum, compensation), value) in sums.iter_mut().zip(&mut compensations).zip(column) {
+            if is_absent(*value) {
+                continue;
+            }
+            if is_absent(*sum) {
+                *sum = *value;
+            } else {
+                (*sum, *compensation) = kahan(*value, *sum, *compensation);
+            }
+        }
+    }
+    for (sum, compensation) in sums.iter_mut().zip(compensations) {
+        if !is_absent(*sum) {
+            *sum += compensation;
+        }
+    }
+    sums
+}
+
+fn avg_columns<'c>(columns: impl Iterator<Item = &'c [f64]>, steps: usize) -> Vec<f64> {
+    let mut means = vec![Mean::default(); steps];
+    for column in columns {
+        for (mean, value) in means.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
+            if mean.is_empty() {
+                *mean = Mean::first(*value);
+            } else {
+                mean.add(*value);
+            }
+        }
+    }
+    means.iter().map(|m| if m.is_empty() { ABSENT } else { m.value() }).collect()
+}
+
+fn fold_columns<'c>(columns: impl Iterator<Item = &'c [f64]>, steps: usize, f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+    let mut folded = vec![ABSENT; steps];
+    for column in columns {
+        for (to, value) in folded.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
+            *to = if is_absent(*to) { *value } else { f(*to, *value) };
+        }
+    }
+    folded
+}
+
+fn variance_columns<'c>(
+    columns: impl Iterator<Item = &'c [f64]>,
+    steps: usize,
+    finish: impl Fn(f64) -> f64,
+) -> Vec<f64> {
+    let (mut counts, mut means, mut squares) = (vec![0.0; steps], vec![0.0; steps], vec![0.0; steps]);
+    for column in columns {
+        for (step, value) in column.iter().enumerate().filter(|(_, v)| !is_absent(**v)) {
+            counts[step] += 1.0;
+            if counts[step] == 1.0 {
+                means[step] = *value;
+                // The variance of something endless is not zero.
+                squares[step] = if value.is_finite() { 0.0 } else { f64::NAN };
+                continue;
+            }
+            let delta = value - means[step];
+            means[step] += delta / counts[step];
+            squares[step] += delta * (value - means[step]);
+        }
+    }
+    counts.iter().zip(squares).map(|(n, s)| if *n == 0.0 { ABSENT } else { finish(s / n) }).collect()
+}

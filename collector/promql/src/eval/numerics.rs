@@ -1,0 +1,133 @@
+//! Sums, means, variances, quantiles and regressions with the same operations in the same order as Prometheus, so
+//! that results agree to the last bit.
+
+/// A compensated sum (Neumaier's variant of Kahan's): `(sum, compensation)` after adding `value`.
+#[inline]
+pub(crate) fn kahan(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
+    let total = sum + value;
+    if total.is_infinite() {
+        (total, 0.0)
+    } else if sum.abs() >= value.abs() {
+        (total, compensation + ((sum - total) + value))
+    } else {
+        (total, compensation + ((value - total) + sum))
+    }
+}
+
+pub(crate) fn sum(values: &[f64]) -> f64 {
+    let (sum, c) = values.iter().fold((0.0, 0.0), |(sum, c), v| kahan(*v, sum, c));
+    if f64::is_infinite(sum) { sum } else { sum + c }
+}
+
+/// A mean that falls back to the incremental form when the sum would overflow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mean {
+    sum: f64,
+    compensation: f64,
+    mean: f64,
+    count: f64,
+    incremental: bool,
+}
+
+impl Mean {
+    pub(crate) fn first(value: f64) -> Self {
+        Self { sum: value, count: 1.0, ..Self::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0.0
+    }
+
+    pub(crate) fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        if !self.incremental {
+            let (sum, compensation) = kahan(value, self.sum, self.compensation);
+            if !sum.is_infinite() {
+                (self.sum, self.compensation) = (sum, compensation);
+                return;
+            }
+            self.incremental = true;
+            self.mean = self.sum / (self.count - 1.0);
+            self.compensation /= self.count - 1.0;
+        }
+        let q = (self.count - 1.0) / self.count;
+        (self.mean, self.compensation) = kahan(value / self.count, q * self.mean, q * self.compensation);
+    }
+
+    pub(crate) fn value(&self) -> f64 {
+        if self.incremental {
+            self.mean + self.compensation
+        } else {
+            self.sum / self.count + self.compensation / self.count
+        }
+    }
+}
+
+pub(crate) fn mean(values: &[f64]) -> Option<f64> {
+    let (first, rest) = values.split_first()?;
+    let mut mean = Mean::first(*first);
+    rest.iter().for_each(|v| mean.add(*v));
+    Some(mean.value())
+}
+
+/// The population variance, by Welford's method with compensated sums.
+pub(crate) fn variance(values: &[f64]) -> f64 {
+    let (mut count, mut mean, mut c_mean, mut aux, mut c_aux) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for v in values {
+        count += 1.0;
+        let delta = v - (mean + c_mean);
+        (mean, c_mean) = kahan(delta / count, mean, c_mean);
+        (aux, c_aux) = kahan(delta * (v - (mean + c_mean)), aux, c_aux);
+    }
+    (aux + c_aux) / count
+}
+
+/// The `q` quantile by linear interpolation; `values` end up sorted, NaN first.
+pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
+    if values.is_empty() || q.is_nan() {
+        return f64::NAN;
+    }
+    if q < 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if q > 1.0 {
+        return f64::INFINITY;
+    }
+    values.sort_by(|a, b| match (a.is_nan(), b.is_nan()) {
+        (false, false) => a.total_cmp(b),
+        (x, y) => y.cmp(&x),
+    });
+    let n = values.len() as f64;
+    let rank = q * (n - 1.0);
+    let lower = rank.floor().max(0.0);
+    let upper = (lower + 1.0).min(n - 1.0);
+    let weight = rank - rank.floor();
+    values[lower as usize] * (1.0 - weight) + values[upper as usize] * weight
+}
+
+/// Slope (per second) and intercept at `intercept_ms` of the least-squares line.
+pub(crate) fn linear_regression(timestamps: &[i64], values: &[f64], intercept_ms: i64) -> (f64, f64) {
+    let first = values[0];
+    let mut constant = true;
+    let (mut sum_x, mut c_x, mut sum_y, mut c_y) = (0.0, 0.0, 0.0, 0.0);
+    let (mut sum_xy, mut c_xy, mut sum_x2, mut c_x2) = (0.0, 0.0, 0.0, 0.0);
+    for (t, y) in timestamps.iter().zip(values) {
+        if *y != first {
+            constant = false;
+        }
+        let x = (*t - intercept_ms) as f64 / 1e3;
+        (sum_x, c_x) = kahan(x, sum_x, c_x);
+        (sum_y, c_y) = kahan(*y, sum_y, c_y);
+        (sum_xy, c_xy) = kahan(x * y, sum_xy, c_xy);
+        (sum_x2, c_x2) = kahan(x * x, sum_x2, c_x2);
+    }
+    if constant {
+        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+    }
+    let n = values.len() as f64;
+    (sum_x, sum_y, sum_xy, sum_x2) = (sum_x + c_x, sum_y + c_y, sum_xy + c_xy, sum_x2 + c_x2);
+    let covariance = sum_xy - sum_x * sum_y / n;
+    let variance = sum_x2 - sum_x * sum_x / n;
+    let slope = covariance / variance;
+    (slope, sum_y / n - slope * sum_x / n)
+}

@@ -1,0 +1,551 @@
+//! Wires the modules and says in what order they start and stop.
+//!
+//! Start: data directory (held by the store's lock), ledger, broker and ingest, alerting, status, web; `listeners.json`
+//! comes last, so whoever waits for it finds everything answering. Stop: the agent in this process, intake (drained to
+//! disk and acknowledged), alerting and status, at last the web.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::CommandFactory as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use veghe_agent::join::Existing;
+use veghe_model::Timestamp;
+use veghe_tsdb::Store;
+use veghe_wire::AgentId;
+use veghe_wire::document::format_duration;
+use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
+
+use crate::admin::{Request, Response};
+use crate::alerting::{Alerting, AlertingHandle};
+use crate::cli::{AgentsCommand, Cli, Command, TokenCommand, Up};
+use crate::config::Config;
+use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
+use crate::ledger::Ledger;
+use crate::query::QueryService;
+use crate::status::Status;
+use crate::web::certificates::{CertificateError, Files};
+use crate::web::{
+    self, Access, AgentState, AgentView, EnrolRefusal, Exposure, FirstLogin, HttpMetrics, Listener, Operations,
+};
+use crate::{admin, clock, housekeeping};
+
+/// The length of a chunk. Two hours at 15 s are 480 samples: longer ones gain little, shorter ones cost more.
+const WINDOW: Duration = Duration::from_hours(2);
+/// Threads that run queries and disk work at most; each is there only while it is needed.
+const MAX_BLOCKING_THREADS: usize = 64;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// The chain that `main` prints; [`veghe_wire::document::Problems`] where the configuration is wrong.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Up(up) => serve(config_of(up)?, InProcessAgent::Runs),
+        Command::Run { config } => serve(load(&config)?, InProcessAgent::None),
+        Command::CheckConfig { file } => {
+            load(&file)?;
+            say(&format!("{}: no problem found", file.display()))
+        }
+        Command::ShowConfig { file } => say(load(&file)?.show().trim_end()),
+        Command::Token(TokenCommand::Create { agent, expires, running }) => {
+            let request = Request::TokenCreate { agent: agent.to_string(), ttl_s: Some(expires.as_secs()) };
+            let Response::Token { token, .. } = admin::ask(&running.data_dir, &request)? else {
+                bail!("the collector answered something else");
+            };
+            say(&format!(
+                "This token admits {agent} once, within {}. On that machine:\n  veghe-agent join URL --token TOKEN\n{token}",
+                format_duration(expires)
+            ))
+        }
+        Command::Agents(AgentsCommand::List { running }) => {
+            let Response::Agents { agents } = admin::ask(&running.data_dir, &Request::AgentsList)? else {
+                bail!("the collector answered something else");
+            };
+            say(table(&agents, clock::now()).trim_end())
+        }
+        Command::Agents(AgentsCommand::Revoke { agent, running }) => {
+            admin::ask(&running.data_dir, &Request::AgentsRevoke { name: agent.to_string() })?;
+            say(&format!("{agent} is cut off; a new token (`token create --agent {agent}`) admits it again"))
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "veghe-collector", &mut script);
+            Ok(std::io::stdout().write_all(&script)?)
+        }
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// Tells a person at the terminal what went wrong; where even that fails nobody is there to hear it.
+pub fn complain(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+/// Whether this machine's agent runs in the collector's process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InProcessAgent {
+    Runs,
+    None,
+}
+
+fn config_of(up: Up) -> anyhow::Result<Config> {
+    let mut config = Config::defaults(up.data_dir);
+    (config.ops.listen, config.status_listen, config.mqtt.listen) = (up.ops, up.status, up.mqtt);
+    for (option, address) in [("--ops", up.ops), ("--status", up.status), ("--mqtt", up.mqtt)] {
+        if !address.ip().is_loopback() {
+            bail!("`up` stays on this machine, and {option} {address} does not; use `run --config FILE` for a network");
+        }
+    }
+    Ok(config)
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let config = Config::load(path)?;
+    // Rule files are part of the configuration: wrong ones are found here, not after the start.
+    crate::alerting::RuleSet::load(&config.alerting.sources())?;
+    Ok(config)
+}
+
+fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
+    start_logging()?;
+    rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async move {
+        let collector = Collector::start(config, agent).await?;
+        collector.until_stopped().await
+    })
+}
+
+fn start_logging() -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("RUST_LOG")
+        .try_from_env()
+        .or_else(|error| match std::env::var_os("RUST_LOG") {
+            // The broker's own words are ours to say; its library's are for those who ask.
+            None => tracing_subscriber::EnvFilter::try_new("info,rmqtt=warn,rmqtt_net=warn").map_err(Into::into),
+            Some(_) => Err(error),
+        })
+        .context("cannot read RUST_LOG")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .try_init()
+        .ok()
+        .context("cannot start logging")
+}
+
+/// A running collector.
+struct Collector {
+    /// Ends intake: broker, enrolment, the agent of this machine.
+    intake: CancellationToken,
+    /// Ends what stands on stored data: alerting, status, sealing.
+    rest: CancellationToken,
+    /// Ends the listeners.
+    web: CancellationToken,
+    ingest: IngestHandle,
+    alerting: AlertingHandle,
+    agent: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
+    stop_agent: CancellationToken,
+    background: TaskTracker,
+    serving: TaskTracker,
+    _retention: tokio_cron_scheduler::JobScheduler,
+    listeners_file: PathBuf,
+}
+
+/// Where everything listens.
+#[derive(serde::Serialize)]
+struct Listeners {
+    ops: String,
+    status: String,
+    mqtt: String,
+}
+
+impl Collector {
+    async fn start(config: Config, with_agent: InProcessAgent) -> anyhow::Result<Self> {
+        let started = clock::now();
+        let data_dir = config.data_dir.clone();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data_dir)
+            .with_context(|| format!("cannot make data directory {}", data_dir.display()))?;
+        let (store, recovery) = Store::open(veghe_tsdb::Options {
+            dir: data_dir.join("tsdb"),
+            max_series: config.storage.max_series,
+            window: WINDOW,
+        })
+        .with_context(|| format!("cannot use data directory {}", data_dir.display()))?;
+        tracing::info!(
+            samples = recovery.replayed_samples,
+            records = recovery.replayed_records,
+            torn_bytes = recovery.torn_bytes,
+            "log was replayed"
+        );
+        let listeners_file = data_dir.join("listeners.json");
+        // An earlier run's addresses are nobody's now.
+        if listeners_file.exists() {
+            fs::remove_file(&listeners_file).with_context(|| format!("cannot remove {}", listeners_file.display()))?;
+        }
+        let ledger = Ledger::open(&data_dir.join("ledger.db"))?;
+        let registry = prometheus::Registry::new();
+        web::register_process_metrics(&registry, started)?;
+        let http_metrics = HttpMetrics::new(&registry)?;
+        let access = Access::new(ledger.clone(), &registry)?;
+        let sign_in = access.ensure_first_login(&data_dir, started)?;
+
+        let (intake, rest, web_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (background, serving) = (TaskTracker::new(), TaskTracker::new());
+        let queries = QueryService::new(store.clone(), config.query.clone());
+
+        let ops_socket = bind("ops", config.ops.listen).await?;
+        let status_socket = bind("status", config.status_listen).await?;
+        let (ops_address, status_address) = (ops_socket.local_addr()?, status_socket.local_addr()?);
+        let ingest =
+            Ingest::start(ingest_settings(&config), ledger.clone(), store.clone(), &registry, &intake, &background)
+                .await?;
+        admin::serve(&data_dir, ingest.clone(), rest.clone(), &background)?;
+        let alerting = Alerting::start(
+            config.alerting.clone(),
+            ledger.clone(),
+            queries.clone(),
+            &registry,
+            rest.clone(),
+            &background,
+        )?;
+        let status =
+            Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
+        housekeeping::start_sealing(store.clone(), rest.clone(), &background);
+        let retention = housekeeping::start_retention(store.clone(), config.storage.retention).await?;
+
+        let exposure = Exposure::of(ops_address.ip());
+        let listeners = Listeners {
+            ops: format!("{}://{ops_address}", if exposure == Exposure::Loopback { "http" } else { "https" }),
+            status: format!("http://{status_address}"),
+            mqtt: format!("mqtts://{}", ingest.address()),
+        };
+        let (ready, is_ready) = watch::channel(false);
+        let operations = Operations {
+            queries,
+            registry: registry.clone(),
+            access,
+            exposure,
+            host_names: config.ops.names.clone(),
+            metrics: http_metrics.clone(),
+            enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
+            fleet: Arc::new(Agents(ingest.clone())),
+            alerting: Arc::new(Alarms(alerting.clone())),
+            ready: is_ready.clone(),
+            about: web::About {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started,
+                data_dir: data_dir.clone(),
+                retention: format_duration(config.storage.retention),
+                config_yaml: config.show(),
+                flags: BTreeMap::new(),
+                status_url: Some(listeners.status.clone()),
+            },
+        };
+        let ops_listener = Listener {
+            tls: match exposure {
+                Exposure::Loopback => None,
+                Exposure::Network => Some(server_tls(&config, &ingest)?),
+            },
+            ..Listener::from(ops_socket)
+        };
+        let public = web::public_site(web::public::router(status), is_ready, http_metrics);
+        for (listener, router) in [(ops_listener, operations.router()), (Listener::from(status_socket), public)] {
+            let (stop, tracker) = (web_stop.clone(), serving.clone());
+            serving.spawn(async move { web::serve(listener, router, stop, &tracker).await });
+        }
+        ready.send_replace(true);
+
+        let stop_agent = CancellationToken::new();
+        let agent = match with_agent {
+            InProcessAgent::None => None,
+            InProcessAgent::Runs => {
+                Some(start_agent(&data_dir, &listeners, &ingest, stop_agent.clone()).await?)
+            }
+        };
+        write_listeners(&listeners_file, &listeners)?;
+        greet(&listeners, sign_in.as_ref(), &data_dir, with_agent)?;
+        Ok(Self {
+            intake,
+            rest,
+            web: web_stop,
+            ingest,
+            alerting,
+            agent,
+            stop_agent,
+            background,
+            serving,
+            _retention: retention,
+            listeners_file,
+        })
+    }
+
+    /// Runs until SIGINT or SIGTERM, then drains. SIGHUP reads the rule files again.
+    async fn until_stopped(mut self) -> anyhow::Result<()> {
+        let (mut interrupt, mut terminate, mut hangup) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        );
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = hangup.recv() => match self.alerting.reload().await {
+                    Ok(()) => tracing::info!("rule files were read again"),
+                    Err(error) => tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot read rule files again; the last good rules stay"
+                    ),
+                },
+            }
+        }
+        tracing::info!("stopping: intake is drained to disk first");
+        self.stop_agent.cancel();
+        if let Some(agent) = self.agent.take() {
+            // It ends by itself within seconds; a panic in it must not keep the collector from draining.
+            match tokio::task::spawn_blocking(move || agent.join()).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::error!(error = %format!("{error:#}"), "the agent failed"),
+                Ok(Err(_)) | Err(_) => tracing::error!("the agent panicked"),
+            }
+        }
+        self.intake.cancel();
+        self.ingest.stop().await;
+        self.rest.cancel();
+        self.background.close();
+        self.background.wait().await;
+        self.web.cancel();
+        self.serving.close();
+        self.serving.wait().await;
+        fs::remove_file(&self.listeners_file).context("cannot remove listeners.json")?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} ({name}); is another collector running? choose another address or port 0")
+    })
+}
+
+fn write_listeners(path: &Path, listeners: &Listeners) -> anyhow::Result<()> {
+    // Whole or not at all: whoever waits for the file reads it at once.
+    let part = path.with_extension("part");
+    fs::write(&part, serde_json::to_string_pretty(listeners)?)
+        .and_then(|()| fs::rename(&part, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn greet(
+    listeners: &Listeners,
+    sign_in: Option<&FirstLogin>,
+    data_dir: &Path,
+    agent: InProcessAgent,
+) -> anyhow::Result<()> {
+    let mut text = format!(
+        "Veghe {} is on watch.\n  status page  {}\n  operations   {}\n  broker       {}\n  data         {}\n",
+        env!("CARGO_PKG_VERSION"),
+        listeners.status,
+        listeners.ops,
+        listeners.mqtt,
+        data_dir.display()
+    );
+    if let Some(sign_in) = sign_in {
+        text += &format!(
+            "\nFirst sign-in, shown once and kept in {}:\n  user      {}\n  password  {}\n  API token {}\n",
+            data_dir.join("first-login").display(),
+            sign_in.user,
+            sign_in.password,
+            sign_in.token
+        );
+    }
+    if agent == InProcessAgent::Runs {
+        text += "\nThis machine's own agent runs in this process. Ctrl-C drains and ends.";
+    }
+    say(&text)
+}
+
+fn ingest_settings(config: &Config) -> IngestSettings {
+    IngestSettings {
+        server_names: config.ops.names.clone(),
+        mqtt_url: config.mqtt.advertise.clone(),
+        certificate_life: config.agents.certificate_lifetime,
+        limits: ingest::Limits { series: config.agents.max_series, ..ingest::Limits::default() },
+        ..IngestSettings::new(&config.data_dir, config.mqtt.listen)
+    }
+}
+
+/// Lets agents in for the web, which knows no broker.
+struct Gate {
+    ingest: IngestHandle,
+    runtime: tokio::runtime::Handle,
+}
+
+impl web::Enrol for Gate {
+    fn enrol(&self, request: EnrolmentRequest) -> Result<EnrolmentResponse, EnrolRefusal> {
+        self.runtime.block_on(self.ingest.enrol(request)).map_err(|error| {
+            let (code, message) = (error.code(), error.to_string());
+            match error {
+                EnrolError::UnknownToken
+                | EnrolError::UsedToken
+                | EnrolError::ExpiredToken
+                | EnrolError::WrongAgent { .. }
+                | EnrolError::NotEnrolled { .. } => EnrolRefusal::Token { code, message },
+                EnrolError::BadRequest(_) => EnrolRefusal::Request { code, message },
+                EnrolError::Ca(_) | EnrolError::Ledger(_) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "cannot admit an agent");
+                    EnrolRefusal::Unavailable
+                }
+            }
+        })
+    }
+}
+
+/// An agent that was silent for this many of its intervals is down.
+const SILENT_INTERVALS: u32 = 3;
+/// As long as that takes at least.
+const LEAST_SILENCE: Duration = Duration::from_secs(45);
+
+/// Shows the agents to the web.
+struct Agents(IngestHandle);
+
+impl web::Fleet for Agents {
+    fn agents(&self) -> Vec<AgentView> {
+        let now = clock::now();
+        self.0.agents().into_iter().map(|agent| view(agent, now)).collect()
+    }
+}
+
+fn view(agent: AgentInfo, now: Timestamp) -> AgentView {
+    let last_seen = agent.last_seen_ms.map(Timestamp);
+    let interval = Duration::from_millis(u64::from(agent.interval_ms));
+    let patience = (interval * SILENT_INTERVALS).max(LEAST_SILENCE);
+    let state = match (agent.revoked_ms, last_seen) {
+        (Some(_), _) => AgentState::Revoked,
+        (None, None) => AgentState::Waiting,
+        (None, Some(seen)) if now.since(seen) <= patience => AgentState::Up,
+        (None, Some(_)) => AgentState::Down,
+    };
+    AgentView { id: agent.agent, state, last_seen, version: Some(agent.version).filter(|v| !v.is_empty()) }
+}
+
+/// Agents as `agents list` shows them.
+fn table(agents: &[AgentInfo], now: Timestamp) -> String {
+    if agents.is_empty() {
+        return "No agent yet. `veghe-collector token create --agent ID` admits one.".to_owned();
+    }
+    let mut rows = vec![["AGENT", "STATE", "LAST SEEN", "VERSION", "PROTOCOL", "REFUSED"].map(str::to_owned)];
+    for agent in agents {
+        let shown = view(agent.clone(), now);
+        let seen = shown.last_seen.map_or("never".to_owned(), |seen| {
+            let seconds = Duration::from_secs(now.since(seen).as_secs());
+            format!("{} ago", format_duration(seconds))
+        });
+        let state = match shown.state {
+            AgentState::Up => "up",
+            AgentState::Down => "down",
+            AgentState::Waiting => "waiting",
+            AgentState::Revoked => "revoked",
+        };
+        let refused: u64 = agent.refusals.values().sum();
+        let trouble = agent.last_refusal.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+        rows.push([
+            agent.agent.clone(),
+            state.to_owned(),
+            seen,
+            agent.version.clone(),
+            agent.protocol.clone(),
+            format!("{refused}{trouble}"),
+        ]);
+    }
+    let widths: Vec<usize> =
+        (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Shows rules and alerts to the web.
+struct Alarms(AlertingHandle);
+
+impl web::AlertingView for Alarms {
+    fn rule_groups(&self) -> Vec<serde_json::Value> {
+        self.0.rules().iter().filter_map(|group| serde_json::to_value(group).ok()).collect()
+    }
+
+    fn alerts(&self) -> Vec<serde_json::Value> {
+        self.0.alerts().iter().filter_map(|alert| serde_json::to_value(alert).ok()).collect()
+    }
+}
+
+/// The operations listener's certificates; the CA's own goes along so that agents can compare its fingerprint.
+fn server_tls(config: &Config, ingest: &IngestHandle) -> Result<Arc<rustls::ServerConfig>, CertificateError> {
+    let ca = ingest.ca();
+    let own =
+        Files { chain: vec![ca.server_certificate_path(), ca.certificate_path()], key: ca.server_key_path() };
+    let public = config.ops.tls.as_ref().map(|(certificate, key)| Files { chain: vec![certificate.clone()], key: key.clone() });
+    web::certificates::server_config(&own, public.as_ref())
+}
+
+/// Enrols this machine's agent through the front door if need be, and runs it on a thread of its own as it would run
+/// elsewhere.
+async fn start_agent(
+    data_dir: &Path,
+    listeners: &Listeners,
+    ingest: &IngestHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    let state_dir = data_dir.join("agent");
+    let settings = state_dir.join(veghe_agent::config::FILE);
+    if !settings.exists() {
+        let hostname = rustix::system::uname();
+        let id = AgentId::from_hostname(&hostname.nodename().to_string_lossy());
+        let id = id.or_else(|| AgentId::from_hostname("this-machine")).context("no name for this machine's agent")?;
+        let token = ingest.create_token(id, Duration::from_mins(5)).await?;
+        // What is left of an enrolment without settings was cut off midway.
+        veghe_agent::join::join(&listeners.ops, &token, &state_dir, Existing::Replace)
+            .await
+            .context("cannot enrol this machine's agent")?;
+    }
+    let mut config = veghe_agent::config::Config::load(&settings)?;
+    // With port 0 the broker is somewhere else each time.
+    config.mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
+    std::thread::Builder::new()
+        .name("agent".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(veghe_agent::app::run_with(&config, &state_dir, stop))
+        })
+        .context("cannot start the agent's thread")
+}

@@ -1,0 +1,200 @@
+//! Writes the configuration in force as a file that gives the same.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+
+use veghe_wire::document::format_duration;
+
+use super::Config;
+use crate::alerting::{Channel, Language, Security};
+use crate::status::{ComponentSource, Localized, Need};
+
+pub(super) fn file(config: &Config) -> String {
+    let mut out = Lines::default();
+    out.entry(0, "data_dir", path(&config.data_dir));
+    out.open(0, "ops");
+    out.entry(1, "listen", config.ops.listen);
+    out.texts(1, "names", &config.ops.names);
+    if let Some((certificate, key)) = &config.ops.tls {
+        out.open(1, "tls");
+        out.entry(2, "certificate", path(certificate));
+        out.entry(2, "key", path(key));
+    }
+    out.open(0, "mqtt");
+    out.entry(1, "listen", config.mqtt.listen);
+    out.option(1, "advertise", config.mqtt.advertise.as_deref().map(quote));
+    out.open(0, "agents");
+    out.entry(1, "certificate_lifetime", span(config.agents.certificate_lifetime));
+    out.entry(1, "max_series", config.agents.max_series);
+    out.open(0, "storage");
+    out.entry(1, "retention", span(config.storage.retention));
+    out.entry(1, "max_series", config.storage.max_series);
+    out.open(0, "query");
+    out.entry(1, "timeout", span(config.query.timeout));
+    out.entry(1, "max_concurrency", config.query.max_concurrency);
+    out.entry(1, "max_samples", config.query.max_samples);
+    out.entry(1, "lookback", span(config.query.lookback));
+    alerting(config, &mut out);
+    status(config, &mut out);
+    out.0
+}
+
+fn alerting(config: &Config, out: &mut Lines) {
+    let settings = &config.alerting;
+    out.open(0, "alerting");
+    let files: Vec<String> = settings.rule_files.iter().map(|file| file.display().to_string()).collect();
+    out.texts(1, "rule_files", &files);
+    out.entry(1, "shipped_rules", settings.shipped);
+    out.texts(1, "disabled_rules", &settings.disabled);
+    out.entry(1, "evaluation_interval", span(settings.evaluation_interval));
+    out.entry(1, "external_url", quote(&settings.external_url));
+    out.open(1, "route");
+    out.texts(2, "group_by", &settings.route.group_by);
+    out.entry(2, "group_wait", span(settings.route.group_wait));
+    out.entry(2, "group_interval", span(settings.route.group_interval));
+    out.entry(2, "repeat_interval", span(settings.route.repeat_interval));
+    out.texts(2, "receivers", &settings.route.receivers);
+    if settings.receivers.is_empty() {
+        out.entry(1, "receivers", "[]");
+        return;
+    }
+    out.open(1, "receivers");
+    for receiver in &settings.receivers {
+        out.item(2, "name", quote(&receiver.name));
+        match &receiver.channel {
+            Channel::Webhook(webhook) => {
+                out.open(3, "webhook");
+                out.entry(4, "url", quote(webhook.url.as_str()));
+                out.option(4, "bearer_token_file", webhook.bearer_token_file.as_deref().map(path));
+                out.option(4, "ca_file", webhook.ca_file.as_deref().map(path));
+                out.entry(4, "timeout", span(webhook.timeout));
+            }
+            Channel::Mail(mail) => {
+                out.open(3, "mail");
+                out.entry(4, "host", quote(&mail.host));
+                out.entry(4, "port", mail.port);
+                out.entry(
+                    4,
+                    "security",
+                    match mail.security {
+                        Security::StartTls => "starttls",
+                        Security::Tls => "tls",
+                        Security::PlainLoopback => "none",
+                        Security::PlainAnywhere => "none-even-over-the-network",
+                    },
+                );
+                out.option(4, "ca_file", mail.ca_file.as_deref().map(path));
+                out.option(4, "username", mail.username.as_deref().map(quote));
+                out.option(4, "password_file", mail.password_file.as_deref().map(path));
+                out.entry(4, "from", quote(&mail.from));
+                out.texts(4, "to", &mail.to);
+                out.entry(
+                    4,
+                    "language",
+                    match mail.language {
+                        Language::English => "en",
+                        Language::Romanian => "ro",
+                    },
+                );
+                out.option(4, "time_zone", mail.time_zone.iana_name().map(quote));
+                out.entry(4, "timeout", span(mail.timeout));
+            }
+        }
+    }
+}
+
+fn status(config: &Config, out: &mut Lines) {
+    let settings = &config.status;
+    out.open(0, "status");
+    out.entry(1, "listen", config.status_listen);
+    out.localized(1, "name", &settings.name);
+    out.option(1, "url", (!settings.url.is_empty()).then(|| quote(&settings.url)));
+    out.option(1, "time_zone", settings.time_zone.iana_name().map(quote));
+    out.entry(1, "evaluation_interval", span(settings.interval));
+    let ComponentSource::Configured(components) = &settings.components else { return };
+    out.open(1, "components");
+    for component in components {
+        out.item(2, "id", quote(&component.id));
+        out.localized(3, "name", &component.name);
+        if let Some(description) = &component.description {
+            out.localized(3, "description", description);
+        }
+        if let Some(group) = &component.group {
+            out.localized(3, "group", group);
+        }
+        out.entry(3, "expr", quote(&component.expr));
+        out.option(3, "degraded", component.degraded.as_deref().map(quote));
+        out.entry(
+            3,
+            "need",
+            match component.need {
+                Need::All => "all",
+                Need::Any => "any",
+            },
+        );
+    }
+}
+
+fn span(span: Duration) -> String {
+    format_duration(span)
+}
+
+fn path(path: &Path) -> String {
+    quote(&path.display().to_string())
+}
+
+/// A YAML scalar in double quotes.
+fn quote(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, depth: usize, text: impl Display) {
+        self.0.push_str(&format!("{:1$}{text}\n", "", 2 * depth));
+    }
+
+    fn open(&mut self, depth: usize, key: &str) {
+        self.line(depth, format_args!("{key}:"));
+    }
+
+    fn entry(&mut self, depth: usize, key: &str, value: impl Display) {
+        self.line(depth, format_args!("{key}: {value}"));
+    }
+
+    /// The first key of a list's item.
+    fn item(&mut self, depth: usize, key: &str, value: impl Display) {
+        self.line(depth, format_args!("- {key}: {value}"));
+    }
+
+    fn option(&mut self, depth: usize, key: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.entry(depth, key, value);
+        }
+    }
+
+    fn texts(&mut self, depth: usize, key: &str, texts: &[String]) {
+        let texts: Vec<String> = texts.iter().map(|text| quote(text)).collect();
+        self.entry(depth, key, format_args!("[{}]", texts.join(", ")));
+    }
+
+    fn localized(&mut self, depth: usize, key: &str, text: &Localized) {
+        self.open(depth, key);
+        self.entry(depth + 1, "ro", quote(&text.ro));
+        self.entry(depth + 1, "en", quote(&text.en));
+    }
+}

@@ -1,0 +1,70 @@
+//! What the store needs now and then: sealing, all the time in small parts; retention, each night.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_cron_scheduler::{Job, JobScheduler};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use veghe_tsdb::Store;
+
+use crate::clock;
+
+/// The pause between two looks for windows that may be sealed.
+const SEAL_INTERVAL: Duration = Duration::from_secs(10);
+/// The pause between two parts of one seal, so that commits and queries come in between.
+const SEAL_PAUSE: Duration = Duration::from_millis(50);
+/// Retention runs at 03:17 UTC: in the night of Europe, and not when everybody's jobs run.
+const RETENTION_SCHEDULE: &str = "0 17 3 * * *";
+
+/// Seals what may be sealed until `stop`.
+pub fn start_sealing(store: Store, stop: CancellationToken, tasks: &TaskTracker) {
+    tasks.spawn(async move {
+        let mut pause = SEAL_INTERVAL;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => break,
+            }
+            let part = store.clone();
+            pause = match tokio::task::spawn_blocking(move || part.seal(clock::now())).await {
+                Ok(Ok(report)) if report.more => SEAL_PAUSE,
+                Ok(Ok(_)) => SEAL_INTERVAL,
+                Ok(Err(error)) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "cannot seal samples; they stay in the log");
+                    SEAL_INTERVAL
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "sealing panicked; samples stay in the log");
+                    SEAL_INTERVAL
+                }
+            };
+        }
+    });
+}
+
+/// Deletes samples older than `retention` each night until the scheduler is dropped.
+///
+/// # Errors
+/// Where the scheduler can't be started.
+pub async fn start_retention(store: Store, retention: Duration) -> anyhow::Result<JobScheduler> {
+    let scheduler = JobScheduler::new().await.context("cannot make the scheduler")?;
+    let job = Job::new_async(RETENTION_SCHEDULE, move |_id, _scheduler| {
+        let store = store.clone();
+        Box::pin(async move {
+            let horizon = clock::now().saturating_sub(retention);
+            match tokio::task::spawn_blocking(move || store.drop_before(horizon)).await {
+                Ok(Ok(chunks)) => tracing::info!(chunks, "old samples were deleted"),
+                Ok(Err(error)) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "cannot delete old samples");
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "deleting old samples panicked");
+                }
+            }
+        })
+    });
+    scheduler.add(job.context("cannot schedule retention")?).await.context("cannot schedule retention")?;
+    scheduler.start().await.context("cannot start the scheduler")?;
+    Ok(scheduler)
+}

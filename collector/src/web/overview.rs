@@ -1,0 +1,277 @@
+//! The page at `/`: which agents there are and how they do, which alerts fire, where everything else is. In Romanian
+//! and English, plain HTML, no script.
+//!
+//! What it deliberately does not do: change anything.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use serde_json::Value as Tree;
+use veghe_model::Timestamp;
+
+use super::prometheus_api::{Api, rfc3339};
+use super::{AgentState, AgentView, Refusal};
+
+/// The languages of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Language {
+    Romanian,
+    English,
+}
+
+struct Texts {
+    lang: &'static str,
+    title: &'static str,
+    language: &'static str,
+    alerts: &'static str,
+    no_alerts: &'static str,
+    alert: &'static str,
+    severity: &'static str,
+    where_: &'static str,
+    since: &'static str,
+    what: &'static str,
+    agents: &'static str,
+    no_agents: &'static str,
+    agent: &'static str,
+    state: &'static str,
+    last_seen: &'static str,
+    never: &'static str,
+    version: &'static str,
+    up: &'static str,
+    down: &'static str,
+    waiting: &'static str,
+    revoked: &'static str,
+    more: &'static str,
+    status_page: &'static str,
+    own_metrics: &'static str,
+    agents_json: &'static str,
+    rules: &'static str,
+    alerts_json: &'static str,
+    api: &'static str,
+}
+
+const ROMANIAN: Texts = Texts {
+    lang: "ro",
+    title: "Privire de ansamblu",
+    language: "Limbă",
+    alerts: "Alerte active",
+    no_alerts: "Nicio alertă activă.",
+    alert: "Alertă",
+    severity: "Gravitate",
+    where_: "Unde",
+    since: "De când",
+    what: "Ce se întâmplă",
+    agents: "Agenți",
+    no_agents: "Niciun agent deocamdată. Înscrieți unul: prima comandă pe această mașină, a doua pe cea supravegheată.",
+    agent: "Agent",
+    state: "Stare",
+    last_seen: "Văzut ultima oară",
+    never: "niciodată",
+    version: "Versiune",
+    up: "în funcțiune",
+    down: "nu răspunde",
+    waiting: "așteptat",
+    revoked: "revocat",
+    more: "Mai departe",
+    status_page: "Pagina publică de stare",
+    own_metrics: "Metricile colectorului",
+    agents_json: "Agenții, ca JSON",
+    rules: "Regulile de alertare, ca JSON",
+    alerts_json: "Alertele, ca JSON",
+    api: "Interfața de interogare (API Prometheus)",
+};
+
+const ENGLISH: Texts = Texts {
+    lang: "en",
+    title: "Overview",
+    language: "Language",
+    alerts: "Firing alerts",
+    no_alerts: "No alert is firing.",
+    alert: "Alert",
+    severity: "Severity",
+    where_: "Where",
+    since: "Since",
+    what: "What happens",
+    agents: "Agents",
+    no_agents: "No agents yet. Enrol one: the first command on this machine, the second on the one to be watched.",
+    agent: "Agent",
+    state: "State",
+    last_seen: "Last seen",
+    never: "never",
+    version: "Version",
+    up: "up",
+    down: "down",
+    waiting: "expected",
+    revoked: "revoked",
+    more: "Where to go",
+    status_page: "Public status page",
+    own_metrics: "The collector's own metrics",
+    agents_json: "Agents, as JSON",
+    rules: "Alerting rules, as JSON",
+    alerts_json: "Alerts, as JSON",
+    api: "Queries (Prometheus' API)",
+};
+
+#[derive(Template)]
+#[template(path = "operations/overview.html")]
+struct Page<'a> {
+    texts: &'a Texts,
+    version: &'a str,
+    alerts: Vec<AlertRow>,
+    agents: Vec<AgentRow<'a>>,
+    status_url: Option<&'a str>,
+}
+
+struct AlertRow {
+    name: String,
+    severity: String,
+    instance: String,
+    since: Option<Moment>,
+    summary: String,
+}
+
+struct AgentRow<'a> {
+    id: &'a str,
+    state: &'static str,
+    class: &'static str,
+    last_seen: Option<Moment>,
+    version: &'a str,
+}
+
+struct Moment {
+    machine: String,
+    human: String,
+}
+
+impl Moment {
+    fn at(at: Timestamp) -> Self {
+        let human = jiff::Timestamp::from_millisecond(at.millis())
+            .map_or_else(|_outside| String::new(), |t| t.strftime("%Y-%m-%d %H:%M:%S UTC").to_string());
+        Self { machine: rfc3339(at), human }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Wish {
+    lang: Option<String>,
+}
+
+pub(super) async fn page(State(api): State<Arc<Api>>, Query(wish): Query<Wish>, headers: HeaderMap) -> Response {
+    let texts = match language(wish.lang.as_deref(), &headers) {
+        Language::Romanian => &ROMANIAN,
+        Language::English => &ENGLISH,
+    };
+    let agents = api.parts.fleet.agents();
+    let page = Page {
+        texts,
+        version: &api.parts.about.version,
+        alerts: api.parts.alerting.alerts().iter().filter(|alert| alert["state"] == "firing").map(alert_row).collect(),
+        agents: agents.iter().map(|agent| agent_row(agent, texts)).collect(),
+        status_url: api.parts.about.status_url.as_deref(),
+    };
+    match page.render() {
+        Ok(html) => (
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                (header::VARY, HeaderValue::from_static("Accept-Language")),
+                (header::CONTENT_LANGUAGE, HeaderValue::from_static(texts.lang)),
+            ],
+            html,
+        )
+            .into_response(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot render overview");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "page", "the collector's log says why").into_response()
+        }
+    }
+}
+
+pub(super) async fn style() -> Response {
+    (
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600")),
+        ],
+        include_str!("../../templates/operations/operations.css"),
+    )
+        .into_response()
+}
+
+fn alert_row(alert: &Tree) -> AlertRow {
+    let text = |tree: &Tree| tree.as_str().unwrap_or("").to_owned();
+    let annotations = &alert["annotations"];
+    let summary =
+        if annotations["summary"].is_string() { &annotations["summary"] } else { &annotations["description"] };
+    AlertRow {
+        name: text(&alert["labels"]["alertname"]),
+        severity: text(&alert["labels"]["severity"]),
+        instance: text(&alert["labels"]["instance"]),
+        since: alert["activeAt"]
+            .as_str()
+            .and_then(|at| at.parse::<jiff::Timestamp>().ok())
+            .map(|at| Moment::at(Timestamp(at.as_millisecond()))),
+        summary: text(summary),
+    }
+}
+
+fn agent_row<'a>(agent: &'a AgentView, texts: &Texts) -> AgentRow<'a> {
+    let (state, class) = match agent.state {
+        AgentState::Up => (texts.up, "good"),
+        AgentState::Down => (texts.down, "bad"),
+        AgentState::Waiting => (texts.waiting, "wait"),
+        AgentState::Revoked => (texts.revoked, "wait"),
+    };
+    AgentRow {
+        id: &agent.id,
+        state,
+        class,
+        last_seen: agent.last_seen.map(Moment::at),
+        version: agent.version.as_deref().unwrap_or(""),
+    }
+}
+
+/// What the address asks for, else what the browser prefers, else English.
+fn language(wish: Option<&str>, headers: &HeaderMap) -> Language {
+    match wish {
+        Some("ro") => return Language::Romanian,
+        Some("en") => return Language::English,
+        _ => {}
+    }
+    let accepted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let mut best = (0.0, Language::English);
+    for part in accepted.split(',') {
+        let (range, weight) = part.split_once(';').unwrap_or((part, "q=1"));
+        let weight: f64 = weight.trim().strip_prefix("q=").and_then(|q| q.trim().parse().ok()).unwrap_or(0.0);
+        let primary = range.trim().split('-').next().unwrap_or("").to_ascii_lowercase();
+        let language = match primary.as_str() {
+            "ro" | "mo" => Language::Romanian,
+            "en" => Language::English,
+            _ => continue,
+        };
+        if weight > best.0 {
+            best = (weight, language);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_decides_before_the_browser_and_english_is_the_last_resort() {
+        let accepting =
+            |value: &'static str| HeaderMap::from_iter([(header::ACCEPT_LANGUAGE, HeaderValue::from_static(value))]);
+        assert_eq!(language(None, &HeaderMap::new()), Language::English);
+        assert_eq!(language(None, &accepting("ro-RO,ro;q=0.9,en;q=0.8")), Language::Romanian);
+        assert_eq!(language(None, &accepting("de, ro;q=0.3, en;q=0.5")), Language::English);
+        assert_eq!(language(Some("en"), &accepting("ro")), Language::English);
+        assert_eq!(language(Some("xx"), &accepting("ro;q=abc;;,,")), Language::English);
+    }
+}

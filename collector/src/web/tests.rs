@@ -1,0 +1,698 @@
+//! The listeners as clients see them: over real sockets.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use veghe_model::Labels;
+use veghe_tsdb::{Commit, Options, Store};
+use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
+
+use prometheus::TextEncoder;
+
+use super::guard::ConnectionMetrics;
+use super::*;
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::query::Settings;
+
+struct Served {
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn served(router: Router, limits: Limits) -> Served {
+    served_with(router, limits, None, None).await
+}
+
+async fn served_with(
+    router: Router,
+    limits: Limits,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    metrics: Option<ConnectionMetrics>,
+) -> Served {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let address = socket.local_addr().expect("address");
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let listener = Listener { socket, tls, limits, metrics };
+    tasks.spawn({
+        let (stop, tasks) = (stop.clone(), tasks.clone());
+        async move { serve(listener, router, stop, &tasks).await }
+    });
+    Served { address, stop, tasks }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn of(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Served {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("connection")
+    }
+
+    /// HTTP/1.0: the body ends where the connection does.
+    async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut text = format!("{method} {target} HTTP/1.0\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            text += name;
+            text += ": ";
+            text += value;
+            text += "\r\n";
+        }
+        let mut stream = self.connect().await;
+        // A server that refuses a long body stops to read.
+        drop(stream.write_all(format!("{text}\r\n{body}").as_bytes()).await);
+        let mut bytes = vec![];
+        drop(stream.read_to_end(&mut bytes).await);
+        Answer::of(&bytes)
+    }
+
+    async fn get(&self, target: &str) -> Answer {
+        self.send("GET", target, &[], "").await
+    }
+}
+
+fn plain() -> Router {
+    Router::new().route("/", get(async || "fine"))
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let registry = Registry::new();
+    let metrics = HttpMetrics::new(&registry).expect("metrics");
+    let limits = Limits { max_connections: 8, ..Limits::default() };
+    let served = served_with(plain(), limits, None, Some(metrics.connections("test"))).await;
+    let mut silent = vec![];
+    for _ in 0..100 {
+        silent.push(served.connect().await);
+        // The loop of the server comes to each in turn.
+        assert_eq!(served.get("/").await.status, 200);
+    }
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(r#"veghe_http_connections_closed_total{listener="test",reason="silent"} "#));
+    let gave_way: u32 = line.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    assert!(gave_way >= 90, "{gave_way}");
+}
+
+#[tokio::test]
+async fn bodies_that_never_end_keep_nobody_out() {
+    let guard = Guard {
+        listener: "test",
+        metrics: HttpMetrics::new(&Registry::new()).expect("metrics"),
+        hosts: Hosts::Any,
+        max_body_bytes: 1000,
+    };
+    let router = guard.around(Router::new().route("/", post(async |body: String| body)));
+    let served = served(router, Limits { max_connections: 8, ..Limits::default() }).await;
+    let mut slow = vec![];
+    for _ in 0..100 {
+        let mut stream = served.connect().await;
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx").await.expect("sent");
+        slow.push(stream);
+        assert_eq!(served.send("POST", "/", &[], "echo").await.body, "echo");
+    }
+}
+
+#[tokio::test]
+async fn where_everybody_is_busy_the_next_is_told_so_and_later_served() {
+    let release = Arc::new(Notify::new());
+    let (entered, mut busy) = tokio::sync::mpsc::channel(2);
+    let wait = {
+        let release = Arc::clone(&release);
+        async move || {
+            entered.send(()).await.expect("test listens");
+            release.notified().await;
+            "done"
+        }
+    };
+    let served = served(plain().route("/wait", get(wait)), Limits { max_connections: 2, ..Limits::default() }).await;
+    let served = Arc::new(served);
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            served.tasks.spawn({
+                let served = Arc::clone(&served);
+                async move { served.get("/wait").await.status }
+            })
+        })
+        .collect();
+    busy.recv().await.expect("first");
+    busy.recv().await.expect("second");
+    let shed = served.get("/").await;
+    assert_eq!(shed.status, 503, "{shed:?}");
+    assert!(shed.head.contains("retry-after: 1"), "{shed:?}");
+    release.notify_waiters();
+    for task in waiting {
+        assert_eq!(task.await.expect("client"), 200);
+    }
+    assert_eq!(served.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn garbage_ends_its_own_connection_only() {
+    let served = served(plain(), Limits::default()).await;
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
+    let pieces: [&[u8]; 8] = [
+        b"\0\xff\xfe\x16\x03\x01\x02\0",
+        b"\r\n\r\n\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost",
+        long.as_bytes(),
+    ];
+    for piece in pieces {
+        let mut stream = served.connect().await;
+        drop(stream.write_all(piece).await);
+        drop(stream.shutdown().await);
+        let mut bytes = vec![];
+        drop(stream.read_to_end(&mut bytes).await);
+        let status = Answer::of(&bytes).status;
+        assert!(matches!(status, 0 | 400..500), "{status} for {:?}", String::from_utf8_lossy(piece));
+        assert_eq!(served.get("/").await.body, "fine");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off() {
+    let served = served(plain(), Limits { head_timeout: Duration::from_millis(100), ..Limits::default() }).await;
+    let mut slow = served.connect().await;
+    slow.write_all(b"GET / HT").await.expect("sent");
+    let mut bytes = vec![];
+    drop(slow.read_to_end(&mut bytes).await);
+    assert!(!String::from_utf8_lossy(&bytes).contains("200"));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let large = async || vec![0_u8; 64 << 20];
+    let limits = Limits {
+        write_timeout: Duration::from_millis(100),
+        drain_timeout: Duration::from_hours(1),
+        ..Limits::default()
+    };
+    let served = served(plain().route("/large", get(large)), limits).await;
+    let mut greedy = served.connect().await;
+    greedy.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+    let mut first = [0];
+    greedy.read_exact(&mut first).await.expect("the response begins");
+    served.stop.cancel();
+    served.tasks.close();
+    // Only the write timeout ends the connection: the time to drain is an hour.
+    served.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_was_begun_and_ends_silent_connections() {
+    let (entered, mut busy) = tokio::sync::mpsc::channel(1);
+    let release = Arc::new(Notify::new());
+    let wait = {
+        let release = Arc::clone(&release);
+        async move || {
+            entered.send(()).await.expect("test listens");
+            release.notified().await;
+            "done"
+        }
+    };
+    let limits = Limits { drain_timeout: Duration::from_hours(1), ..Limits::default() };
+    let served = Arc::new(served(plain().route("/wait", get(wait)), limits).await);
+    let _silent = served.connect().await;
+    let client = served.tasks.spawn({
+        let served = Arc::clone(&served);
+        async move { served.get("/wait").await }
+    });
+    busy.recv().await.expect("in progress");
+    served.stop.cancel();
+    served.tasks.close();
+    release.notify_one();
+    assert_eq!(client.await.expect("client").body, "done");
+    served.tasks.wait().await;
+    assert!(TcpStream::connect(served.address).await.is_err());
+}
+
+#[tokio::test]
+async fn tls_is_spoken_where_configured_and_plain_text_there_harms_nobody() {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("key");
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key.into())
+        .expect("certificate");
+    let served = served_with(plain(), Limits::default(), Some(Arc::new(config)), None).await;
+    assert_eq!(served.get("/").await.status, 0);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).expect("root");
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let name = rustls_pki_types::ServerName::try_from("localhost").expect("name");
+    let mut stream = connector.connect(name, served.connect().await).await.expect("handshake");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("sent");
+    let mut bytes = vec![];
+    stream.read_to_end(&mut bytes).await.expect("a clean end");
+    assert_eq!(Answer::of(&bytes).body, "fine");
+}
+
+/// Admits who sends the token `good`: enrolment itself is tested where it is.
+struct Admission;
+
+impl Enrol for Admission {
+    fn enrol(&self, request: EnrolmentRequest) -> Result<EnrolmentResponse, EnrolRefusal> {
+        if request.token != "good" {
+            return Err(EnrolRefusal::Token { code: "unknown_token", message: "the token is unknown".to_owned() });
+        }
+        Ok(EnrolmentResponse {
+            agent: "nas-1".to_owned(),
+            certificate: "C".to_owned(),
+            ca_certificate: "CA".to_owned(),
+            mqtt_url: None,
+            mqtt_port: 8883,
+        })
+    }
+}
+
+struct Agents(Vec<AgentView>);
+
+impl Fleet for Agents {
+    fn agents(&self) -> Vec<AgentView> {
+        self.0.clone()
+    }
+}
+
+struct Alerts(Vec<serde_json::Value>);
+
+impl AlertingView for Alerts {
+    fn rule_groups(&self) -> Vec<serde_json::Value> {
+        vec![json!({
+            "name": "host", "file": "host.yml", "interval": 15, "limit": 0,
+            "rules": [{"type": "alerting", "name": "Down"}, {"type": "recording", "name": "a:b"}],
+        })]
+    }
+
+    fn alerts(&self) -> Vec<serde_json::Value> {
+        self.0.clone()
+    }
+}
+
+struct Site {
+    served: Served,
+    login: FirstLogin,
+    now: Timestamp,
+    registry: Registry,
+    _dir: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Site {
+    type Target = Served;
+    fn deref(&self) -> &Served {
+        &self.served
+    }
+}
+
+fn some_agents() -> Vec<AgentView> {
+    let agent = |id: &str, state, last_seen: Option<i64>| AgentView {
+        id: id.to_owned(),
+        state,
+        last_seen: last_seen.map(Timestamp),
+        version: last_seen.map(|_| "0.1.0".to_owned()),
+    };
+    vec![
+        agent("archive-<nas>", AgentState::Up, Some(1_700_000_000_000)),
+        agent("scanner-2", AgentState::Down, Some(1_699_990_000_000)),
+        agent("scanner-3", AgentState::Waiting, None),
+        agent("scanner-4", AgentState::Revoked, None),
+    ]
+}
+
+fn some_alerts() -> Vec<serde_json::Value> {
+    let alert = |state: &str| {
+        json!({
+            "labels": {"alertname": "AgentDown", "instance": "scanner-2", "severity": "critical"},
+            "annotations": {"summary": "scanner-2 nu răspunde"},
+            "state": state, "activeAt": "2023-11-14T19:30:00Z", "value": "0",
+        })
+    };
+    vec![alert("firing"), alert("pending")]
+}
+
+async fn site(exposure: Exposure) -> Site {
+    site_with(exposure, some_agents(), some_alerts()).await
+}
+
+async fn site_with(exposure: Exposure, agents: Vec<AgentView>, alerts: Vec<serde_json::Value>) -> Site {
+    let dir = tempfile::tempdir().expect("directory");
+    let registry = Registry::new();
+    let options = Options { dir: dir.path().join("tsdb"), window: Duration::from_hours(2), max_series: 1000 };
+    let (store, _recovery) = Store::open(options).expect("store");
+    let now = clock::now();
+    fill(&store, now);
+    let access = Access::new(Ledger::in_memory().expect("ledger"), &registry).expect("access");
+    let login = access.ensure_first_login(dir.path(), now).expect("sign-in").expect("the first");
+    register_process_metrics(&registry, now).expect("metrics");
+    let operations = Operations {
+        queries: QueryService::new(store, Settings::default()),
+        metrics: HttpMetrics::new(&registry).expect("metrics"),
+        registry: registry.clone(),
+        access,
+        exposure,
+        host_names: vec!["veghe.cjtimis.ro".to_owned()],
+        enrol: Arc::new(Admission),
+        fleet: Arc::new(Agents(agents)),
+        alerting: Arc::new(Alerts(alerts)),
+        ready: watch::channel(true).1,
+        about: About {
+            version: "0.1.0".to_owned(),
+            started: now,
+            data_dir: dir.path().to_owned(),
+            retention: "90d".to_owned(),
+            config_yaml: "storage: {}\n".to_owned(),
+            flags: BTreeMap::from([("query.timeout".to_owned(), "2m".to_owned())]),
+            status_url: Some("http://127.0.0.1:8080/".to_owned()),
+        },
+    };
+    let served = served(operations.router(), Limits::default()).await;
+    Site { served, login, now, registry, _dir: dir }
+}
+
+/// Two targets, ten samples each, one every second up to `now`; and a series whose label needs escaping.
+fn fill(store: &Store, now: Timestamp) {
+    let series = |pairs: &[(&str, &str)]| store.series(&Labels::from_pairs(pairs.iter().copied())).expect("series");
+    let mut commit = Commit::default();
+    for (i, instance) in ["a", "b"].into_iter().enumerate() {
+        let memory = series(&[("__name__", "node_memory_MemTotal_bytes"), ("instance", instance), ("job", "node")]);
+        let up = series(&[("__name__", "up"), ("instance", instance), ("job", "node")]);
+        for s in 0..10 {
+            let at = Timestamp(now.millis() - s * 1000);
+            commit.samples.push((memory, at, 1024.0 * (i + 1) as f64));
+            commit.samples.push((up, at, (1 - i) as f64));
+        }
+    }
+    let odd = series(&[("A", "ș\"\\\nț"), ("__name__", "odd")]);
+    commit.samples.push((odd, now, f64::INFINITY));
+    store.commit(commit).expect("commit");
+}
+
+#[tokio::test]
+async fn who_may_do_what_on_either_listener() {
+    let basic = |user: &str, password: &str| {
+        use base64::Engine as _;
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+    };
+    for exposure in [Exposure::Loopback, Exposure::Network] {
+        let site = site(exposure).await;
+        let token = format!("Bearer {}", site.login.token);
+        let password = basic("admin", &site.login.password);
+        let reading = if exposure == Exposure::Loopback { 200 } else { 401 };
+        let unknown = if exposure == Exposure::Loopback { 404 } else { 401 };
+        let cases: [(&str, &str, Option<&str>, u16); 20] = [
+            ("GET", "/-/healthy", None, 200),
+            ("GET", "/-/ready", None, 200),
+            ("GET", "/", None, reading),
+            ("GET", "/operations.css", None, reading),
+            ("GET", "/metrics", None, reading),
+            ("GET", "/federate", None, reading),
+            ("GET", "/v1/agents", None, reading),
+            ("GET", "/api/v1/status/config", None, reading),
+            ("POST", "/api/v1/query?query=1", None, reading),
+            ("GET", "/nothing/here", None, unknown),
+            ("GET", "/metrics", Some(&token), 200),
+            ("GET", "/metrics", Some(&password), 200),
+            ("GET", "/metrics", Some(&password), 200),
+            ("GET", "/nothing/here", Some(&token), 404),
+            ("GET", "/metrics", Some("Bearer wrong"), 401),
+            ("GET", "/metrics", Some("Bearer "), 401),
+            ("GET", "/metrics", Some("Digest x"), 401),
+            ("GET", "/metrics", Some("Basic !!!"), 401),
+            ("GET", "/metrics", Some(&basic("admin", "wrong")), 401),
+            ("GET", "/metrics", Some(&basic("nobody", &site.login.password)), 401),
+        ];
+        for (method, target, credential, status) in cases {
+            let headers: Vec<_> = credential.map(|c| ("Authorization", c)).into_iter().collect();
+            let answer = site.send(method, target, &headers, "").await;
+            assert_eq!(answer.status, status, "{exposure:?} {method} {target} {credential:?}: {answer:?}");
+            if status == 401 {
+                assert!(answer.head.contains("www-authenticate: basic"), "{answer:?}");
+                assert_eq!(answer.json()["code"], "unauthorized");
+            }
+        }
+        // Two credentials at once are none.
+        let both = site.send("GET", "/metrics", &[("Authorization", &token), ("Authorization", "Bearer x")], "").await;
+        assert_eq!(both.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn what_changes_something_needs_the_scope_even_on_loopback() {
+    let access = Access::new(Ledger::in_memory().expect("ledger"), &Registry::new()).expect("access");
+    let dir = tempfile::tempdir().expect("directory");
+    let login = access.ensure_first_login(dir.path(), Timestamp(0)).expect("sign-in").expect("first");
+    let changing = Router::new().route("/change", post(async || "changed"));
+    let router = access.guard(changing, Exposure::Loopback, Need::Credential(Scope::Admin));
+    let served = served(router, Limits::default()).await;
+    assert_eq!(served.send("POST", "/change", &[], "").await.status, 401);
+    let token = format!("Bearer {}", login.token);
+    assert_eq!(served.send("POST", "/change", &[("Authorization", &token)], "").await.body, "changed");
+}
+
+#[tokio::test]
+async fn wrong_passwords_are_slowed_down_and_a_right_one_that_was_known_still_passes() {
+    use base64::Engine as _;
+    let site = site(Exposure::Network).await;
+    let basic = |password: &str| {
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("admin:{password}")))
+    };
+    let right = basic(&site.login.password);
+    assert_eq!(site.send("GET", "/metrics", &[("Authorization", &right)], "").await.status, 200);
+    let mut statuses = vec![];
+    for n in 0..40 {
+        statuses.push(site.send("GET", "/metrics", &[("Authorization", &basic(&n.to_string()))], "").await.status);
+    }
+    assert!(statuses.iter().take(20).all(|s| *s == 401), "{statuses:?}");
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(site.send("GET", "/metrics", &[("Authorization", &right)], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_foreign_host_name_a_foreign_site_and_a_long_body_are_refused() {
+    let site = site(Exposure::Loopback).await;
+    let status = async |method, headers: &[(&str, &str)], body: &str| {
+        site.send(method, "/api/v1/query?query=1", headers, body).await.status
+    };
+    assert_eq!(status("GET", &[("Host", "evil.example")], "").await, 421);
+    assert_eq!(status("GET", &[("Host", "veghe.cjtimis.ro:9090")], "").await, 200);
+    assert_eq!(status("GET", &[("Host", "127.0.0.1:9090")], "").await, 200);
+    assert_eq!(status("POST", &[("Sec-Fetch-Site", "cross-site")], "").await, 403);
+    assert_eq!(status("POST", &[("Host", "localhost:1"), ("Origin", "http://evil.example")], "").await, 403);
+    assert_eq!(status("POST", &[("Host", "localhost:1"), ("Origin", "http://localhost:1")], "").await, 200);
+    assert_eq!(status("POST", &[], &"x".repeat(300 << 10)).await, 413);
+    assert_eq!(status("DELETE", &[], "").await, 405);
+}
+
+#[tokio::test]
+async fn every_answer_has_the_security_headers() {
+    let site = site(Exposure::Loopback).await;
+    for target in ["/", "/nothing", "/metrics", "/-/healthy", "/api/v1/query"] {
+        let answer = site.get(target).await;
+        for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", "frame-ancestors 'none'"] {
+            assert!(answer.head.contains(header), "{target}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_enrols_and_a_wrong_request_hears_why() {
+    let site = site(Exposure::Network).await;
+    let enrol = async |body: &str| site.send("POST", "/v1/enrol", &[], body).await;
+    let admitted = enrol(r#"{"token": "good", "certificate_request": "R"}"#).await;
+    assert_eq!((admitted.status, admitted.json()["agent"].as_str()), (200, Some("nas-1")));
+    let refused = enrol(r#"{"token": "bad", "certificate_request": "R"}"#).await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (403, Some("unknown_token")));
+    for wrong in ["", "[]", "{", r#"{"token": 1}"#, r#"{"token": "a", "certificate_request": "", "x": 1}"#] {
+        let refused = enrol(wrong).await;
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("bad_request")), "{wrong}");
+    }
+    assert_eq!(enrol(&"x".repeat(70 << 10)).await.status, 413);
+    let mut statuses = vec![];
+    for _ in 0..100 {
+        statuses.push(enrol("{}").await.status);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+}
+
+/// What Prometheus 2.42.0 answered to the same requests, recorded.
+#[tokio::test]
+async fn bad_requests_get_the_answers_of_prometheus() {
+    let site = site(Exposure::Loopback).await;
+    let recorded = include_str!("tests/prometheus-2.42-errors.txt");
+    let mut wrong = vec![];
+    for line in recorded.lines().filter(|line| !line.starts_with('#')) {
+        let mut parts = line.splitn(3, ' ');
+        let (target, status, body) = (parts.next().expect("target"), parts.next().expect("status"), parts.next());
+        let answer = site.get(target).await;
+        if answer.status.to_string() != status || Some(answer.body.as_str()) != body {
+            wrong.push(format!(
+                "{target}\n  expected {status} {}\n  got {} {}",
+                body.unwrap_or(""),
+                answer.status,
+                answer.body
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn queries_answer_in_the_form_of_prometheus() {
+    let site = site(Exposure::Loopback).await;
+    let now = site.now.millis();
+    let at = format!("{}.{:03}", now / 1000, now % 1000);
+    let shown = async |target: &str| {
+        let answer = site.get(target).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let number = serde_json::to_string(&serde_json::from_str::<f64>(&at).expect("number")).expect("number");
+        answer.body.replace(&at, "<now>").replace(&number, "<now>")
+    };
+    insta::assert_snapshot!(shown(&format!("/api/v1/query?query=up&time={at}")).await, @r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","instance":"a","job":"node"},"value":[<now>,"1"]},{"metric":{"__name__":"up","instance":"b","job":"node"},"value":[<now>,"0"]}]}}"#);
+    insta::assert_snapshot!(shown(&format!("/api/v1/query?query=up&limit=1&time={at}")).await, @r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","instance":"a","job":"node"},"value":[<now>,"1"]}]},"warnings":["results truncated due to limit"]}"#);
+    insta::assert_snapshot!(shown("/api/v1/query?query=-1%2F0&time=4").await, @r#"{"status":"success","data":{"resultType":"scalar","result":[4,"-Inf"]}}"#);
+    insta::assert_snapshot!(shown("/api/v1/query_range?query=vector(time())&start=1&end=3&step=1s").await, @r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"1"],[2,"2"],[3,"3"]]}]}}"#);
+    insta::assert_snapshot!(shown("/api/v1/series?match[]=up&match[]=up%7Binstance=%22a%22%7D&match[]=odd").await, @r#"{"status":"success","data":[{"A":"ș\"\\\nț","__name__":"odd"},{"__name__":"up","instance":"a","job":"node"},{"__name__":"up","instance":"b","job":"node"}]}"#);
+    insta::assert_snapshot!(shown("/api/v1/series?match[]=up&limit=1").await, @r#"{"status":"success","data":[{"__name__":"up","instance":"a","job":"node"}],"warnings":["results truncated due to limit"]}"#);
+    insta::assert_snapshot!(shown("/api/v1/labels").await, @r#"{"status":"success","data":["A","__name__","instance","job"]}"#);
+    insta::assert_snapshot!(shown("/api/v1/labels?match[]=up").await, @r#"{"status":"success","data":["__name__","instance","job"]}"#);
+    insta::assert_snapshot!(shown("/api/v1/label/instance/values").await, @r#"{"status":"success","data":["a","b"]}"#);
+    insta::assert_snapshot!(shown("/api/v1/label/__name__/values").await, @r#"{"status":"success","data":["node_memory_MemTotal_bytes","odd","up"]}"#);
+    insta::assert_snapshot!(shown("/api/v1/rules?type=alert").await, @r#"{"status":"success","data":{"groups":[{"file":"host.yml","interval":15,"limit":0,"name":"host","rules":[{"name":"Down","type":"alerting"}]}]}}"#);
+    insta::assert_snapshot!("targets", shown("/api/v1/targets").await);
+    insta::assert_snapshot!("agents", shown("/v1/agents").await);
+    insta::assert_snapshot!(shown("/api/v1/status/flags").await, @r#"{"data":{"query.timeout":"2m"},"status":"success"}"#);
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let posted = site.send("POST", "/api/v1/query?time=9&query=2", &form, "query=1&time=4").await;
+    insta::assert_snapshot!(posted.body, @r#"{"status":"success","data":{"resultType":"scalar","result":[4,"1"]}}"#);
+    for other in ["buildinfo", "runtimeinfo", "config", "tsdb"] {
+        assert_eq!(site.get(&format!("/api/v1/status/{other}")).await.json()["status"], "success");
+    }
+    assert_eq!(site.get("/api/v1/status/tsdb").await.json()["data"]["headStats"]["numSeries"], 5);
+}
+
+#[tokio::test]
+async fn the_overview_speaks_both_languages_and_escapes_what_it_shows() {
+    let site_full = site(Exposure::Loopback).await;
+    let romanian = site_full.send("GET", "/", &[("Accept-Language", "ro")], "").await;
+    assert!(romanian.head.contains("content-language: ro"), "{romanian:?}");
+    insta::assert_snapshot!("overview_ro", romanian.body);
+    assert!(!romanian.body.contains("<script") && !romanian.body.contains("archive-<nas>"));
+    let empty = site_with(Exposure::Loopback, vec![], vec![]).await;
+    insta::assert_snapshot!("overview_empty_en", empty.get("/?lang=en").await.body);
+}
+
+/// Debian's promtool, where it is installed.
+fn promtool(arguments: &[&str], input: &str) -> Option<(bool, String)> {
+    if !Path::new("/usr/bin/promtool").exists() {
+        eprintln!("promtool is not installed: this part of the test is left out");
+        return None;
+    }
+    let mut child = Command::new("/usr/bin/promtool")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("input");
+    let output = child.wait_with_output().expect("promtool ends");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Some((output.status.success(), text))
+}
+
+#[tokio::test]
+async fn federation_and_own_metrics_are_text_that_promtool_reads() {
+    let site = site(Exposure::Loopback).await;
+    let federated = site.get("/federate?match[]=%7B__name__=~%22.%2B%22%7D&match[]=up").await;
+    assert!(federated.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{federated:?}");
+    insta::assert_snapshot!(federated.body.replace(&site.now.millis().to_string(), "<now>"), @r#"
+    # HELP node_memory_MemTotal_bytes Memory information field MemTotal_bytes.
+    # TYPE node_memory_MemTotal_bytes gauge
+    node_memory_MemTotal_bytes{instance="a",job="node"} 1024 <now>
+    node_memory_MemTotal_bytes{instance="b",job="node"} 2048 <now>
+    # TYPE odd untyped
+    odd{A="ș\"\\\nț"} +Inf <now>
+    # HELP up 1 while the agent of this instance reports, 0 once it is overdue.
+    # TYPE up gauge
+    up{instance="a",job="node"} 1 <now>
+    up{instance="b",job="node"} 0 <now>
+    "#);
+    assert_eq!(site.get("/federate").await.body, "");
+    assert_eq!(site.get("/federate?match[]=up%7B").await.status, 400);
+    let own = site.get("/metrics").await;
+    assert!(own.body.contains(r#"veghe_http_requests_total{code="200",listener="operations",route="/federate"} 2"#));
+    assert!(own.body.contains("process_resident_memory_bytes "));
+    assert!(!site.registry.gather().is_empty());
+    for text in [&federated.body, &own.body] {
+        if let Some((_, said)) = promtool(&["check", "metrics"], text) {
+            assert!(!said.contains("error while linting") && !said.contains("parsing"), "{said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promtool_queries_the_collector_as_it_would_prometheus() {
+    let site = site(Exposure::Loopback).await;
+    let url = format!("http://{}", site.address);
+    let (start, end) = ((site.now.millis() / 1000 - 5).to_string(), (site.now.millis() / 1000).to_string());
+    let range = ["query", "range", "--start", &start, "--end", &end, "--step", "1s", &url, "sum(up)"];
+    let cases: [(&[&str], &str); 4] = [
+        (&["query", "instant", &url, "sum(node_memory_MemTotal_bytes)"], "=> 3072 @["),
+        (&range, "1 @["),
+        (&["query", "series", "--match", "up", &url], r#"{__name__="up", instance="a", job="node"}"#),
+        (&["query", "labels", &url, "instance"], "a\nb\n"),
+    ];
+    for (arguments, expected) in cases {
+        if let Some((success, said)) = tokio::task::block_in_place(|| promtool(arguments, "")) {
+            assert!(success && said.contains(expected), "{arguments:?}: {said}");
+        }
+    }
+    if let Some((success, said)) = tokio::task::block_in_place(|| promtool(&["query", "instant", &url, "up{"], "")) {
+        assert!(!success && said.contains("bad_data"), "{said}");
+    }
+}

@@ -1,0 +1,64 @@
+//! What the fuzz targets feed: everything that reads bytes from outside. None may panic, hang or take memory without
+//! bound. `cargo fuzz run batch --fuzz-dir tests/fuzz` explores; `cargo test` replays the corpus.
+
+use std::time::Duration;
+
+use veghe_model::{Labels, Matcher, Sample, SeriesData, Timestamp};
+use veghe_promql::{Limits, Query, Source};
+use veghe_wire::ack::{self, Ack, Presence};
+use veghe_wire::batch::Decoder;
+use veghe_wire::{AgentId, Topic};
+
+/// Payloads of every topic, topics, and enrolment's token.
+pub fn batch(data: &[u8]) {
+    if let Ok(mut decoder) = Decoder::new() {
+        drop(decoder.decode(data));
+    }
+    drop(ack::decode::<Ack>(data));
+    drop(ack::decode::<Presence>(data));
+    if let Ok(text) = std::str::from_utf8(data) {
+        drop(Topic::parse(text));
+        drop(text.parse::<AgentId>());
+        drop(text.parse::<veghe_wire::enrolment::Token>());
+        let mut problems = veghe_wire::document::Problems::new("fuzz");
+        drop(veghe_wire::document::Node::parse(text, &mut problems));
+    }
+}
+
+/// Log segments of the store.
+pub fn log(data: &[u8]) {
+    veghe_tsdb::fuzz_log(data);
+}
+
+/// Queries, parsed and evaluated over a few series.
+pub fn query(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(query) = Query::parse(text) else { return };
+    let limits = Limits { max_samples: 100_000, lookback: Duration::from_mins(5) };
+    let checks = std::sync::atomic::AtomicU32::new(0);
+    // Ends by count, not by the clock: the same input always takes the same way.
+    let stop = || checks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 10_000;
+    drop(query.instant(&Few, Timestamp(600_000), &limits, &stop));
+    drop(query.range(&Few, Timestamp(0), Timestamp(600_000), Duration::from_secs(30), &limits, &stop));
+}
+
+struct Few;
+
+impl Source for Few {
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
+        let series = ["a", "b", "c"].into_iter().map(|instance| {
+            let labels = Labels::from_pairs([("__name__", "up"), ("instance", instance), ("le", "0.5")]);
+            let samples: Vec<Sample> = (0..40)
+                .map(|i| Sample { timestamp: Timestamp(i * 15_000), value: (i % 7) as f64 })
+                .filter(|sample| start <= sample.timestamp && sample.timestamp <= end)
+                .collect();
+            SeriesData::new(labels, &samples)
+        });
+        Ok(series.filter(|s| !s.is_empty() && matchers.iter().all(|m| m.matches_labels(&s.labels))).collect())
+    }
+}

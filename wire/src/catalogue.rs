@@ -1,0 +1,556 @@
+//! The catalogue: every metric that agent or collector makes, with its kind, unit, help and labels.
+//!
+//! Names and helps of host metrics are `node_exporter`'s. `instance` and `job` tell where a series comes from and are not
+//! listed. `node_timex_*` has entries because rules name it, but no sensor here makes it: that needs adjtimex(2), which
+//! none of our dependencies wraps; it comes only from a `node_exporter` that reports beside the agent. What this module
+//! deliberately does not do: hold values.
+
+use std::borrow::Cow;
+
+/// How a metric's values behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Grows, and begins at zero again when its source is started anew.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counters by bucket: the series are `<name>_bucket`, `<name>_sum` and `<name>_count`.
+    Histogram,
+    /// Nobody says; `node_exporter` has some of these.
+    Untyped,
+}
+
+impl Kind {
+    /// The word in Prometheus' text format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Untyped => "untyped",
+        }
+    }
+}
+
+/// What one is one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A plain number: things counted, yes (1) or no (0).
+    One,
+    /// Seconds; of a time stamp, since the Unix epoch.
+    Seconds,
+    /// Bytes.
+    Bytes,
+    /// A share of 1.
+    Ratio,
+    /// Times a second.
+    Hertz,
+    /// Turns a minute.
+    Rpm,
+}
+
+/// One metric, or a family of metrics that the kernel names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// The name; a `*` in it stands for whatever the source calls it.
+    pub name: &'static str,
+    /// How its values behave.
+    pub kind: Kind,
+    /// What they count.
+    pub unit: Unit,
+    /// What it tells; a `*` in it stands for the same as in the name.
+    pub help: &'static str,
+    /// Labels that tell its series apart, ascending.
+    pub labels: &'static [&'static str],
+}
+
+impl Metric {
+    /// The help for the metric `name`, which this one stands for.
+    pub fn help_for(&self, name: &str) -> Cow<'static, str> {
+        match (self.wildcard(name), self.name.contains('*')) {
+            (Some(wildcard), true) => Cow::Owned(self.help.replacen('*', wildcard, 1)),
+            _ => Cow::Borrowed(self.help),
+        }
+    }
+
+    /// What the `*` stands for in `name`: empty for a name without one, `None` if the two do not match.
+    fn wildcard<'a>(&self, name: &'a str) -> Option<&'a str> {
+        match self.name.split_once('*') {
+            Some((prefix, suffix)) => {
+                name.strip_prefix(prefix)?.strip_suffix(suffix).filter(|wildcard| !wildcard.is_empty())
+            }
+            None => (self.name == name).then_some(""),
+        }
+    }
+}
+
+/// The entry for the metric, or for a series of the histogram, called `name`.
+pub fn lookup(name: &str) -> Option<&'static Metric> {
+    let find = |name: &str| METRICS.iter().find(|metric| metric.wildcard(name).is_some());
+    find(name).or_else(|| {
+        let stem = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix))?;
+        find(stem).filter(|metric| metric.kind == Kind::Histogram)
+    })
+}
+
+const fn metric(
+    kind: Kind,
+    name: &'static str,
+    unit: Unit,
+    help: &'static str,
+    labels: &'static [&'static str],
+) -> Metric {
+    Metric { name, kind, unit, help, labels }
+}
+
+const fn counter(name: &'static str, unit: Unit, help: &'static str, labels: &'static [&'static str]) -> Metric {
+    metric(Kind::Counter, name, unit, help, labels)
+}
+
+const fn gauge(name: &'static str, unit: Unit, help: &'static str, labels: &'static [&'static str]) -> Metric {
+    metric(Kind::Gauge, name, unit, help, labels)
+}
+
+const fn histogram(name: &'static str, unit: Unit, help: &'static str, labels: &'static [&'static str]) -> Metric {
+    metric(Kind::Histogram, name, unit, help, labels)
+}
+
+const fn untyped(name: &'static str, unit: Unit, help: &'static str, labels: &'static [&'static str]) -> Metric {
+    metric(Kind::Untyped, name, unit, help, labels)
+}
+
+/// Ascending by name; patterns after all names, the narrower first.
+pub const METRICS: &[Metric] = &[
+    gauge("ALERTS", Unit::One, "1 for each alert that is pending or firing.", &["alertname", "alertstate"]),
+    gauge(
+        "ALERTS_FOR_STATE",
+        Unit::Seconds,
+        "Since when an alert is active, in seconds since the Unix epoch.",
+        &["alertname"],
+    ),
+    gauge("node_boot_time_seconds", Unit::Seconds, "Node boot time, in unixtime.", &[]),
+    counter("node_context_switches_total", Unit::One, "Total number of context switches.", &[]),
+    counter(
+        "node_cpu_core_throttles_total",
+        Unit::One,
+        "Number of times this CPU core has been throttled.",
+        &["core", "package"],
+    ),
+    counter(
+        "node_cpu_guest_seconds_total",
+        Unit::Seconds,
+        "Seconds the CPUs spent in guests (VMs) for each mode.",
+        &["cpu", "mode"],
+    ),
+    gauge(
+        "node_cpu_isolated",
+        Unit::One,
+        "Whether each core is isolated, information from /sys/devices/system/cpu/isolated.",
+        &["cpu"],
+    ),
+    counter(
+        "node_cpu_package_throttles_total",
+        Unit::One,
+        "Number of times this CPU package has been throttled.",
+        &["package"],
+    ),
+    counter("node_cpu_seconds_total", Unit::Seconds, "Seconds the CPUs spent in each mode.", &["cpu", "mode"]),
+    gauge("node_disk_ata_rotation_rate_rpm", Unit::Rpm, "ATA disk rotation rate in RPMs (0 for SSDs).", &["device"]),
+    gauge("node_disk_ata_write_cache", Unit::One, "ATA disk has a write cache.", &["device"]),
+    gauge("node_disk_ata_write_cache_enabled", Unit::One, "ATA disk has its write cache enabled.", &["device"]),
+    gauge(
+        "node_disk_device_mapper_info",
+        Unit::One,
+        "Info about disk device mapper.",
+        &["device", "lv_layer", "lv_name", "name", "uuid", "vg_name"],
+    ),
+    counter(
+        "node_disk_discard_time_seconds_total",
+        Unit::Seconds,
+        "This is the total number of seconds spent by all discards.",
+        &["device"],
+    ),
+    counter(
+        "node_disk_discarded_sectors_total",
+        Unit::One,
+        "The total number of sectors discarded successfully.",
+        &["device"],
+    ),
+    counter(
+        "node_disk_discards_completed_total",
+        Unit::One,
+        "The total number of discards completed successfully.",
+        &["device"],
+    ),
+    counter("node_disk_discards_merged_total", Unit::One, "The total number of discards merged.", &["device"]),
+    gauge(
+        "node_disk_filesystem_info",
+        Unit::One,
+        "Info about disk filesystem.",
+        &["device", "type", "usage", "uuid", "version"],
+    ),
+    counter(
+        "node_disk_flush_requests_time_seconds_total",
+        Unit::Seconds,
+        "This is the total number of seconds spent by all flush requests.",
+        &["device"],
+    ),
+    counter(
+        "node_disk_flush_requests_total",
+        Unit::One,
+        "The total number of flush requests completed successfully",
+        &["device"],
+    ),
+    gauge(
+        "node_disk_info",
+        Unit::One,
+        "Info of /sys/block/<block_device>.",
+        &["device", "major", "minor", "model", "path", "revision", "serial", "wwn"],
+    ),
+    gauge("node_disk_io_now", Unit::One, "The number of I/Os currently in progress.", &["device"]),
+    counter("node_disk_io_time_seconds_total", Unit::Seconds, "Total seconds spent doing I/Os.", &["device"]),
+    counter(
+        "node_disk_io_time_weighted_seconds_total",
+        Unit::Seconds,
+        "The weighted # of seconds spent doing I/Os.",
+        &["device"],
+    ),
+    counter("node_disk_read_bytes_total", Unit::Bytes, "The total number of bytes read successfully.", &["device"]),
+    counter(
+        "node_disk_read_time_seconds_total",
+        Unit::Seconds,
+        "The total number of seconds spent by all reads.",
+        &["device"],
+    ),
+    counter(
+        "node_disk_reads_completed_total",
+        Unit::One,
+        "The total number of reads completed successfully.",
+        &["device"],
+    ),
+    counter("node_disk_reads_merged_total", Unit::One, "The total number of reads merged.", &["device"]),
+    counter(
+        "node_disk_write_time_seconds_total",
+        Unit::Seconds,
+        "This is the total number of seconds spent by all writes.",
+        &["device"],
+    ),
+    counter(
+        "node_disk_writes_completed_total",
+        Unit::One,
+        "The total number of writes completed successfully.",
+        &["device"],
+    ),
+    counter("node_disk_writes_merged_total", Unit::One, "The number of writes merged.", &["device"]),
+    counter(
+        "node_disk_written_bytes_total",
+        Unit::Bytes,
+        "The total number of bytes written successfully.",
+        &["device"],
+    ),
+    gauge(
+        "node_filesystem_avail_bytes",
+        Unit::Bytes,
+        "Filesystem space available to non-root users in bytes.",
+        &["device", "fstype", "mountpoint"],
+    ),
+    gauge(
+        "node_filesystem_device_error",
+        Unit::One,
+        "Whether an error occurred while getting statistics for the given device.",
+        &["device", "fstype", "mountpoint"],
+    ),
+    gauge("node_filesystem_files", Unit::One, "Filesystem total file nodes.", &["device", "fstype", "mountpoint"]),
+    gauge(
+        "node_filesystem_files_free",
+        Unit::One,
+        "Filesystem total free file nodes.",
+        &["device", "fstype", "mountpoint"],
+    ),
+    gauge(
+        "node_filesystem_free_bytes",
+        Unit::Bytes,
+        "Filesystem free space in bytes.",
+        &["device", "fstype", "mountpoint"],
+    ),
+    gauge("node_filesystem_readonly", Unit::One, "Filesystem read-only status.", &["device", "fstype", "mountpoint"]),
+    gauge("node_filesystem_size_bytes", Unit::Bytes, "Filesystem size in bytes.", &["device", "fstype", "mountpoint"]),
+    counter("node_forks_total", Unit::One, "Total number of forks.", &[]),
+    counter("node_intr_total", Unit::One, "Total number of interrupts serviced.", &[]),
+    gauge("node_load1", Unit::One, "1m load average.", &[]),
+    gauge("node_load15", Unit::One, "15m load average.", &[]),
+    gauge("node_load5", Unit::One, "5m load average.", &[]),
+    counter(
+        "node_pressure_cpu_waiting_seconds_total",
+        Unit::Seconds,
+        "Total time in seconds that processes have waited for CPU time",
+        &[],
+    ),
+    counter(
+        "node_pressure_io_stalled_seconds_total",
+        Unit::Seconds,
+        "Total time in seconds no process could make progress due to IO congestion",
+        &[],
+    ),
+    counter(
+        "node_pressure_io_waiting_seconds_total",
+        Unit::Seconds,
+        "Total time in seconds that processes have waited due to IO congestion",
+        &[],
+    ),
+    counter(
+        "node_pressure_memory_stalled_seconds_total",
+        Unit::Seconds,
+        "Total time in seconds no process could make progress due to memory congestion",
+        &[],
+    ),
+    counter(
+        "node_pressure_memory_waiting_seconds_total",
+        Unit::Seconds,
+        "Total time in seconds that processes have waited for memory",
+        &[],
+    ),
+    gauge("node_procs_blocked", Unit::One, "Number of processes blocked waiting for I/O to complete.", &[]),
+    gauge("node_procs_running", Unit::One, "Number of processes in runnable state.", &[]),
+    gauge(
+        "node_time_clocksource_available_info",
+        Unit::One,
+        "Available clocksources read from '/sys/devices/system/clocksource'.",
+        &["clocksource", "device"],
+    ),
+    gauge(
+        "node_time_clocksource_current_info",
+        Unit::One,
+        "Current clocksource read from '/sys/devices/system/clocksource'.",
+        &["clocksource", "device"],
+    ),
+    gauge("node_time_seconds", Unit::Seconds, "System time in seconds since epoch (1970).", &[]),
+    gauge("node_time_zone_offset_seconds", Unit::Seconds, "System time zone offset in seconds.", &["time_zone"]),
+    gauge("node_timex_estimated_error_seconds", Unit::Seconds, "Estimated error in seconds.", &[]),
+    gauge("node_timex_frequency_adjustment_ratio", Unit::Ratio, "Local clock frequency adjustment.", &[]),
+    gauge("node_timex_loop_time_constant", Unit::One, "Phase-locked loop time constant.", &[]),
+    gauge("node_timex_maxerror_seconds", Unit::Seconds, "Maximum error in seconds.", &[]),
+    gauge("node_timex_offset_seconds", Unit::Seconds, "Time offset in between local system and reference clock.", &[]),
+    counter("node_timex_pps_calibration_total", Unit::One, "Pulse per second count of calibration intervals.", &[]),
+    counter("node_timex_pps_error_total", Unit::One, "Pulse per second count of calibration errors.", &[]),
+    gauge("node_timex_pps_frequency_hertz", Unit::Hertz, "Pulse per second frequency.", &[]),
+    gauge("node_timex_pps_jitter_seconds", Unit::Seconds, "Pulse per second jitter.", &[]),
+    counter("node_timex_pps_jitter_total", Unit::One, "Pulse per second count of jitter limit exceeded events.", &[]),
+    gauge("node_timex_pps_shift_seconds", Unit::Seconds, "Pulse per second interval duration.", &[]),
+    counter(
+        "node_timex_pps_stability_exceeded_total",
+        Unit::One,
+        "Pulse per second count of stability limit exceeded events.",
+        &[],
+    ),
+    gauge(
+        "node_timex_pps_stability_hertz",
+        Unit::Hertz,
+        "Pulse per second stability, average of recent frequency changes.",
+        &[],
+    ),
+    gauge("node_timex_status", Unit::One, "Value of the status array bits.", &[]),
+    gauge("node_timex_sync_status", Unit::One, "Is clock synchronized to a reliable server (1 = yes, 0 = no).", &[]),
+    gauge("node_timex_tai_offset_seconds", Unit::Seconds, "International Atomic Time (TAI) offset.", &[]),
+    gauge("node_timex_tick_seconds", Unit::Seconds, "Seconds between clock ticks.", &[]),
+    gauge(
+        "node_uname_info",
+        Unit::One,
+        "Labeled system information as provided by the uname system call.",
+        &["domainname", "machine", "nodename", "release", "sysname", "version"],
+    ),
+    counter("process_cpu_seconds_total", Unit::Seconds, "Total user and system CPU time spent in seconds.", &[]),
+    gauge("process_max_fds", Unit::One, "Maximum number of open file descriptors.", &[]),
+    gauge("process_open_fds", Unit::One, "Number of open file descriptors.", &[]),
+    gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory size in bytes.", &[]),
+    gauge("process_start_time_seconds", Unit::Seconds, "Start time of the process since unix epoch in seconds.", &[]),
+    gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory size in bytes.", &[]),
+    gauge("up", Unit::One, "1 while the agent of this instance reports, 0 once it is overdue.", &[]),
+    counter("veghe_agent_batches_accepted_total", Unit::One, "Batches that the collector has on disk.", &[]),
+    counter("veghe_agent_batches_refused_total", Unit::One, "Batches that the collector refused for ever.", &[]),
+    counter("veghe_agent_batches_sent_total", Unit::One, "Batches handed to the broker, repeats included.", &[]),
+    gauge("veghe_agent_build_info", Unit::One, "1; the label tells the agent's version.", &["version"]),
+    counter(
+        "veghe_agent_clock_steps_total",
+        Unit::One,
+        "Steps of the system clock by more than half a second, and wake-ups from sleep.",
+        &[],
+    ),
+    counter("veghe_agent_cycles_total", Unit::One, "Collection cycles since the agent's start, one sample each.", &[]),
+    counter(
+        "veghe_agent_rounds_dropped_total",
+        Unit::One,
+        "Rounds of readings that were lost because the spool did not take them in time.",
+        &[],
+    ),
+    gauge("veghe_agent_spool_batches", Unit::One, "Batches in the spool.", &[]),
+    gauge("veghe_agent_spool_bytes", Unit::Bytes, "Bytes that the spool has on disk.", &[]),
+    counter(
+        "veghe_agent_spool_dropped_batches_total",
+        Unit::One,
+        "Batches that the spool gave up unsent, oldest first, because it was full or they were too old.",
+        &[],
+    ),
+    gauge(
+        "veghe_agent_spool_oldest_timestamp_seconds",
+        Unit::Seconds,
+        "Time stamp of the oldest batch in the spool, in seconds since the Unix epoch; 0 while it is empty.",
+        &[],
+    ),
+    gauge("veghe_agent_uplink_connected", Unit::One, "1 while the agent is connected to the broker, else 0.", &[]),
+    counter("veghe_agent_uplink_connects_total", Unit::One, "Connections to the broker that were made.", &[]),
+    gauge("veghe_agent_uplink_held", Unit::One, "1 while the collector asks the agent to wait, else 0.", &[]),
+    counter(
+        "veghe_alert_notifications_total",
+        Unit::One,
+        "Attempts to notify: delivered, retry, failed (refused), expired (given up), dropped (queue full).",
+        &["outcome", "receiver"],
+    ),
+    gauge("veghe_alert_outbox_messages", Unit::One, "Notifications that wait for their receiver.", &["receiver"]),
+    gauge("veghe_alerts", Unit::One, "Alerts by state.", &["state"]),
+    gauge("veghe_broker_connected_agents", Unit::One, "Agents with a live connection.", &[]),
+    counter(
+        "veghe_broker_refusals_total",
+        Unit::One,
+        "Connections, subscriptions and messages that the broker refused, by cause.",
+        &["cause"],
+    ),
+    counter("veghe_enrolments_total", Unit::One, "Enrolments of agents by outcome.", &["outcome"]),
+    counter(
+        "veghe_http_connections_closed_total",
+        Unit::One,
+        "Connections that ended for want of places: silent ones that gave way, new ones while all were busy.",
+        &["listener", "reason"],
+    ),
+    counter("veghe_http_refused_credentials_total", Unit::One, "Requests refused for their credentials.", &["reason"]),
+    histogram(
+        "veghe_http_request_duration_seconds",
+        Unit::Seconds,
+        "Time from the end of a request's head to the beginning of its response.",
+        &["listener", "route"],
+    ),
+    counter("veghe_http_requests_total", Unit::One, "HTTP requests answered.", &["code", "listener", "route"]),
+    counter(
+        "veghe_ingest_batches_total",
+        Unit::One,
+        "Batches of agents by what became of them: stored, repeated, refused or held.",
+        &["outcome"],
+    ),
+    histogram("veghe_ingest_commit_duration_seconds", Unit::Seconds, "Time that a group commit took.", &[]),
+    counter("veghe_ingest_commit_failures_total", Unit::One, "Group commits that the store could not keep.", &[]),
+    counter("veghe_ingest_defects_total", Unit::One, "Panics while batches were read: defects of this program.", &[]),
+    gauge("veghe_ingest_queue_length", Unit::One, "Messages of agents that wait to be stored.", &[]),
+    counter("veghe_ingest_refusals_total", Unit::One, "Batches refused or held, by cause.", &["cause"]),
+    counter("veghe_ingest_samples_total", Unit::One, "Samples of agents that were stored.", &[]),
+    gauge("veghe_ingest_sessions", Unit::One, "Runs of agents whose dictionaries are in memory.", &[]),
+    histogram(
+        "veghe_rule_evaluation_duration_seconds",
+        Unit::Seconds,
+        "Time that the evaluation of one rule takes.",
+        &[],
+    ),
+    counter("veghe_rule_evaluation_failures_total", Unit::One, "Rule evaluations that gave an error.", &["rule_group"]),
+    counter(
+        "veghe_rule_group_iterations_missed_total",
+        Unit::One,
+        "Evaluations of a rule group that were skipped because they came due too late.",
+        &["rule_group"],
+    ),
+    counter("veghe_rule_reloads_total", Unit::One, "Reloads of rule files.", &["outcome"]),
+    counter(
+        "veghe_sensor_deadline_exceeded_total",
+        Unit::One,
+        "Rounds that the sensor did not finish within its deadline.",
+        &["sensor"],
+    ),
+    gauge("veghe_sensor_duration_seconds", Unit::Seconds, "How long the sensor's last round took.", &["sensor"]),
+    counter(
+        "veghe_sensor_failures_total",
+        Unit::One,
+        "Rounds in which the sensor had an error or panicked.",
+        &["sensor"],
+    ),
+    gauge(
+        "veghe_sensor_success",
+        Unit::One,
+        "1 if the sensor had its last round complete and in time, else 0.",
+        &["sensor"],
+    ),
+    gauge("veghe_tsdb_chunk_bytes", Unit::Bytes, "Bytes of the chunk database on disk.", &[]),
+    counter(
+        "veghe_tsdb_committed_samples_total",
+        Unit::One,
+        "Samples that were committed, the collector's own included.",
+        &[],
+    ),
+    counter(
+        "veghe_tsdb_duplicate_samples_total",
+        Unit::One,
+        "Samples dropped because their series already had one at that time.",
+        &[],
+    ),
+    gauge("veghe_tsdb_head_bytes", Unit::Bytes, "Memory that samples of the head take.", &[]),
+    gauge("veghe_tsdb_head_samples", Unit::One, "Samples in memory, not yet in chunks.", &[]),
+    gauge("veghe_tsdb_log_bytes", Unit::Bytes, "Bytes of the log on disk.", &[]),
+    gauge("veghe_tsdb_log_segments", Unit::One, "Segments of the log on disk.", &[]),
+    gauge("veghe_tsdb_series", Unit::One, "Series in the store's index.", &[]),
+    gauge("node_memory_*_bytes", Unit::Bytes, "Memory information field *_bytes.", &[]),
+    gauge("node_memory_*", Unit::One, "Memory information field *.", &[]),
+    counter("node_network_*_bytes_total", Unit::Bytes, "Network device statistic *_bytes.", &["device"]),
+    counter("node_network_*_total", Unit::One, "Network device statistic *.", &["device"]),
+    untyped("node_vmstat_*", Unit::One, "/proc/vmstat information field *.", &[]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_ours(metric: &Metric) -> bool {
+        metric.name.starts_with("veghe_")
+    }
+
+    #[test]
+    fn names_are_valid_and_each_is_there_once() {
+        let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
+            METRICS.iter().partition(|metric| metric.name.contains('*'));
+        assert!(METRICS.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
+        assert!(names.is_sorted_by(|a, b| a.name < b.name));
+        for metric in METRICS {
+            let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '*';
+            assert!(metric.name.chars().all(valid), "{}", metric.name);
+            assert!(!metric.name.starts_with(|c: char| c.is_ascii_digit()), "{}", metric.name);
+            assert!(metric.labels.is_sorted_by(|a, b| a < b), "{}", metric.name);
+            assert_eq!(metric.name.contains('*'), metric.help.contains('*'), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn our_names_tell_kind_and_unit() {
+        for metric in METRICS.iter().filter(|metric| is_ours(metric)) {
+            let stem = metric.name.strip_suffix("_total");
+            assert_eq!(stem.is_some(), metric.kind == Kind::Counter, "{}", metric.name);
+            let stem = stem.unwrap_or(metric.name);
+            assert_eq!(stem.ends_with("_seconds"), metric.unit == Unit::Seconds, "{}", metric.name);
+            assert_eq!(stem.ends_with("_bytes"), metric.unit == Unit::Bytes, "{}", metric.name);
+            assert_eq!(stem.ends_with("_ratio"), metric.unit == Unit::Ratio, "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn helps_are_sentences() {
+        for metric in METRICS.iter().filter(|metric| is_ours(metric)) {
+            assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn the_narrowest_pattern_answers_and_fills_in_the_help() {
+        let memory = lookup("node_memory_MemTotal_bytes").expect("entry");
+        assert_eq!(memory.unit, Unit::Bytes);
+        assert_eq!(memory.help_for("node_memory_MemTotal_bytes"), "Memory information field MemTotal_bytes.");
+        assert_eq!(lookup("node_memory_HugePages_Free").expect("entry").unit, Unit::One);
+        assert_eq!(lookup("node_memory_"), None);
+        assert_eq!(lookup("node_time_seconds_bucket"), None);
+        assert_eq!(lookup("nonsense"), None);
+    }
+}
