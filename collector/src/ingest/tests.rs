@@ -12,7 +12,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use veghe_model::Labels;
-use veghe_tsdb::{Commit, GroupId, SeriesId, Stats};
+use veghe_tsdb::{Commit, GroupId, Options, SeriesId, Stats};
 use veghe_wire::ack::{Ack, HoldCause};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
 
@@ -279,7 +279,11 @@ impl Client {
 
     /// Polls until the connection ends.
     async fn closed(&mut self) {
-        while self.poll().await.is_ok() {}
+        while let Ok(event) = self.poll().await {
+            if matches!(event, Event::Incoming(Packet::Disconnect(_))) {
+                break;
+            }
+        }
     }
 }
 
@@ -363,6 +367,42 @@ async fn after_a_restart_repeats_are_known_and_dictionaries_asked_for() {
     assert_eq!(client.ack().await.accepted, [2]);
     assert_eq!(site.memory.values("cycles_total", "nas-1"), [(moment(1), 1.0), (moment(2), 2.0)]);
     site.handle.stop().await;
+}
+
+#[tokio::test]
+async fn the_real_store_keeps_batches_and_marks_through_a_restart() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut certified: Option<Identity> = None;
+    for run in 0..2 {
+        let options = Options { dir: dir.path().join("tsdb"), window: Duration::from_hours(2), max_series: 100_000 };
+        let (store, _) = Store::open(options).unwrap();
+        let ledger = Ledger::open(&dir.path().join("ledger.db")).unwrap();
+        let settings = IngestSettings::new(dir.path(), "127.0.0.1:0".parse().unwrap());
+        let (registry, stop, tasks) = (Registry::new(), CancellationToken::new(), TaskTracker::new());
+        let handle = Ingest::start(settings, ledger, store.clone(), &registry, &stop, &tasks).await.unwrap();
+        let site = Site { dir: Arc::new(tempfile::tempdir().unwrap()), memory: Arc::default(), registry, handle };
+        let nas = match certified.take() {
+            Some(nas) => nas,
+            None => site.enrol("nas-1").await,
+        };
+        let mut client = site.connect(&nas).await;
+        for sequence in [1, 1, 2 + run] {
+            client.send(Topic::Batch, payload(&batch(SPOOL, sequence, 1, true))).await;
+            assert_eq!(client.ack().await.accepted, [sequence]);
+        }
+        assert_eq!(site.metric("veghe_ingest_batches_total", "repeated"), if run == 0 { 1.0 } else { 2.0 });
+        let matchers = [veghe_model::Matcher::equal("__name__", "cycles_total")];
+        let data = store.select(&matchers, Timestamp(0), Timestamp::MAX).unwrap();
+        assert_eq!(data[0].labels.to_string(), r#"cycles_total{instance="nas-1", job="node"}"#);
+        let expected: Vec<f64> = (1..=2 + run).map(|s| s as f64).collect();
+        assert_eq!(data[0].values, expected);
+        site.handle.stop().await;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        certified = Some(nas);
+    }
 }
 
 #[tokio::test]
@@ -491,8 +531,7 @@ async fn a_second_client_takes_over_and_the_agent_stays_connected() {
     assert_eq!(second.ack().await.accepted, [1]);
     assert!(site.handle.agents()[0].connected);
     assert_eq!(site.metric("veghe_broker_connected_agents", ""), 1.0);
-    second.mqtt.disconnect().await.unwrap();
-    second.closed().await;
+    drop(second);
     wait("disconnection", || !site.handle.agents()[0].connected).await;
     site.handle.stop().await;
 }

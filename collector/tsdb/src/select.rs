@@ -223,11 +223,14 @@ impl Joiner {
         runs.retain(|run| {
             run.times.first().is_some_and(|t| *t <= self.end) && run.times.last().is_some_and(|t| *t >= self.start)
         });
-        runs.sort_by_key(|run| run.times.first().copied());
-        let ascending = runs.windows(2).all(|pair| pair[0].times.last() < pair[1].times.first());
+        // Merging needs the order they came in, chunks first.
+        let mut order: Vec<usize> = (0..runs.len()).collect();
+        order.sort_by_key(|at| runs[*at].times.first().copied());
+        let ascending = order.windows(2).all(|pair| runs[pair[0]].times.last() < runs[pair[1]].times.first());
         if !ascending {
             return self.merge(runs);
         }
+        runs.sort_by_key(|run| run.times.first().copied());
         if let [run] = &mut *runs
             && run.times.first().is_some_and(|t| *t >= self.start)
             && run.times.last().is_some_and(|t| *t <= self.end)

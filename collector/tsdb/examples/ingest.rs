@@ -1,0 +1,174 @@
+//! Measures what the store costs: 40 hosts of 500 series each, 480 rows of data like `node_exporter`'s.
+//!
+//! `cargo run --release -p veghe-tsdb --example ingest [DIR]`
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
+use veghe_tsdb::{Column, Commit, Options, Store};
+
+const HOSTS: usize = 40;
+const SERIES: usize = 500;
+const ROWS: usize = 480;
+const STEP_MS: i64 = 15_000;
+const START_MS: i64 = 1_700_006_400_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let dir = std::env::args_os().nth(1).map_or_else(|| std::env::temp_dir().join("veghe-ingest"), PathBuf::from);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    let report = run(&dir)?;
+    std::io::Write::write_all(&mut std::io::stdout(), report.as_bytes())?;
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_owned(), window: Duration::from_hours(2), max_series: 1_000_000 }
+}
+
+fn run(dir: &Path) -> Result<String, Box<dyn Error>> {
+    let samples = (HOSTS * SERIES * ROWS) as f64;
+    let per_million = |seconds: f64| seconds / (samples / 1e6);
+    let resident_before = resident_kib()?;
+    let (store, _) = Store::open(options(dir))?;
+    let mut groups = Vec::new();
+    for host in 0..HOSTS {
+        let mut ids = Vec::new();
+        for n in 0..SERIES {
+            ids.push(store.series(&Labels::from_pairs([
+                ("__name__", format!("node_metric_{}_total", n / 4)),
+                ("instance", format!("host-{host}")),
+                ("job", "node".to_owned()),
+                ("part", (n % 4).to_string()),
+            ]))?);
+        }
+        groups.push(store.group(&ids));
+    }
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut hosts: Vec<Vec<f64>> =
+        (0..HOSTS).map(|_| (0..SERIES).map(|n| start_value(n, &mut random)).collect()).collect();
+    let resident_start = resident_kib()?;
+    let mut commit_seconds = 0.0;
+    for row in 0..ROWS {
+        let columns: Vec<Column> = groups
+            .iter()
+            .zip(&mut hosts)
+            .map(|(group, values)| {
+                values.iter_mut().enumerate().for_each(|(n, value)| next_value(n, value, &mut random));
+                // Hosts do not report at the same moment, and some are a few milliseconds late.
+                let jitter = if group.0 % 2 == 0 { random.below(5) as i64 } else { 0 };
+                let timestamp = Timestamp(START_MS + row as i64 * STEP_MS + i64::from(group.0) * 100 + jitter);
+                Column { group: *group, timestamp, values: values.clone() }
+            })
+            .collect();
+        let before = cpu_seconds();
+        store.commit(Commit { columns, ..Commit::default() })?;
+        commit_seconds += cpu_seconds() - before;
+    }
+    let full = store.stats();
+    let resident_full = resident_kib()?;
+    drop(store);
+
+    let before = cpu_seconds();
+    let (store, recovery) = Store::open(options(dir))?;
+    let replay_seconds = cpu_seconds() - before;
+    let end = Timestamp(START_MS + 20 * 3_600_000);
+    let before = cpu_seconds();
+    let mut sealed = 0;
+    loop {
+        let report = store.seal(end)?;
+        sealed += report.bytes;
+        if !report.more {
+            break;
+        }
+    }
+    let seal_seconds = cpu_seconds() - before;
+    let stats = store.stats();
+    let before = cpu_seconds();
+    let found = store.select(&[Matcher::new("__name__", MatchOp::Regex, ".+")?], Timestamp::MIN, Timestamp::MAX)?;
+    let read_seconds = cpu_seconds() - before;
+    let read: usize = found.iter().map(veghe_model::SeriesData::len).sum();
+    Ok(format!(
+        "samples                     {samples}
+commit, CPU-s per M samples {:.3}
+seal, CPU-s per M samples   {:.3}
+log bytes per sample        {:.2}
+chunk bytes per sample      {:.3} (in the file, with series and marks: {:.3})
+head bytes (own count)      {:.1} MB
+resident: start, with index, with full head {:.1}, {:.1}, {:.1} MB
+replay                      {replay_seconds:.2} CPU-s for {} samples
+read and decode             {:.0} M samples per CPU-s ({read})
+",
+        per_million(commit_seconds),
+        per_million(seal_seconds),
+        full.log_bytes as f64 / samples,
+        sealed as f64 / samples,
+        std::fs::metadata(dir.join("chunks.db"))?.len() as f64 / samples,
+        stats_mb(full.head_bytes),
+        resident_before as f64 / 1024.0,
+        resident_start as f64 / 1024.0,
+        resident_full as f64 / 1024.0,
+        recovery.replayed_samples,
+        read as f64 / 1e6 / read_seconds,
+    ) + &format!(
+        "left after seal             {} log segments, {} head samples\n",
+        stats.log_segments, stats.head_samples
+    ))
+}
+
+fn stats_mb(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// Of 20 series 13 are constant, 4 are counters (one of seconds with two decimals) and 3 gauges.
+fn start_value(n: usize, random: &mut Random) -> f64 {
+    match n % 20 {
+        0..13 => [0.0, 1.0, 8_589_934_592.0, 4_096.0, 0.25][n % 5],
+        13..16 => random.below(1_000_000_000) as f64,
+        16 => random.below(10_000_000) as f64 / 100.0,
+        17 => 4.0e9 + random.below(1_000_000) as f64 * 4096.0,
+        18 => random.below(400) as f64 / 100.0,
+        _ => 40.0 + random.below(20) as f64,
+    }
+}
+
+fn next_value(n: usize, value: &mut f64, random: &mut Random) {
+    match n % 20 {
+        0..13 => {}
+        13 => *value += random.below(20) as f64,
+        14 => *value += if random.below(10) == 0 { random.below(4000) as f64 } else { 0.0 },
+        15 => *value += 1_500.0 + random.below(300) as f64,
+        16 => *value = ((*value * 100.0).round() + 1_480.0 + random.below(20) as f64) / 100.0,
+        17 => *value += (random.below(64) as f64 - 31.5).trunc() * 4096.0,
+        18 => *value = (((*value * 100.0).round() + random.below(11) as f64 - 5.0) / 100.0).max(0.0),
+        _ => *value = (*value + random.below(3) as f64 - 1.0).clamp(20.0, 95.0),
+    }
+}
+
+/// `xorshift`: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn resident_kib() -> Result<u64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

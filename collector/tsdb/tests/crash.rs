@@ -1,0 +1,209 @@
+//! Power cuts, kills and failing disks at every write, sync and deletion: what was acknowledged stays, whole.
+//!
+//! The test binary runs itself as a child under a preloaded shim (`shim.c`) that counts the calls which change files of
+//! the store and strikes at one of them. The child prints what the store acknowledged. `VEGHE_CRASH_ALL=1` strikes at
+//! every call in every mode; without it, at a sample of them.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
+use veghe_tsdb::{Column, Commit, Options, Store};
+
+const WINDOW_MS: i64 = 60_000;
+const COMMITS: i64 = 36;
+const STEP_MS: i64 = 7_000;
+/// The child drops what ended before this, after this many commits.
+const HORIZON_MS: i64 = 2 * WINDOW_MS;
+const DROP_AFTER: i64 = 30;
+
+fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_owned(), window: Duration::from_millis(WINDOW_MS as u64), max_series: 1_000 }
+}
+
+fn labels(n: usize) -> Labels {
+    Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())])
+}
+
+/// What commit `n` holds, by series: a row of four series, a late sample of a fifth, one of a series of its own.
+fn samples_of(n: i64) -> Vec<(usize, i64, f64)> {
+    let mut samples: Vec<_> = (0..4).map(|s| (s, n * STEP_MS, (n * 10 + s as i64) as f64)).collect();
+    samples.push((4, n / 3 * STEP_MS + n, n as f64 / 4.0));
+    samples.push((10 + n as usize / 4, n * STEP_MS + 1, -0.0));
+    samples
+}
+
+fn commit_of(store: &Store, n: i64) -> Commit {
+    let id = |s: usize| store.series(&labels(s)).expect("series");
+    let group = store.group(&(0..4).map(id).collect::<Vec<_>>());
+    let samples = samples_of(n);
+    Commit {
+        columns: vec![Column {
+            group,
+            timestamp: Timestamp(n * STEP_MS),
+            values: samples[..4].iter().map(|s| s.2).collect(),
+        }],
+        samples: samples[4..].iter().map(|(s, t, v)| (id(*s), Timestamp(*t), *v)).collect(),
+        marks: vec![(b"done".to_vec(), n.to_string().into_bytes()), (format!("k{n}").into_bytes(), vec![1])],
+    }
+}
+
+fn say(what: &str, n: i64) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n@{what} {n}").and_then(|()| out.flush()).expect("stdout");
+}
+
+/// The child: not a test of its own, it does nothing unless the test below starts it.
+#[test]
+fn child_works_through_the_script() {
+    let Some(dir) = std::env::var_os("VEGHE_SHIM_DIR").map(PathBuf::from) else { return };
+    let Ok((store, _)) = Store::open(options(&dir)) else {
+        say("unopened", 0);
+        return;
+    };
+    for n in 0..COMMITS {
+        say("try", n);
+        match store.commit(commit_of(&store, n)) {
+            Ok(()) => say("ack", n),
+            Err(error) => {
+                // Nothing of it may be seen; committing it again must work, as the failure comes once.
+                let seen = contents(&store);
+                assert!(!seen.contains_key(&(0, n * STEP_MS)), "refused but visible: {error}");
+                store.commit(commit_of(&store, n)).expect("the second try");
+                say("ack", n);
+            }
+        }
+        // The clock runs with the commits, so windows get sealed while others fill.
+        if n % 5 == 4 && store.seal(Timestamp(n * STEP_MS)).is_err() {
+            store.seal(Timestamp(n * STEP_MS)).expect("the second seal");
+        }
+        if n == DROP_AFTER {
+            say("dropping", n);
+            if store.drop_before(Timestamp(HORIZON_MS)).is_err() {
+                store.drop_before(Timestamp(HORIZON_MS)).expect("the second drop");
+            }
+            say("dropped", n);
+        }
+    }
+    say("end", 0);
+}
+
+fn contents(store: &Store) -> BTreeMap<(usize, i64), u64> {
+    let all = Matcher::new("n", MatchOp::Regex, ".+").expect("pattern");
+    let mut found = BTreeMap::new();
+    for series in store.select(&[all], Timestamp::MIN, Timestamp::MAX).expect("select") {
+        let n: usize = series.labels.get("n").and_then(|n| n.parse().ok()).expect("label");
+        for sample in series.iter() {
+            assert!(found.insert((n, sample.timestamp.0), sample.value.to_bits()).is_none(), "a sample twice");
+        }
+    }
+    found
+}
+
+/// The contents after the first `commits` commits, without what ended before `horizon`.
+fn model(commits: i64, horizon: i64) -> BTreeMap<(usize, i64), u64> {
+    let mut model = BTreeMap::new();
+    for (s, t, v) in (0..commits).flat_map(samples_of).filter(|(_, t, _)| *t >= horizon) {
+        model.entry((s, t)).or_insert(v.to_bits());
+    }
+    model
+}
+
+struct Child {
+    output: String,
+    code: Option<i32>,
+}
+
+fn run_child(dir: &Path, shim: &Path, mode: &str, at: u64, count_to: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("own path"));
+    command
+        .args(["child_works_through_the_script", "--exact", "--nocapture", "--test-threads=1"])
+        .env("LD_PRELOAD", shim)
+        .env("VEGHE_SHIM_DIR", dir)
+        .env("VEGHE_SHIM_MODE", mode)
+        .env("VEGHE_SHIM_AT", at.to_string());
+    if let Some(path) = count_to {
+        command.env("VEGHE_SHIM_COUNT", path);
+    }
+    let output = command.output().expect("child starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    Child { output: text, code: output.status.code() }
+}
+
+fn check(dir: &Path, child: &Child, what: &str) {
+    let last = |word: &str| {
+        let prefix = format!("@{word} ");
+        child.output.lines().filter_map(|l| l.strip_prefix(&*prefix)).filter_map(|n| n.parse::<i64>().ok()).next_back()
+    };
+    let acknowledged = last("ack").map_or(0, |n| n + 1);
+    let tried = last("try").map_or(0, |n| n + 1);
+    let (store, _) = Store::open(options(dir)).unwrap_or_else(|e| panic!("{what}: cannot reopen: {e:?}"));
+    let found = contents(&store);
+    let horizons = match (last("dropping"), last("dropped")) {
+        (Some(_), Some(_)) => vec![HORIZON_MS],
+        (Some(_), None) => vec![0, HORIZON_MS],
+        _ => vec![0],
+    };
+    let fits = |commits: i64| {
+        let mark = (commits > 0).then(|| (commits - 1).to_string().into_bytes());
+        let kept = store.marks(b"k").len() as i64 == commits;
+        // Late samples that came after the drop are there although they lie before the horizon.
+        let late = |key: &(usize, i64)| (DROP_AFTER + 1..commits).flat_map(samples_of).any(|(s, t, _)| (s, t) == *key);
+        kept && store.mark(b"done") == mark
+            && horizons.iter().any(|horizon| {
+                let mut expected = model(commits, *horizon);
+                expected.extend(model(commits, 0).into_iter().filter(|(key, _)| late(key)));
+                expected == found
+            })
+    };
+    assert!(
+        fits(acknowledged) || (tried > acknowledged && fits(tried)),
+        "{what}: {acknowledged} acknowledged, {tried} tried, mark {:?}, {} samples found\n{}",
+        store.mark(b"done").map(|m| String::from_utf8_lossy(&m).into_owned()),
+        found.len(),
+        child.output,
+    );
+    // It must also go on working.
+    store.commit(commit_of(&store, COMMITS)).expect("commit after recovery");
+    store.seal(Timestamp(i64::MAX / 2)).expect("seal after recovery");
+    assert!(contents(&store).contains_key(&(0, COMMITS * STEP_MS)), "{what}");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_at_whichever_call_the_machine_stops_or_the_disk_fails() {
+    let work = tempfile::tempdir().expect("directory");
+    let shim = work.path().join("shim.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim.c");
+    let built = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(&shim)
+        .arg(&source)
+        .args(["-ldl", "-lpthread"])
+        .status()
+        .expect("a C compiler");
+    assert!(built.success(), "shim compiles");
+    let count = work.path().join("count");
+    let dir = work.path().join("whole");
+    let child = run_child(&dir, &shim, "none", 0, Some(&count));
+    assert!(child.output.contains("@end 0"), "{}", child.output);
+    check(&dir, &child, "undisturbed");
+    let calls: u64 = std::fs::read_to_string(&count).expect("count").trim().parse().expect("number");
+    assert!(calls > 200, "the shim counted only {calls} calls");
+    let every = std::env::var_os("VEGHE_CRASH_ALL").is_some();
+    let stride = if every { 1 } else { 1.max(calls / 90) };
+    for (offset, mode) in ["cut", "kill", "eio", "enospc"].into_iter().enumerate() {
+        let stride = if mode == "cut" || every { stride } else { stride * 3 };
+        for at in (1 + if every { 0 } else { offset as u64 }..=calls).step_by(stride as usize) {
+            let what = format!("{mode} at call {at} of {calls}");
+            let dir = work.path().join(format!("{mode}-{at}"));
+            let child = run_child(&dir, &shim, mode, at, None);
+            let stopped = matches!(mode, "cut" | "kill");
+            assert_eq!(child.code, Some(if stopped { 77 } else { 0 }), "{what}\n{}", child.output);
+            check(&dir, &child, &what);
+            std::fs::remove_dir_all(&dir).expect("clean");
+        }
+    }
+}
