@@ -474,17 +474,17 @@ impl Parser<'_> {
                 self.node(start, expr.depth + 1, ExprKind::Paren(Box::new(expr)))
             }
             Token::Sign("{") => self.selector(None),
-            Token::Word(word) => self.word(start, word),
+            Token::Word(word) => self.word(start, &word),
             _ => Err(self.unexpected("")),
         }
     }
 
-    fn word(&mut self, start: usize, word: String) -> Parsed<Expr> {
+    fn word(&mut self, start: usize, word: &str) -> Parsed<Expr> {
         if self.peek_after() == &Token::Sign("{") {
             self.next();
             return self.selector(Some(word));
         }
-        if let Some(value) = special_number(&word) {
+        if let Some(value) = special_number(word) {
             self.next();
             return self.node(start, 1, ExprKind::Number(value));
         }
@@ -499,7 +499,7 @@ impl Parser<'_> {
         }
         if opens {
             self.next();
-            return self.call(start, &word);
+            return self.call(start, word);
         }
         if ["bool", "on", "ignoring", "group_left", "group_right", "atan2"].contains(&lower.as_str()) {
             return Err(self.unexpected(""));
@@ -624,11 +624,11 @@ impl Parser<'_> {
     }
 
     /// The matchers in braces, if any, after a name that is already read.
-    fn selector(&mut self, name: Option<String>) -> Parsed<Expr> {
+    fn selector(&mut self, name: Option<&str>) -> Parsed<Expr> {
         let start = if name.is_some() { self.lexemes[self.at.saturating_sub(1)].start } else { self.start() };
         let mut matchers = Vec::new();
-        if let Some(name) = &name {
-            matchers.push(Matcher::equal(METRIC_NAME, name.as_str()));
+        if let Some(name) = name {
+            matchers.push(Matcher::equal(METRIC_NAME, name));
         }
         if self.accept("{") {
             while !self.accept("}") {
@@ -638,7 +638,7 @@ impl Parser<'_> {
                 }
             }
         }
-        if let Some(name) = &name
+        if let Some(name) = name
             && let Some(second) = matchers.iter().skip(1).find(|m| m.name() == METRIC_NAME && m.op() == MatchOp::Equal)
         {
             let message = format!("metric name must not be set twice: {name:?} or {:?}", second.value());
