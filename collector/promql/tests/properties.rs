@@ -461,11 +461,13 @@ fn a_query_that_is_wrong_says_what_and_where() {
 
 #[test]
 fn a_query_tells_its_selectors_and_its_kind() {
-    let query = Query::parse("sum(rate({\"a.b\", job=~\"n.*\"}[5m:])) / on() up{job=\"x\"} > scalar(z)");
-    assert!(query.is_err(), "a subquery is no range of a selector's samples");
-    let query = Query::parse("sum(rate(a_total{job=~\"n.*\"}[5m])) / on() up{job=\"x\"} > scalar(z)").expect("a query");
-    let names: Vec<_> = query.selectors().into_iter().map(|s| s.metric_name.unwrap_or_default()).collect();
-    assert_eq!(names, ["a_total", "up", "z"]);
+    let query =
+        Query::parse("sum(rate({\"a.b\", job=~\"n.*\"}[5m:])) / on() up{job=\"x\"} > scalar(z[5m:] or {job=\"y\"})");
+    assert!(query.is_err(), "a range vector is no operand");
+    let query = Query::parse("sum(rate({\"a.b\", job=~\"n.*\"}[5m:])) / on() up{job=\"x\"} > scalar({job=\"y\"})")
+        .expect("a query");
+    let names: Vec<_> = query.selectors().into_iter().map(|s| s.metric_name).collect();
+    assert_eq!(names, [Some("a.b".to_owned()), Some("up".to_owned()), None]);
     assert_eq!(query.kind(), QueryKind::Vector);
     assert_eq!(Query::parse("x[5m]").expect("a query").kind(), QueryKind::Matrix);
 }

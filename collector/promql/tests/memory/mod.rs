@@ -7,7 +7,7 @@ use veghe_model::{Labels, Matcher, Sample, SeriesData, Timestamp};
 use veghe_promql::{Limits, Source};
 
 /// Series by labels; what scripts load.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Memory {
     series: BTreeMap<Labels, BTreeMap<i64, f64>>,
 }
