@@ -1,5 +1,8 @@
 //! Builds and type-checks the tree of a query, in the words of Prometheus' own parser.
 //!
+//! Written here and not taken from the crate `promql-parser` (0.11.1), which keeps no positions (Prometheus' remarks
+//! name them), panics on `x[1e300]` and reads `x[99999999999y1s]` as one second. It stays a second opinion in the tests.
+//!
 //! The parser recurses, and so does everything that walks the tree, so depth is bounded here, once.
 
 use veghe_model::{METRIC_NAME, MatchOp, Matcher, is_label_name};
