@@ -4,6 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
+#[path = "../tests/memory/mod.rs"]
+mod memory;
 #[path = "../tests/runner/mod.rs"]
 mod runner;
 

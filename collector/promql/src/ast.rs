@@ -306,6 +306,15 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// A label's name, quoted where it is not in the classic charset.
+struct LabelName<'a>(&'a str);
+
+impl LabelName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_label_name(self.0) { f.write_str(self.0) } else { fmt::Display::fmt(&Quoted(self.0), f) }
+    }
+}
+
 struct LabelNames<'a>(&'a [String]);
 
 impl fmt::Display for LabelNames<'_> {
@@ -313,7 +322,7 @@ impl fmt::Display for LabelNames<'_> {
         f.write_str("(")?;
         for (i, name) in self.0.iter().enumerate() {
             f.write_str(if i == 0 { "" } else { ", " })?;
-            if is_label_name(name) { f.write_str(name)? } else { Quoted(name).fmt(f)? }
+            LabelName(name).fmt(f)?;
         }
         f.write_str(")")
     }
@@ -341,7 +350,7 @@ impl fmt::Display for Millis {
             ("s", 1_000, false),
             ("ms", 1, false),
         ] {
-            if rest == 0 || (exact && rest % ms != 0) || rest < ms {
+            if rest == 0 || (exact && !rest.is_multiple_of(ms)) || rest < ms {
                 continue;
             }
             write!(f, "{}{unit}", rest / ms)?;
@@ -382,11 +391,7 @@ impl Selector {
         for m in rest {
             f.write_str(if open { "," } else { "{" })?;
             open = true;
-            if is_label_name(m.name()) {
-                f.write_str(m.name())?
-            } else {
-                fmt::Display::fmt(&Quoted(m.name()), f)?
-            }
+            LabelName(m.name()).fmt(f)?;
             write!(f, "{}{}", m.op(), Quoted(m.value()))?;
         }
         if open {

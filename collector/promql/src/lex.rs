@@ -146,7 +146,7 @@ pub(crate) fn parse_duration_ms(word: &str) -> Result<i64, String> {
         if number.is_empty() || position < next {
             return Err(invalid());
         }
-        let value: i64 = number.parse().map_err(|_: std::num::ParseIntError| overflow())?;
+        let value: i64 = number.parse().ok().ok_or_else(overflow)?;
         total = value.checked_mul(units[position].1).and_then(|ms| total.checked_add(ms)).ok_or_else(overflow)?;
         next = position + 1;
         rest = after;
@@ -169,9 +169,11 @@ fn string(text: &str, at: usize, rest: &str, quote: char) -> Result<(Token, usiz
         if c == quote {
             let value_bytes = std::mem::take(&mut bytes);
             // An escape may name any byte; a label's value is text, so what is no UTF-8 is refused here.
-            value.push_str(&String::from_utf8(value_bytes).map_err(|_: std::string::FromUtf8Error| {
-                ParseError::new(text, at, "invalid UTF-8 in string".to_owned())
-            })?);
+            value.push_str(
+                &String::from_utf8(value_bytes)
+                    .ok()
+                    .ok_or_else(|| ParseError::new(text, at, "invalid UTF-8 in string".to_owned()))?,
+            );
             return Ok((Token::String(value), i + 1));
         }
         if quote == '`' || (c != '\\' && c != '\n') {
@@ -202,7 +204,7 @@ fn string(text: &str, at: usize, rest: &str, quote: char) -> Result<(Token, usiz
             c if c == quote => bytes.push(c as u8),
             'x' => bytes.push(number(None, 2, 16)? as u8),
             c @ '0'..='7' => {
-                bytes.push(u8::try_from(number(Some(c), 2, 8)?).map_err(|_: std::num::TryFromIntError| wrong(i))?);
+                bytes.push(u8::try_from(number(Some(c), 2, 8)?).ok().ok_or_else(|| wrong(i))?);
             }
             'u' | 'U' => {
                 let c = char::from_u32(number(None, if escape == 'u' { 4 } else { 8 }, 16)?).ok_or_else(|| wrong(i))?;

@@ -1,5 +1,8 @@
 //! Builds and type-checks the tree of a query, in the words of Prometheus' own parser.
 //!
+//! Written here and not taken from the crate `promql-parser` (0.11.1), which keeps no positions (Prometheus' remarks
+//! name them), panics on `x[1e300]` and reads `x[99999999999y1s]` as one second. It stays a second opinion in the tests.
+//!
 //! The parser recurses, and so does everything that walks the tree, so depth is bounded here, once.
 
 use veghe_model::{METRIC_NAME, MatchOp, Matcher, is_label_name};
@@ -495,17 +498,17 @@ impl Parser<'_> {
                 self.node(start, expr.depth + 1, ExprKind::Paren(Box::new(expr)))
             }
             Token::Sign("{") => self.selector(None),
-            Token::Word(word) => self.word(start, word),
+            Token::Word(word) => self.word(start, &word),
             _ => Err(self.unexpected("")),
         }
     }
 
-    fn word(&mut self, start: usize, word: String) -> Parsed<Expr> {
+    fn word(&mut self, start: usize, word: &str) -> Parsed<Expr> {
         if self.peek_after() == &Token::Sign("{") {
             self.next();
             return self.selector(Some(&word));
         }
-        if let Some(value) = special_number(&word) {
+        if let Some(value) = special_number(word) {
             self.next();
             return self.node(start, 1, ExprKind::Number(value));
         }
@@ -520,7 +523,7 @@ impl Parser<'_> {
         }
         if opens {
             self.next();
-            return self.call(start, &word);
+            return self.call(start, word);
         }
         if ["bool", "on", "ignoring", "group_left", "group_right", "atan2"].contains(&lower.as_str()) {
             return Err(self.unexpected(""));

@@ -32,11 +32,11 @@ impl Engine<'_> {
         let parameter = param.map(|p| self.scalar(p, steps)).transpose()?;
         let rows = self.vector(over, steps)?;
         self.check_stop()?;
-        let groups = self.groups(&rows, grouping);
+        let groups = Self::groups(&rows, grouping);
         let result = match (op, parameter) {
             (AggregateOp::Quantile, Some(q)) => {
                 if let (Some(param), false) = (param, rows.is_empty()) {
-                    q.iter().for_each(|q| self.check_quantile(param, *q));
+                    self.check_quantiles(param, &q);
                 }
                 self.each_group(&rows, groups, steps, |rows, step| {
                     let mut values: Vec<f64> = present(rows, step).collect();
@@ -59,7 +59,7 @@ impl Engine<'_> {
         Ok(result)
     }
 
-    fn groups(&self, rows: &[Row], grouping: &Grouping) -> Vec<Group> {
+    fn groups(rows: &[Row], grouping: &Grouping) -> Vec<Group> {
         let by_name = matches!(grouping, Grouping::By(labels) if labels.iter().any(|l| l == METRIC_NAME));
         let mut at: HashMap<Labels, usize> = HashMap::new();
         let mut groups: Vec<Group> = Vec::new();
@@ -148,9 +148,10 @@ impl Engine<'_> {
                 let mut builder = group.to_builder();
                 builder.set(label, Number(*value).to_string());
                 let key = builder.build();
-                let at = match at.get(&key) {
-                    Some(at) => *at,
-                    None => {
+                let at = if let Some(at) = at.get(&key) {
+                    *at
+                } else {
+                    {
                         result.push(Row { labels: key.clone(), values: self.empty_column(steps)?, drop_name: false });
                         at.insert(key, result.len() - 1);
                         result.len() - 1

@@ -46,7 +46,13 @@ impl super::Engine<'_> {
         );
     }
 
-    pub(crate) fn check_quantile(&self, at: &Expr, q: f64) {
+    pub(crate) fn check_quantiles(&self, at: &Expr, quantiles: &[f64]) {
+        for q in quantiles {
+            self.check_quantile(at, *q);
+        }
+    }
+
+    fn check_quantile(&self, at: &Expr, q: f64) {
         if q.is_nan() || !(0.0..=1.0).contains(&q) {
             let q = crate::ast::Number(q);
             self.warn(at, &format!("quantile value should be between 0 and 1, got {q}"));

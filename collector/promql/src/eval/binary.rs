@@ -89,8 +89,8 @@ impl Engine<'_> {
             }
             (Columns::Vector(l), Columns::Vector(r)) => {
                 let rows = match op {
-                    BinaryOp::And => self.intersect(l, r, &binary.matching.on, true),
-                    BinaryOp::Unless => self.intersect(l, r, &binary.matching.on, false),
+                    BinaryOp::And => self.intersect(l, &r, &binary.matching.on, true),
+                    BinaryOp::Unless => self.intersect(l, &r, &binary.matching.on, false),
                     BinaryOp::Or => self.unite(l, r, &binary.matching.on)?,
                     _ => self.join(binary, l, r, steps)?,
                 };
@@ -126,8 +126,8 @@ impl Engine<'_> {
     }
 
     /// `and` (values of `l` where `r` has one) and `unless` (where it has none).
-    fn intersect(&self, mut l: Vec<Row>, r: Vec<Row>, on: &Grouping, wanted: bool) -> Vec<Row> {
-        let present = presence(&r, on);
+    fn intersect(&self, mut l: Vec<Row>, r: &[Row], on: &Grouping, wanted: bool) -> Vec<Row> {
+        let present = presence(r, on);
         for row in &mut l {
             let other = present.get(&signature(&row.labels, on));
             for (step, value) in row.values.iter_mut().enumerate() {
@@ -137,7 +137,7 @@ impl Engine<'_> {
             }
         }
         l.retain(|row| row.values.iter().any(|v| !is_absent(*v)));
-        self.release_rows(&r);
+        self.release_rows(r);
         l
     }
 
@@ -240,7 +240,7 @@ impl Engine<'_> {
         // Which row of the "one" side has a value at each step.
         let mut one_at: Vec<Option<usize>> = vec![None; steps.count];
         for i in &found.one {
-            for (step, value) in one[*i].values.iter().enumerate().filter(|(_, v)| !is_absent(**v)) {
+            for (step, _) in one[*i].values.iter().enumerate().filter(|(_, v)| !is_absent(**v)) {
                 if !both[step] {
                     continue;
                 }
@@ -254,8 +254,6 @@ impl Engine<'_> {
                         BracedLabels(&one[*i].labels),
                     )));
                 }
-                // The value itself is read below; only its row matters here.
-                let _: &f64 = value;
                 one_at[step] = Some(*i);
             }
         }
@@ -275,7 +273,7 @@ impl Engine<'_> {
                 let at = match current {
                     Some((row, with)) if with == other => row,
                     _ => {
-                        let labels = self.result_labels(binary, &many[*i].labels, &one[other].labels);
+                        let labels = Self::result_labels(binary, &many[*i].labels, &one[other].labels);
                         let drop_name = many[*i].drop_name && labels.get(METRIC_NAME).is_some();
                         result.push(Row { labels, values: self.empty_column(steps)?, drop_name });
                         result.len() - 1
@@ -289,7 +287,7 @@ impl Engine<'_> {
             }
         }
         if !one_to_one {
-            check_unique(&result[first_of_match..], &many_presence(found, many, &one_at))?;
+            check_unique(&result[first_of_match..], many_presence(found, many, &one_at))?;
         }
         let mut kept = result.split_off(first_of_match);
         kept.retain(|row| row.values.iter().any(|v| !is_absent(*v)));
@@ -297,7 +295,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn result_labels(&self, binary: &Binary, many: &Labels, one: &Labels) -> Labels {
+    fn result_labels(binary: &Binary, many: &Labels, one: &Labels) -> Labels {
         let matching = &binary.matching;
         let mut builder = match (&matching.cardinality, &matching.on) {
             (Cardinality::OneToOne, Grouping::By(names)) => many.filter(|n| names.iter().any(|name| name == n)),
@@ -317,7 +315,7 @@ impl Engine<'_> {
     }
 }
 
-/// Rows of the many side by whether they take part at each step; in the order of `found.many`.
+/// How many rows of the many side have a partner at some step.
 fn many_presence(found: &Match, many: &[Row], one_at: &[Option<usize>]) -> usize {
     found
         .many
@@ -327,8 +325,8 @@ fn many_presence(found: &Match, many: &[Row], one_at: &[Option<usize>]) -> usize
 }
 
 /// That no two rows of one match have the same labels at the same step.
-fn check_unique(rows: &[Row], taking_part: &usize) -> Evaluated<()> {
-    if *taking_part < 2 {
+fn check_unique(rows: &[Row], taking_part: usize) -> Evaluated<()> {
+    if taking_part < 2 {
         return Ok(());
     }
     let mut seen: HashMap<&Labels, Vec<bool>> = HashMap::new();

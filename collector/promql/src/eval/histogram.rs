@@ -56,7 +56,7 @@ impl Engine<'_> {
     }
 
     fn quantiles_of(&self, q: &[f64], q_at: &Expr, rows: &[Row], at: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
-        q.iter().for_each(|q| self.check_quantile(q_at, *q));
+        self.check_quantiles(q_at, q);
         self.each_histogram(rows, at, steps, |histogram, buckets, step| {
             let (value, forced) = bucket_quantile(q[step], buckets);
             if forced {

@@ -68,9 +68,10 @@ impl Engine<'_> {
                     continue;
                 }
                 let labels = builder.build();
-                let at = match columns.get(&labels) {
-                    Some(at) => *at,
-                    None => {
+                let at = if let Some(at) = columns.get(&labels) {
+                    *at
+                } else {
+                    {
                         let values = self.empty_column(steps)?;
                         result.push(Row { labels: labels.clone(), values, drop_name: row.drop_name });
                         columns.insert(labels, result.len() - 1);

@@ -34,8 +34,8 @@ impl Engine<'_> {
         let regex = regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
             .size_limit(REGEX_SIZE_LIMIT_BYTES)
             .build()
-            .map_err(|_: regex::Error| {
-            EvalError::Execution(format!("invalid regular expression in label_replace(): {pattern}"))
+            .map_err(|error| {
+            EvalError::Execution(format!("invalid regular expression in label_replace(): {pattern}: {error}"))
         })?;
         check_destination(&destination, "label_replace")?;
         let mut rows = self.vector(&args[0], steps)?;

@@ -286,7 +286,9 @@ impl<'a> Engine<'a> {
     fn negate(&self, inner: &Expr, steps: Steps) -> Evaluated<Columns> {
         match self.eval(inner, steps)? {
             Columns::Scalar(mut values) => {
-                values.iter_mut().for_each(|v| *v = -*v);
+                for v in &mut values {
+                    *v = -*v;
+                }
                 Ok(Columns::Scalar(values))
             }
             Columns::Vector(rows) => {
@@ -300,7 +302,9 @@ impl<'a> Engine<'a> {
     /// `rows` after an operation that drops the metric's name.
     pub(crate) fn drop_names(&self, mut rows: Vec<Row>) -> Evaluated<Vec<Row>> {
         if self.delays_names() {
-            rows.iter_mut().for_each(|r| r.drop_name = true);
+            for row in &mut rows {
+                row.drop_name = true;
+            }
             return Ok(rows);
         }
         let same_name = rows.windows(2).all(|w| w[0].labels.metric_name() == w[1].labels.metric_name());

@@ -24,7 +24,7 @@ pub(crate) fn sum(values: &[f64]) -> f64 {
 pub(crate) struct Mean {
     sum: f64,
     compensation: f64,
-    mean: f64,
+    so_far: f64,
     count: f64,
     incremental: bool,
 }
@@ -47,16 +47,16 @@ impl Mean {
                 return;
             }
             self.incremental = true;
-            self.mean = self.sum / (self.count - 1.0);
+            self.so_far = self.sum / (self.count - 1.0);
             self.compensation /= self.count - 1.0;
         }
         let q = (self.count - 1.0) / self.count;
-        (self.mean, self.compensation) = kahan(value / self.count, q * self.mean, q * self.compensation);
+        (self.so_far, self.compensation) = kahan(value / self.count, q * self.so_far, q * self.compensation);
     }
 
     pub(crate) fn value(&self) -> f64 {
         if self.incremental {
-            self.mean + self.compensation
+            self.so_far + self.compensation
         } else {
             self.sum / self.count + self.compensation / self.count
         }
@@ -66,7 +66,9 @@ impl Mean {
 pub(crate) fn mean(values: &[f64]) -> Option<f64> {
     let (first, rest) = values.split_first()?;
     let mut mean = Mean::first(*first);
-    rest.iter().for_each(|v| mean.add(*v));
+    for v in rest {
+        mean.add(*v);
+    }
     Some(mean.value())
 }
 

@@ -10,8 +10,6 @@ use crate::ast::Expr;
 struct Moment {
     step: usize,
     time_ms: i64,
-    end_ms: i64,
-    range_ms: i64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -75,7 +73,7 @@ impl Engine<'_> {
             self.check_stop()?;
             let mut values = self.empty_column(steps)?;
             windows.each(raw, steps, |step, time_ms, window| {
-                let moment = Moment { step, time_ms, end_ms: windows.end_ms(time_ms), range_ms: windows.range_ms };
+                let moment = Moment { step, time_ms };
                 if let Some(value) = f(&raw.timestamps[window.clone()], &raw.values[window], &moment) {
                     values[step] = value;
                 }
@@ -145,7 +143,7 @@ impl Engine<'_> {
         let rows =
             self.over_windows(&args[1], steps, false, |_, v, moment| Some(quantile(q[moment.step], &mut v.to_vec())))?;
         if !rows.is_empty() {
-            q.iter().for_each(|q| self.check_quantile(&args[0], *q));
+            self.check_quantiles(&args[0], &q);
         }
         self.release(q.len());
         Ok(rows)
@@ -247,7 +245,9 @@ fn median_absolute_deviation(v: &[f64]) -> f64 {
     }
     let mut values = v.to_vec();
     let median = quantile(0.5, &mut values);
-    values.iter_mut().for_each(|v| *v = (*v - median).abs());
+    for v in &mut values {
+        *v = (*v - median).abs();
+    }
     quantile(0.5, &mut values)
 }
 

@@ -3,71 +3,33 @@
 //! Cases that need native histograms are skipped and counted: samples are floats here. A case needs them when it
 //! expects one, or when a selector of its query matches a series that has one.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use regex::Regex;
-use veghe_model::{Labels, LabelsBuilder, Matcher, Sample, SeriesData, Timestamp, stale_nan};
-use veghe_promql::{Evaluation, Limits, NameRemoval, Query, Source, Value};
+use veghe_model::{Labels, LabelsBuilder, Timestamp, stale_nan};
+use veghe_promql::{Evaluation, NameRemoval, Query, Value};
 
-/// Series by labels; what scripts load.
-#[derive(Default)]
-pub struct Memory {
-    series: BTreeMap<Labels, BTreeMap<i64, f64>>,
-}
-
-impl Memory {
-    /// Adds samples to a series; a later sample replaces an earlier one of the same moment.
-    pub fn append(&mut self, labels: Labels, samples: impl IntoIterator<Item = (i64, f64)>) {
-        self.series.entry(labels).or_default().extend(samples);
-    }
-}
-
-impl Source for Memory {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start: Timestamp,
-        end: Timestamp,
-    ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        if start > end {
-            return Ok(Vec::new());
-        }
-        Ok(self
-            .series
-            .iter()
-            .filter(|(labels, _)| matchers.iter().all(|m| m.matches_labels(labels)))
-            .map(|(labels, samples)| {
-                let samples: Vec<Sample> = samples
-                    .range(start.0..=end.0)
-                    .map(|(t, value)| Sample { timestamp: Timestamp(*t), value: *value })
-                    .collect();
-                SeriesData::new(labels.clone(), &samples)
-            })
-            .filter(|series| !series.is_empty())
-            .collect())
-    }
-}
+use crate::memory::{Memory, limits};
 
 /// What became of the cases of a file.
 #[derive(Default)]
-pub struct Outcome {
-    pub passed: usize,
-    pub skipped: usize,
+pub(crate) struct Outcome {
+    pub(crate) passed: usize,
+    pub(crate) skipped: usize,
     /// Line, query and difference of each case that failed.
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 impl Outcome {
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.passed + self.failures.len()
     }
 }
 
 /// The `.test` files of a directory by name.
-pub fn scripts(directory: &Path) -> std::io::Result<Vec<(String, String)>> {
+pub(crate) fn scripts(directory: &Path) -> std::io::Result<Vec<(String, String)>> {
     let mut scripts = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -81,7 +43,7 @@ pub fn scripts(directory: &Path) -> std::io::Result<Vec<(String, String)>> {
 }
 
 /// Runs a script.
-pub fn run(script: &str, names: NameRemoval) -> Outcome {
+pub(crate) fn run(script: &str, names: NameRemoval) -> Outcome {
     let mut outcome = Outcome::default();
     let mut memory = Memory::default();
     // Labels of series with native histograms.
@@ -189,30 +151,33 @@ static POINT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&format!("^(?:(_|stale)|([+-]?{number})([+-]{number})?)(?:x([0-9]+))?$")).expect("pattern")
 });
 
+/// Where the first point of `text` ends: `{{a}}`, `{{a}}x3` or `{{a}}+{{b}}x3`, with spaces inside the braces.
+fn histogram_end(text: &str) -> Result<usize, String> {
+    let mut rest = text;
+    loop {
+        let (_, after) = rest.split_once("}}").ok_or("unclosed histogram")?;
+        if !after.starts_with(['+', '-']) {
+            let tail = after.find(char::is_whitespace).unwrap_or(after.len());
+            return Ok(text.len() - after.len() + tail);
+        }
+        rest = after;
+    }
+}
+
 /// The values of the expanding notation; native histograms become gaps.
 fn expand(points: &str) -> Result<Vec<Option<f64>>, String> {
     let mut values = Vec::new();
     let mut rest = points.trim();
     while !rest.is_empty() {
         if rest.starts_with("{{") {
-            // `{{a}}`, `{{a}}x3` or `{{a}}+{{b}}x3`, with spaces inside the braces.
-            let mut end = 0;
-            loop {
-                end += rest[end..].find("}}").ok_or("unclosed histogram")? + 2;
-                if !rest[end..].starts_with(['+', '-']) {
-                    break;
-                }
-            }
-            end += rest[end..].find(char::is_whitespace).unwrap_or(rest.len() - end);
-            let token = &rest[..end];
+            let (token, after) = rest.split_at(histogram_end(rest)?);
             let repeat = token.rsplit_once('x').and_then(|(_, n)| n.parse::<usize>().ok()).map_or(1, |n| n + 1);
             values.extend(std::iter::repeat_n(None, repeat));
-            rest = rest[end..].trim_start();
+            rest = after.trim_start();
             continue;
         }
-        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-        let token = &rest[..end];
-        rest = rest[end..].trim_start();
+        let (token, after) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+        rest = after.trim_start();
         let parts = POINT.captures(token).ok_or_else(|| format!("no point: {token:?}"))?;
         let times: Option<usize> = parts.get(4).map(|n| n.as_str().parse().expect("digits"));
         if let Some(word) = parts.get(1) {
@@ -247,15 +212,12 @@ fn moment_ms(text: &str) -> Result<i64, String> {
     }
 }
 
-pub fn limits() -> Limits {
-    Limits { max_samples: 50_000_000, lookback: Duration::from_secs(300) }
-}
-
 fn evaluate_instant(query: &Query, memory: &Memory, at_ms: i64) -> Result<Evaluation, String> {
     query.instant(memory, Timestamp(at_ms), &limits(), &|| false).map_err(|e| e.to_string())
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the language")]
 struct Expectations {
     ordered: bool,
     fail: Option<Text>,
