@@ -49,6 +49,22 @@ impl Piece {
     }
 }
 
+/// Time stamps of pieces, decoded once. Pieces must outlive it: they are told apart by address.
+#[derive(Default)]
+pub(crate) struct PieceTimes(HashMap<usize, Arc<[i64]>>);
+
+impl PieceTimes {
+    pub(crate) fn of(&mut self, piece: &Arc<Piece>) -> Result<Arc<[i64]>, Damaged> {
+        let address = Arc::as_ptr(piece).addr();
+        if let Some(times) = self.0.get(&address) {
+            return Ok(Arc::clone(times));
+        }
+        let times = piece.times()?;
+        self.0.insert(address, Arc::clone(&times));
+        Ok(times)
+    }
+}
+
 /// The rows of one group, or of one series that came alone, in one window.
 #[derive(Debug)]
 pub(crate) struct Part {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
-use crate::head::{Frozen, PartKey, Piece};
+use crate::head::{Frozen, PartKey, PieceTimes};
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, lock, read, write};
 use crate::{SealError, SealReport};
@@ -41,7 +41,7 @@ struct Job {
     /// How many of its entries are done.
     done: usize,
     times: TimesWriter,
-    piece_times: HashMap<*const Piece, Arc<[i64]>>,
+    piece_times: PieceTimes,
     /// Time stamps of whole parts, shared by their series.
     part_times: HashMap<PartKey, Arc<[i64]>>,
 }
@@ -115,7 +115,8 @@ impl Inner {
         while sealer.frozen_at.len() > 1_000 {
             sealer.frozen_at.pop_first();
         }
-        sealer.job = Some(Job { frozen, done: 0, times, piece_times: HashMap::new(), part_times: HashMap::new() });
+        sealer.job =
+            Some(Job { frozen, done: 0, times, piece_times: PieceTimes::default(), part_times: HashMap::new() });
         Ok(())
     }
 
@@ -227,7 +228,9 @@ impl Inner {
         hidden.map_err(SealError::Database)?;
         {
             let mut sealed = write(&self.sealed);
-            windows.iter().for_each(|window| drop(sealed.insert(*window, empty.clone())));
+            for window in &windows {
+                sealed.insert(*window, empty.clone());
+            }
         }
         let mut head = write(&self.head);
         head.windows = head.windows.split_off(&first_kept);
@@ -289,7 +292,9 @@ impl Inner {
         })();
         removed.map_err(SealError::Database)?;
         let mut sealed = write(&self.sealed);
-        gone.iter().for_each(|window| drop(sealed.remove(window)));
+        for window in &gone {
+            sealed.remove(window);
+        }
         Ok(())
     }
 }

@@ -136,7 +136,9 @@ proptest! {
                     world.store.commit(Commit { columns, ..Commit::default() }).expect("commit");
                 }
                 Step::Samples(samples) => {
-                    samples.iter().for_each(|(n, t, v)| put(&mut model, *n, *t, *v));
+                    for (n, t, v) in &samples {
+                        put(&mut model, *n, *t, *v);
+                    }
                     let samples = samples.into_iter().map(|(n, t, v)| (world.series[n], Timestamp(t), v)).collect();
                     world.store.commit(Commit { samples, ..Commit::default() }).expect("commit");
                 }
@@ -173,6 +175,43 @@ proptest! {
         prop_assert_eq!(contents(&store, i64::MIN, i64::MAX), part(&model, i64::MIN, i64::MAX));
         prop_assert_eq!(store.marks(b"m"), marks.into_iter().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn readers_see_everything_once_while_windows_are_sealed_and_samples_arrive() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    shared(&world.store);
+    let group = world.groups[0].0;
+    let rows = 600_i64;
+    let written = std::sync::atomic::AtomicI64::new(0);
+    std::thread::scope(|scope| {
+        let (store, written) = (&world.store, &written);
+        scope.spawn(move || {
+            for row in 0..rows {
+                let columns = vec![Column { group, timestamp: Timestamp(row * 1_000), values: vec![row as f64; 4] }];
+                store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+                written.store(row + 1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        scope.spawn(move || {
+            while written.load(std::sync::atomic::Ordering::SeqCst) < rows {
+                let now = written.load(std::sync::atomic::Ordering::SeqCst) * 1_000;
+                store.seal(Timestamp(now)).expect("seal");
+            }
+        });
+        scope.spawn(move || {
+            let mut least = 0;
+            while least < rows {
+                least = written.load(std::sync::atomic::Ordering::SeqCst);
+                for series in store.select(&[all()], Timestamp::MIN, Timestamp::MAX).expect("select") {
+                    assert!(series.len() as i64 >= least, "{} of at least {least}", series.len());
+                    assert!(series.iter().enumerate().all(|(row, s)| s.timestamp.0 == row as i64 * 1_000));
+                }
+            }
+        });
+    });
 }
 
 #[test]
