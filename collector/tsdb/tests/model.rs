@@ -249,6 +249,26 @@ fn everything_sealed_leaves_no_log_and_an_empty_head() {
 }
 
 #[test]
+fn repeats_alone_do_not_keep_a_log_segment() {
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    let commit = || {
+        let columns = vec![Column { group: world.groups[0].0, timestamp: Timestamp(5), values: vec![1.0; 4] }];
+        let samples = vec![(world.series[0], Timestamp(5), 2.0)];
+        world.store.commit(Commit { columns, samples, ..Commit::default() }).expect("commit");
+    };
+    commit();
+    commit();
+    assert_eq!(world.store.stats().duplicate_samples, 6);
+    for now in [100_000, 200_000] {
+        while world.store.seal(Timestamp(now)).expect("seal").more {}
+        assert_eq!((world.store.stats().log_segments, world.store.stats().head_samples), (0, 0));
+        commit();
+    }
+    assert_eq!(contents(&world.store, 0, 10)[&labels(0)], BTreeMap::from([(5, 1.0_f64.to_bits())]));
+}
+
+#[test]
 fn series_of_one_group_share_their_time_stamps() {
     let dir = tempfile::tempdir().expect("directory");
     let world = World::new(dir.path());
