@@ -13,7 +13,6 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
-use crate::head::{Frozen, PartKey};
 use crate::head::{Frozen, PartKey, PieceTimes};
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, lock, read, write};
@@ -42,7 +41,6 @@ struct Job {
     /// How many of its entries are done.
     done: usize,
     times: TimesWriter,
-    piece_times: HashMap<usize, Arc<[i64]>>,
     /// Whether the last part was rolled back.
     failed: bool,
     piece_times: PieceTimes,

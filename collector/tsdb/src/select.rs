@@ -89,7 +89,6 @@ impl Inner {
                 Ok::<_, ReadFailure>(())
             })?;
         }
-        let mut piece_times: HashMap<usize, Arc<[i64]>> = HashMap::new();
         let mut piece_times = PieceTimes::default();
         for (id, columns) in &snapshot.columns {
             let runs = runs.entry(*id).or_default();
@@ -97,14 +96,6 @@ impl Inner {
                 let view = &snapshot.views[column.view];
                 for piece in view.pieces.iter().filter(|p| p.overlaps(start, end)) {
                     let fail = |damage| corrupt(view.window, *id, damage);
-                    let times = match piece_times.get(&Arc::as_ptr(piece).addr()) {
-                        Some(times) => Arc::clone(times),
-                        None => {
-                            let times = piece.times().map_err(fail)?;
-                            piece_times.insert(Arc::as_ptr(piece).addr(), Arc::clone(&times));
-                            times
-                        }
-                    };
                     let times = piece_times.of(piece).map_err(fail)?;
                     let mut values = Vec::with_capacity(times.len());
                     piece.values(column.at, &mut values).map_err(fail)?;
@@ -290,20 +281,11 @@ pub(crate) fn merge_samples(samples: &mut Vec<(i64, f64)>) {
 pub(crate) fn part_column(
     part: &Part,
     column: usize,
-    piece_times: &mut HashMap<usize, Arc<[i64]>>,
     piece_times: &mut PieceTimes,
     samples: &mut Vec<(i64, f64)>,
     values: &mut Vec<f64>,
 ) -> Result<(), Damaged> {
     for piece in &part.pieces {
-        let times = match piece_times.get(&Arc::as_ptr(piece).addr()) {
-            Some(times) => Arc::clone(times),
-            None => {
-                let times = piece.times()?;
-                piece_times.insert(Arc::as_ptr(piece).addr(), Arc::clone(&times));
-                times
-            }
-        };
         let times = piece_times.of(piece)?;
         values.clear();
         piece.values(column, values)?;
