@@ -38,6 +38,8 @@ mod text;
 #[cfg(target_os = "linux")]
 mod time;
 #[cfg(target_os = "linux")]
+mod timex;
+#[cfg(target_os = "linux")]
 mod uname;
 #[cfg(target_os = "linux")]
 mod vmstat;
@@ -78,6 +80,14 @@ pub enum SensorError {
     /// The platform does not tell.
     #[error("cannot ask the system")]
     Platform(#[from] sysinfo::Error),
+    /// The system refuses to tell.
+    #[error("cannot ask the system by {call}")]
+    Ask {
+        /// Which system call.
+        call: &'static str,
+        /// What it says.
+        source: io::Error,
+    },
     /// The sensor has a fault of its own.
     #[error("sensor panicked: {message}")]
     Panicked {
@@ -171,6 +181,7 @@ const ENTRIES: &[Entry] = &[
         make: |roots| Box::new(stat::Stat::new(roots)),
     },
     Entry { name: "time", sources: |_| Vec::new(), make: |roots| Box::new(time::Time::new(roots)) },
+    Entry { name: timex::NAME, sources: |_| Vec::new(), make: |_| Box::new(timex::Timex) },
     Entry { name: "uname", sources: |_| Vec::new(), make: |_| Box::new(uname::Uname) },
     Entry {
         name: "vmstat",
@@ -213,6 +224,12 @@ pub fn survey(settings: &SensorSettings) -> Vec<Availability> {
 fn obstacle(entry: &Entry, settings: &SensorSettings) -> Option<String> {
     if settings.disabled.contains(entry.name) {
         return Some("disabled by the configuration".to_owned());
+    }
+    #[cfg(target_os = "linux")]
+    if entry.name == timex::NAME
+        && let Err(error) = timex::probe()
+    {
+        return Some(format!("cannot ask the kernel by adjtimex: {error}"));
     }
     (entry.sources)(&settings.roots)
         .iter()
