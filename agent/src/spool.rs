@@ -457,6 +457,14 @@ impl Spool {
         Ok(Some(&self.contents(number)?.definitions))
     }
 
+    /// `part` as one zstd frame, by the encoder that is here anyway.
+    ///
+    /// # Errors
+    /// Only what zstd reports, in practice lack of memory.
+    pub fn frame(&mut self, part: &Batch) -> io::Result<Vec<u8>> {
+        self.encoder.frame(part)
+    }
+
     fn path(&self, number: u64, kind: &str) -> PathBuf {
         self.dir.join(format!("{number:010}.{kind}"))
     }

@@ -44,7 +44,7 @@ mod uname;
 #[cfg(target_os = "linux")]
 mod vmstat;
 
-/// One source of measurements. It runs on a thread of its own and may block there.
+/// One source of measurements. It runs on a worker's thread (see [`crate::schedule`]) and may block there.
 pub trait Sensor: Send {
     /// A short lower-case name, for example `meminfo`; the `sensor` label of its `veghe_sensor_*` series.
     fn name(&self) -> &'static str;
@@ -238,7 +238,7 @@ fn obstacle(entry: &Entry, settings: &SensorSettings) -> Option<String> {
 
 /// Whether `path` can be read. Pressure files exist, for example, but can't be read where the kernel's option is off.
 fn probe(path: &Path) -> io::Result<()> {
-    // Whatever is no file might hang, and only the sensor's own thread may.
+    // Whatever is no file might hang, and only a worker may.
     if path.metadata()?.is_file() {
         File::open(path)?.read_exact(&mut [0])?;
     }
