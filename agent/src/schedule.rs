@@ -22,8 +22,8 @@ use crate::clock;
 use crate::crew::{Answer, Crew, Job};
 use crate::health::Health;
 use crate::reading::{Reading, Round, SeriesSet, Sink};
-use crate::sensors::agent::{Agent, SensorHealth};
 use crate::sensors::Sensor;
+use crate::sensors::agent::{Agent, SensorHealth};
 
 /// How long a round waits for slow sensors.
 pub const GRACE: Duration = Duration::from_millis(250);
@@ -85,7 +85,9 @@ impl Schedule {
             drop(end);
         };
         // On failure the receiver is closed, which its owner sees.
-        if let Err(error) = thread::Builder::new().name("schedule".into()).stack_size(crate::crew::STACK_BYTES).spawn(run) {
+        if let Err(error) =
+            thread::Builder::new().name("schedule".into()).stack_size(crate::crew::STACK_BYTES).spawn(run)
+        {
             tracing::error!(%error, "cannot start the schedule");
         }
         (Self { crew, ended }, receiver)
