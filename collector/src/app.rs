@@ -234,8 +234,7 @@ impl Collector {
             rest.clone(),
             &background,
         )?;
-        let status =
-            Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
+        let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
         housekeeping::start_sealing(store.clone(), rest.clone(), &background);
         let retention = housekeeping::start_retention(store.clone(), config.storage.retention).await?;
 
@@ -284,9 +283,7 @@ impl Collector {
         let stop_agent = CancellationToken::new();
         let agent = match with_agent {
             InProcessAgent::None => None,
-            InProcessAgent::Runs => {
-                Some(start_agent(&data_dir, &listeners, &ingest, stop_agent.clone()).await?)
-            }
+            InProcessAgent::Runs => Some(start_agent(&data_dir, &listeners, &ingest, stop_agent.clone()).await?),
         };
         write_listeners(&listeners_file, &listeners)?;
         greet(&listeners, sign_in.as_ref(), &data_dir, with_agent)?;
@@ -307,11 +304,8 @@ impl Collector {
 
     /// Runs until SIGINT or SIGTERM, then drains. SIGHUP reads the rule files again.
     async fn until_stopped(mut self) -> anyhow::Result<()> {
-        let (mut interrupt, mut terminate, mut hangup) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        );
+        let (mut interrupt, mut terminate, mut hangup) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
         loop {
             tokio::select! {
                 _ = interrupt.recv() => break,
@@ -512,9 +506,9 @@ impl web::AlertingView for Alarms {
 /// The operations listener's certificates; the CA's own goes along so that agents can compare its fingerprint.
 fn server_tls(config: &Config, ingest: &IngestHandle) -> Result<Arc<rustls::ServerConfig>, CertificateError> {
     let ca = ingest.ca();
-    let own =
-        Files { chain: vec![ca.server_certificate_path(), ca.certificate_path()], key: ca.server_key_path() };
-    let public = config.ops.tls.as_ref().map(|(certificate, key)| Files { chain: vec![certificate.clone()], key: key.clone() });
+    let own = Files { chain: vec![ca.server_certificate_path(), ca.certificate_path()], key: ca.server_key_path() };
+    let public =
+        config.ops.tls.as_ref().map(|(certificate, key)| Files { chain: vec![certificate.clone()], key: key.clone() });
     web::certificates::server_config(&own, public.as_ref())
 }
 

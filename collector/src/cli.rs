@@ -11,11 +11,16 @@ use veghe_wire::document::parse_duration;
 
 /// Collect the health of servers, scanners and storage; store, query, alert and show it.
 #[derive(Debug, Parser)]
-#[command(name = "veghe-collector", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "veghe-collector",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   veghe-collector up                                   everything on this machine, now
   veghe-collector run --config /etc/veghe/collector.yaml
-  veghe-collector token create --agent nas-1           a one-time token for `veghe-agent join`")]
+  veghe-collector token create --agent nas-1           a one-time token for `veghe-agent join`"
+)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

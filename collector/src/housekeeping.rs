@@ -31,11 +31,17 @@ pub fn start_sealing(store: Store, stop: CancellationToken, tasks: &TaskTracker)
                 Ok(Ok(report)) if report.more => SEAL_PAUSE,
                 Ok(Ok(_)) => SEAL_INTERVAL,
                 Ok(Err(error)) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "cannot seal samples; they stay in the log");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot seal samples; they stay in the log"
+                    );
                     SEAL_INTERVAL
                 }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "sealing panicked; samples stay in the log");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "sealing panicked; samples stay in the log"
+                    );
                     SEAL_INTERVAL
                 }
             };

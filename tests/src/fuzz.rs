@@ -25,9 +25,12 @@ pub fn batch(data: &[u8]) {
     }
 }
 
-/// Log segments of the store.
+/// Records of the store's log, and sealed columns; the first two bytes are a column's length.
 pub fn log(data: &[u8]) {
-    veghe_tsdb::fuzz_log(data);
+    veghe_tsdb::fuzz_log_record(data);
+    if let Some((length, column)) = data.split_first_chunk() {
+        veghe_tsdb::fuzz_value_column(column, u16::from_le_bytes(*length) % 4096);
+    }
 }
 
 /// Queries, parsed and evaluated over a few series.

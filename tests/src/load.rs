@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use rumqttc::{TlsConfiguration, Transport};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use rumqttc::{TlsConfiguration, Transport};
 use veghe_wire::ack::{self, Ack};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
 use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
@@ -36,7 +36,11 @@ impl Host {
 
     /// The labels of series `i`, without `instance`.
     pub fn labels(i: usize) -> [(&'static str, String); 3] {
-        [("__name__", format!("load_metric_{:03}", i / 5)), ("device", format!("device{}", i % 5)), ("job", "node".into())]
+        [
+            ("__name__", format!("load_metric_{:03}", i / 5)),
+            ("device", format!("device{}", i % 5)),
+            ("job", "node".into()),
+        ]
     }
 
     /// The next row of values.
@@ -77,7 +81,14 @@ pub struct Identity {
 ///
 /// # Errors
 /// Where the broker or the collector refuses.
-pub async fn send(identity: Identity, mut host: Host, rows: u64, start_ms: i64, step_ms: i64, in_flight: u64) -> anyhow::Result<()> {
+pub async fn send(
+    identity: Identity,
+    mut host: Host,
+    rows: u64,
+    start_ms: i64,
+    step_ms: i64,
+    in_flight: u64,
+) -> anyhow::Result<()> {
     let Identity { agent, port, tls } = identity;
     let mut options = MqttOptions::new(agent.as_str(), "127.0.0.1", port);
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
@@ -120,7 +131,10 @@ fn batch(spool_id: u64, sequence: u64, timestamp_ms: i64, values: &[f64]) -> any
         append_frame(&mut payload, &Batch { dictionary: Some(dictionary()), ..Batch::default() })?;
     }
     let cycles = vec![Cycle { timestamp_ms, layout: 0, values: values.to_vec() }];
-    append_frame(&mut payload, &Batch { minor: MINOR, spool_id, sequence, oldest_sequence: 1, dictionary: None, cycles })?;
+    append_frame(
+        &mut payload,
+        &Batch { minor: MINOR, spool_id, sequence, oldest_sequence: 1, dictionary: None, cycles },
+    )?;
     Ok(payload)
 }
 

@@ -31,6 +31,17 @@ pub fn program(name: &str) -> PathBuf {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
         build.env("CARGO_TARGET_DIR", dir.parent().expect("target directory"));
+        // What cargo told this process about this package is not true of the packages to build, and build scripts
+        // that watch it would build everything anew.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"]
+                .iter()
+                .any(|prefix| text.starts_with(prefix))
+            {
+                build.env_remove(&name);
+            }
+        }
         if dir.ends_with("release") {
             build.arg("--release");
         }

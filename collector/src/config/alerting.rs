@@ -8,15 +8,8 @@ use super::{at_least, parse_http_url, parse_path, parse_text, required, set, tex
 use crate::alerting::{Channel, Language, Receiver, Route, Security, Settings, mail, webhook};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &[
-    "rule_files",
-    "shipped_rules",
-    "disabled_rules",
-    "evaluation_interval",
-    "external_url",
-    "route",
-    "receivers",
-];
+pub(super) const KEYS: &[&str] =
+    &["rule_files", "shipped_rules", "disabled_rules", "evaluation_interval", "external_url", "route", "receivers"];
 
 pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
     let mut settings = Settings::default();
@@ -102,7 +95,19 @@ fn mail_settings(mut section: Section<'_>, p: &mut Problems) -> Option<mail::Set
     let time_zone = section.value("time_zone", p, jiff::tz::TimeZone::get);
     let timeout = section.value("timeout", p, at_least(Duration::from_secs(1)));
     section.finish(
-        &["host", "port", "security", "from", "to", "username", "password_file", "ca_file", "language", "time_zone", "timeout"],
+        &[
+            "host",
+            "port",
+            "security",
+            "from",
+            "to",
+            "username",
+            "password_file",
+            "ca_file",
+            "language",
+            "time_zone",
+            "timeout",
+        ],
         p,
     );
     let mut settings = mail::Settings::new(host?, from?, to);

@@ -55,9 +55,9 @@ const MARK_LIFE: Duration = Duration::from_hours(24 * 60);
 const PRUNE_EVERY: Duration = Duration::from_hours(6);
 const PRUNE_AT_ONCE: usize = 1000;
 /// How often what is known of agents goes to the ledger.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+const SAVE_EVERY: Duration = Duration::from_mins(1);
 /// One log line per agent and cause in this time.
-const LOG_EVERY: Duration = Duration::from_secs(60);
+const LOG_EVERY: Duration = Duration::from_mins(1);
 /// An agent may renew this often.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long the end may take.
@@ -493,7 +493,7 @@ impl Committer {
                 match Core::new(Arc::clone(&self.storage), self.settings.limits.clone()) {
                     Ok(core) => self.core = Some(core),
                     Err(error) => {
-                        tracing::error!(%error, "cannot prepare decompression; batches are not read any more")
+                        tracing::error!(%error, "cannot prepare decompression; batches are not read any more");
                     }
                 }
             }

@@ -21,7 +21,7 @@ const SHORTEST_MEMORY: Duration = Duration::from_secs(45);
 /// The longest interval that an agent's own word makes us believe in.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 /// Agents need time to come back after a restart of the collector: none is called down before.
-const START_GRACE: Duration = Duration::from_secs(60);
+const START_GRACE: Duration = Duration::from_mins(1);
 
 /// Writes the collector's own series.
 pub(crate) struct Own {

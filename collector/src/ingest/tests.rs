@@ -195,7 +195,7 @@ impl Site {
         let metric = families
             .iter()
             .filter(|f| f.name() == name)
-            .flat_map(|f| f.get_metric())
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
             .find(|metric| label.is_empty() || metric.get_label().iter().any(|l| l.value() == label));
         metric.map_or(0.0, |m| m.get_counter().value() + m.get_gauge().value())
     }
@@ -221,7 +221,7 @@ impl Site {
 
 /// Waits for what must come; the limit only turns a hang into a failure.
 async fn wait(what: &str, condition: impl Fn() -> bool) {
-    let limit = tokio::time::timeout(Duration::from_secs(60), async {
+    let limit = tokio::time::timeout(Duration::from_mins(1), async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -257,7 +257,7 @@ impl Client {
     }
 
     async fn poll(&mut self) -> Result<Event, rumqttc::v5::ConnectionError> {
-        tokio::time::timeout(Duration::from_secs(60), self.events.poll()).await.expect("the broker answers")
+        tokio::time::timeout(Duration::from_mins(1), self.events.poll()).await.expect("the broker answers")
     }
 
     async fn send(&self, topic: Topic, payload: impl Into<Vec<u8>>) {
@@ -608,9 +608,8 @@ async fn what_the_broker_took_before_the_end_is_stored_before_the_end() {
     }
     let mut taken = 0;
     while taken < 50 {
-        match client.poll().await.unwrap() {
-            Event::Incoming(Packet::PubAck(_)) => taken += 1,
-            _ => {}
+        if let Event::Incoming(Packet::PubAck(_)) = client.poll().await.unwrap() {
+            taken += 1;
         }
     }
     site.handle.stop().await;

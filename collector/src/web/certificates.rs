@@ -51,8 +51,7 @@ pub struct Files {
 pub fn server_config(own: &Files, public: Option<&Files>) -> Result<Arc<ServerConfig>, CertificateError> {
     let own = load(own)?;
     let public = public.map(load).transpose()?.unwrap_or_else(|| Arc::clone(&own));
-    let mut config =
-        ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(ByName { own, public }));
+    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(ByName { own, public }));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

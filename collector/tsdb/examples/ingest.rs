@@ -98,7 +98,7 @@ fn run(dir: &Path) -> Result<String, Box<dyn Error>> {
 commit, CPU-s per M samples {:.3}
 seal, CPU-s per M samples   {:.3}
 log bytes per sample        {:.2}
-chunk bytes per sample      {:.3} (in the file, with series and marks: {:.3})
+chunk bytes per sample      {:.3} (files, with series, marks and write-ahead log: {:.3})
 head bytes (own count)      {:.1} MB
 resident: start, with index, with full head {:.1}, {:.1}, {:.1} MB
 replay                      {replay_seconds:.2} CPU-s for {} samples
@@ -108,7 +108,7 @@ read and decode             {:.0} M samples per CPU-s ({read})
         per_million(seal_seconds),
         full.log_bytes as f64 / samples,
         sealed as f64 / samples,
-        std::fs::metadata(dir.join("chunks.db"))?.len() as f64 / samples,
+        stats.chunk_bytes as f64 / samples,
         stats_mb(full.head_bytes),
         resident_before as f64 / 1024.0,
         resident_start as f64 / 1024.0,

@@ -177,7 +177,9 @@ mod tests {
         #[test]
         fn numbers_come_back(values in prop::collection::vec(any::<i64>(), 0..40)) {
             let mut out = Vec::new();
-            values.iter().for_each(|&v| put_zigzag(&mut out, v));
+            for &v in &values {
+                put_zigzag(&mut out, v);
+            }
             let mut cursor = Cursor::new(&out);
             for &v in &values {
                 prop_assert_eq!(cursor.zigzag(), Ok(v));

@@ -115,15 +115,14 @@ impl Chunks {
         read: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<T, E> {
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let connection = Connection::open_with_flags(&self.path, flags)?;
-                connection.busy_timeout(Duration::from_secs(10))?;
-                connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
-                connection
-            }
+        let mut connection = if let Some(connection) = kept {
+            connection
+        } else {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(Duration::from_secs(10))?;
+            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
+            connection
         };
         let transaction = connection.transaction()?;
         let result = read(&transaction);
@@ -278,22 +277,21 @@ impl TimesWriter {
             timecolumn::encode(times, Packing::Pco, out);
             return Ok(());
         }
-        let number = match self.written.get(times) {
-            Some(number) => *number,
-            None => {
-                let number = self.next as u32;
-                let id = row(window, number);
-                let mut bytes = Vec::new();
-                timecolumn::encode(times, Packing::Pco, &mut bytes);
-                seal_bytes(id, &mut bytes);
-                transaction.execute("INSERT OR REPLACE INTO times VALUES (?1, ?2)", params![id, bytes])?;
-                self.next += 1;
-                if self.written.len() >= REMEMBERED_COLUMNS {
-                    self.written.clear();
-                }
-                self.written.insert(Arc::clone(times), number);
-                number
+        let number = if let Some(number) = self.written.get(times) {
+            *number
+        } else {
+            let number = self.next as u32;
+            let id = row(window, number);
+            let mut bytes = Vec::new();
+            timecolumn::encode(times, Packing::Pco, &mut bytes);
+            seal_bytes(id, &mut bytes);
+            transaction.execute("INSERT OR REPLACE INTO times VALUES (?1, ?2)", params![id, bytes])?;
+            self.next += 1;
+            if self.written.len() >= REMEMBERED_COLUMNS {
+                self.written.clear();
             }
+            self.written.insert(Arc::clone(times), number);
+            number
         };
         out.push(SHARED_TIMES);
         put_varint(out, u64::from(number));
@@ -358,12 +356,11 @@ impl TimesReader {
                 let before = cursor;
                 let times = timecolumn::decode(&mut cursor, Packing::Pco)?;
                 let encoded = before.until(&cursor);
-                match self.own.get(encoded) {
-                    Some(times) => Arc::clone(times),
-                    None => {
-                        self.own.insert(encoded.to_vec(), Arc::clone(&times));
-                        times
-                    }
+                if let Some(times) = self.own.get(encoded) {
+                    Arc::clone(times)
+                } else {
+                    self.own.insert(encoded.to_vec(), Arc::clone(&times));
+                    times
                 }
             }
             SHARED_TIMES => self.shared(connection, row(window, cursor.varint_u32()?))?,

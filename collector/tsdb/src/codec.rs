@@ -100,8 +100,7 @@ fn scale(values: &[f64], scaled: &mut Vec<i64>) -> Option<u8> {
         scaled.clear();
         for &value in values {
             let product = value * power;
-            // Also false for NaN.
-            if !(product.abs() <= MAX_EXACT) {
+            if product.is_nan() || product.abs() > MAX_EXACT {
                 return None;
             }
             // Rounds like `round` for what is verified below, without a call into libm.
@@ -350,8 +349,10 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), n in 1_usize..400) {
             let mut out = Vec::new();
-            // Only that it returns matters here.
-            drop(decode(&mut Cursor::new(&bytes), n, Packing::Bits, &mut out));
+            // What comes back is as long as asked for, or an error.
+            if decode(&mut Cursor::new(&bytes), n, Packing::Bits, &mut out).is_ok() {
+                prop_assert_eq!(out.len(), n);
+            }
         }
     }
 

@@ -49,6 +49,22 @@ impl Piece {
     }
 }
 
+/// Time stamps of pieces, decoded once. Pieces must outlive it: they are told apart by address.
+#[derive(Default)]
+pub(crate) struct PieceTimes(HashMap<usize, Arc<[i64]>>);
+
+impl PieceTimes {
+    pub(crate) fn of(&mut self, piece: &Arc<Piece>) -> Result<Arc<[i64]>, Damaged> {
+        let address = Arc::as_ptr(piece).addr();
+        if let Some(times) = self.0.get(&address) {
+            return Ok(Arc::clone(times));
+        }
+        let times = piece.times()?;
+        self.0.insert(address, Arc::clone(&times));
+        Ok(times)
+    }
+}
+
 /// The rows of one group, or of one series that came alone, in one window.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -239,6 +255,7 @@ impl Head {
                 .collect();
             if !fresh.iter().all(|fresh| *fresh) {
                 // A row has no holes: what is new of this one goes in alone.
+                self.mention(window);
                 for ((id, value), fresh) in series.iter().zip(values).zip(fresh) {
                     if fresh {
                         self.put_single(window, *id, timestamp, *value);
@@ -268,6 +285,7 @@ impl Head {
             self.advance(id, timestamp);
         } else if self.has(window, id, timestamp) {
             applied.duplicates += 1;
+            self.mention(window);
             return None;
         }
         applied.added += 1;
@@ -299,6 +317,11 @@ impl Head {
         window.samples += values.len() as u64;
         window.bytes += (values.len() * 8 + 8) as u64;
         (part.times.len() >= part.due).then_some(key)
+    }
+
+    /// A window of which a record had only repeats is sealed too, so that its watermark passes that record.
+    fn mention(&mut self, window: i64) {
+        self.windows.entry(window).or_default();
     }
 
     fn advance(&mut self, id: u32, timestamp: i64) {

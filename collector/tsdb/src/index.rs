@@ -116,10 +116,10 @@ impl Index {
         self.series[id as usize] = pairs;
         self.known.insert(id);
         self.next = self.next.max(id.saturating_add(1));
-        if self.by_hash.contains_key(&hash) {
-            self.collided.entry(hash).or_default().push(id);
+        if let std::collections::hash_map::Entry::Vacant(e) = self.by_hash.entry(hash) {
+            e.insert(id);
         } else {
-            self.by_hash.insert(hash, id);
+            self.collided.entry(hash).or_default().push(id);
         }
         self.revive(id);
     }
@@ -167,7 +167,7 @@ impl Index {
         let mut found: Option<RoaringBitmap> = None;
         // Narrow first, then exclude: what matches a missing label can only take away.
         for matcher in matchers.iter().filter(|m| !m.matches_empty()) {
-            let with = self.with_value(matcher, |m, value| m.matches(value));
+            let with = self.with_value(matcher, veghe_model::Matcher::matches);
             found = Some(match found {
                 Some(found) => found & with,
                 None => with,
@@ -190,8 +190,7 @@ impl Index {
         };
         // `name="value"` and `name!="value"` both ask for the one value that is written.
         let one = match matcher.op() {
-            MatchOp::Equal => !matcher.value().is_empty(),
-            MatchOp::NotEqual => !matcher.value().is_empty(),
+            MatchOp::Equal | MatchOp::NotEqual => !matcher.value().is_empty(),
             MatchOp::Regex | MatchOp::NotRegex => false,
         };
         if one {

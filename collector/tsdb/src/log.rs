@@ -39,12 +39,14 @@ pub(crate) struct Record {
     pub(crate) marks: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// Number and series of a group, time stamp, values.
+pub(crate) type DraftColumn<'a> = (u32, Arc<[u32]>, i64, &'a [f64]);
+
 /// What is to be written; borrowed from the commit.
 pub(crate) struct Draft<'a> {
     pub(crate) sequence: u64,
     pub(crate) series: &'a [(u32, Labels)],
-    /// Number and series of the group, time stamp, values.
-    pub(crate) columns: &'a [(u32, Arc<[u32]>, i64, &'a [f64])],
+    pub(crate) columns: &'a [DraftColumn<'a>],
     pub(crate) samples: &'a [(u32, i64, f64)],
     pub(crate) marks: &'a [(Vec<u8>, Vec<u8>)],
 }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
-use crate::head::{Frozen, PartKey};
+use crate::head::{Frozen, PartKey, PieceTimes};
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, lock, read, write};
 use crate::{SealError, SealReport};
@@ -41,7 +41,9 @@ struct Job {
     /// How many of its entries are done.
     done: usize,
     times: TimesWriter,
-    piece_times: HashMap<usize, Arc<[i64]>>,
+    /// Whether the last part was rolled back.
+    failed: bool,
+    piece_times: PieceTimes,
     /// Time stamps of whole parts, shared by their series.
     part_times: HashMap<PartKey, Arc<[i64]>>,
 }
@@ -115,7 +117,14 @@ impl Inner {
         while sealer.frozen_at.len() > 1_000 {
             sealer.frozen_at.pop_first();
         }
-        sealer.job = Some(Job { frozen, done: 0, times, piece_times: HashMap::new(), part_times: HashMap::new() });
+        sealer.job = Some(Job {
+            frozen,
+            done: 0,
+            times,
+            failed: false,
+            piece_times: PieceTimes::default(),
+            part_times: HashMap::new(),
+        });
         Ok(())
     }
 
@@ -138,20 +147,30 @@ impl Inner {
         let Some(job) = &mut sealer.job else { return Ok(()) };
         let window = job.frozen.window;
         let before = read(&self.sealed).get(&window).cloned().unwrap_or_default();
-        let done = job.done;
-        let transaction = sealer.connection.transaction().map_err(SealError::Database)?;
-        let (series, to) = write_part(&transaction, job, report).map_err(SealError::Database)?;
-        let finished = to == job.frozen.entries.len();
-        let through = if finished { job.frozen.sequence } else { before.through };
-        let sealed = Sealed { through, series: Arc::new(&*before.series | &series) };
-        let written = chunks::put_window(&transaction, window, &sealed).and_then(|()| transaction.commit());
-        if let Err(error) = written {
-            // Shared columns of this part were rolled back with it.
-            job.done = done;
-            job.times = TimesWriter::default();
+        let before_report = report.clone();
+        // Shared columns of a part that failed were rolled back with it.
+        if job.failed {
             job.times = TimesWriter::new(&sealer.connection, window).map_err(SealError::Database)?;
-            return Err(SealError::Database(error));
+            job.failed = false;
         }
+        let written = (|| {
+            let transaction = sealer.connection.transaction()?;
+            let (series, to) = write_part(&transaction, job, report)?;
+            let finished = to == job.frozen.entries.len();
+            let through = if finished { job.frozen.sequence } else { before.through };
+            let sealed = Sealed { through, series: Arc::new(&*before.series | &series) };
+            chunks::put_window(&transaction, window, &sealed)?;
+            transaction.commit()?;
+            Ok((sealed, to, finished))
+        })();
+        let (sealed, to, finished) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                job.failed = true;
+                *report = before_report;
+                return Err(SealError::Database(error));
+            }
+        };
         job.done = to;
         write(&self.sealed).insert(window, sealed);
         if finished {
@@ -227,7 +246,9 @@ impl Inner {
         hidden.map_err(SealError::Database)?;
         {
             let mut sealed = write(&self.sealed);
-            windows.iter().for_each(|window| drop(sealed.insert(*window, empty.clone())));
+            for window in &windows {
+                sealed.insert(*window, empty.clone());
+            }
         }
         let mut head = write(&self.head);
         head.windows = head.windows.split_off(&first_kept);
@@ -289,7 +310,9 @@ impl Inner {
         })();
         removed.map_err(SealError::Database)?;
         let mut sealed = write(&self.sealed);
-        gone.iter().for_each(|window| drop(sealed.remove(window)));
+        for window in &gone {
+            sealed.remove(window);
+        }
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
 use crate::bytes::Damaged;
 use crate::chunks::{ChunkError, TimesReader, row};
-use crate::head::{Part, PartKey, Piece, Window};
+use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
 use crate::store::{Inner, read};
 use crate::{ReadError, codec};
 
@@ -33,16 +33,16 @@ struct PartView {
 }
 
 /// Columns of parts that belong to one series.
-struct Column {
+struct ColumnView {
     view: usize,
-    column: usize,
+    at: usize,
     raw: Vec<f64>,
 }
 
 #[derive(Default)]
 struct Snapshot {
     views: Vec<PartView>,
-    columns: BTreeMap<u32, Vec<Column>>,
+    columns: BTreeMap<u32, Vec<ColumnView>>,
 }
 
 impl Inner {
@@ -89,23 +89,16 @@ impl Inner {
                 Ok::<_, ReadFailure>(())
             })?;
         }
-        let mut piece_times: HashMap<usize, Arc<[i64]>> = HashMap::new();
+        let mut piece_times = PieceTimes::default();
         for (id, columns) in &snapshot.columns {
             let runs = runs.entry(*id).or_default();
             for column in columns {
                 let view = &snapshot.views[column.view];
                 for piece in view.pieces.iter().filter(|p| p.overlaps(start, end)) {
                     let fail = |damage| corrupt(view.window, *id, damage);
-                    let times = match piece_times.get(&Arc::as_ptr(piece).addr()) {
-                        Some(times) => Arc::clone(times),
-                        None => {
-                            let times = piece.times().map_err(fail)?;
-                            piece_times.insert(Arc::as_ptr(piece).addr(), Arc::clone(&times));
-                            times
-                        }
-                    };
+                    let times = piece_times.of(piece).map_err(fail)?;
                     let mut values = Vec::with_capacity(times.len());
-                    piece.values(column.column, &mut values).map_err(fail)?;
+                    piece.values(column.at, &mut values).map_err(fail)?;
                     runs.push(Run { times, values });
                 }
                 if !view.times.is_empty() {
@@ -197,7 +190,7 @@ impl Snapshot {
         let rows = &self.views[view].rows;
         let raw = if rows.is_empty() { Vec::new() } else { part.raw_column(column).collect::<Vec<_>>() };
         let raw = rows.iter().map(|row| raw[*row]).collect();
-        self.columns.entry(id).or_default().push(Column { view, column, raw });
+        self.columns.entry(id).or_default().push(ColumnView { view, at: column, raw });
     }
 }
 
@@ -210,12 +203,18 @@ fn part_view(window: i64, part: &Part, start: i64, end: i64) -> PartView {
     PartView { window, pieces, times, rows }
 }
 
+/// Columns of time stamps, and what they are one after the other.
+struct JoinedTimes {
+    parts: Vec<Arc<[i64]>>,
+    whole: Arc<[i64]>,
+}
+
 /// Joins the runs of each series into one column, sharing time stamps among series whose runs share theirs.
 struct Joiner {
     start: i64,
     end: i64,
-    /// The key holds the columns themselves, so that no address is used twice.
-    joined: HashMap<Vec<*const i64>, (Vec<Arc<[i64]>>, Arc<[i64]>)>,
+    /// By the addresses of the columns, which are kept so that no address is used twice.
+    joined: HashMap<Vec<*const i64>, JoinedTimes>,
 }
 
 impl Joiner {
@@ -245,8 +244,9 @@ impl Joiner {
             values.extend_from_slice(&run.values[from..to]);
         }
         let key: Vec<*const i64> = runs.iter().map(|run| run.times.as_ptr()).collect();
-        if let Some((_, times)) = self.joined.get(&key) {
-            return (Arc::clone(times), values);
+        if let Some(joined) = self.joined.get(&key) {
+            debug_assert_eq!(joined.parts.len(), key.len());
+            return (Arc::clone(&joined.whole), values);
         }
         let mut times = Vec::with_capacity(values.len());
         for run in &runs {
@@ -254,7 +254,8 @@ impl Joiner {
             times.extend_from_slice(&run.times[from..to]);
         }
         let times: Arc<[i64]> = times.into();
-        self.joined.insert(key, (runs.into_iter().map(|run| run.times).collect(), Arc::clone(&times)));
+        let parts = runs.into_iter().map(|run| run.times).collect();
+        self.joined.insert(key, JoinedTimes { parts, whole: Arc::clone(&times) });
         (times, values)
     }
 
@@ -280,19 +281,12 @@ pub(crate) fn merge_samples(samples: &mut Vec<(i64, f64)>) {
 pub(crate) fn part_column(
     part: &Part,
     column: usize,
-    piece_times: &mut HashMap<usize, Arc<[i64]>>,
+    piece_times: &mut PieceTimes,
     samples: &mut Vec<(i64, f64)>,
     values: &mut Vec<f64>,
 ) -> Result<(), Damaged> {
     for piece in &part.pieces {
-        let times = match piece_times.get(&Arc::as_ptr(piece).addr()) {
-            Some(times) => Arc::clone(times),
-            None => {
-                let times = piece.times()?;
-                piece_times.insert(Arc::as_ptr(piece).addr(), Arc::clone(&times));
-                times
-            }
-        };
+        let times = piece_times.of(piece)?;
         values.clear();
         piece.values(column, values)?;
         samples.extend(times.iter().copied().zip(values.iter().copied()));

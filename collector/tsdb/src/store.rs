@@ -293,7 +293,9 @@ impl Inner {
         writer.checked_groups.extend(commit.columns.iter().map(|c| c.group.0));
         if !series.is_empty() {
             let mut index = write(&self.index);
-            series.iter().for_each(|(id, _)| index.revive(*id));
+            for (id, _) in &series {
+                index.revive(*id);
+            }
         }
         let mut applied = Applied::default();
         let due = {

@@ -38,9 +38,9 @@ fn regular_step(times: &[i64]) -> Option<u64> {
     let step = match times {
         [] => return None,
         [_] => 0,
-        [a, b, ..] => b.wrapping_sub(*a),
+        [a, b, ..] => b.checked_sub(*a)?,
     };
-    times.windows(2).all(|w| w[1].wrapping_sub(w[0]) == step).then_some(step as u64)
+    times.windows(2).all(|w| w[1].checked_sub(w[0]) == Some(step)).then_some(step as u64)
 }
 
 /// Reads a column back; the cursor may go on behind it only where the column is regular.
@@ -82,6 +82,16 @@ mod tests {
         let mut out = Vec::new();
         encode(&times, Packing::Pco, &mut out);
         assert!(out.len() <= 12, "{} bytes", out.len());
+    }
+
+    #[test]
+    fn time_stamps_at_both_ends_of_the_range_come_back() {
+        let times = [i64::MIN, i64::MAX];
+        for packing in [Packing::Pco, Packing::Bits] {
+            let mut out = Vec::new();
+            encode(&times, packing, &mut out);
+            assert_eq!(*decode(&mut Cursor::new(&out), packing).expect("column"), times);
+        }
     }
 
     proptest! {

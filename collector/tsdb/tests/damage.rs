@@ -47,7 +47,7 @@ fn check(dir: &Path) {
     for n in 0..20_usize {
         match store.select(&[Matcher::equal("n", n.to_string())], Timestamp::MIN, Timestamp::MAX) {
             Ok(found) => {
-                for sample in found.iter().flat_map(|s| s.iter()) {
+                for sample in found.iter().flat_map(veghe_model::SeriesData::iter) {
                     let row = sample.timestamp.0 / 5_000;
                     assert_eq!(sample.timestamp.0, row * 5_000 + row % 3);
                     assert_eq!(sample.value.to_bits(), value(n, row).to_bits());

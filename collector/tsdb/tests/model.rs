@@ -136,7 +136,9 @@ proptest! {
                     world.store.commit(Commit { columns, ..Commit::default() }).expect("commit");
                 }
                 Step::Samples(samples) => {
-                    samples.iter().for_each(|(n, t, v)| put(&mut model, *n, *t, *v));
+                    for (n, t, v) in &samples {
+                        put(&mut model, *n, *t, *v);
+                    }
                     let samples = samples.into_iter().map(|(n, t, v)| (world.series[n], Timestamp(t), v)).collect();
                     world.store.commit(Commit { samples, ..Commit::default() }).expect("commit");
                 }
@@ -176,6 +178,43 @@ proptest! {
 }
 
 #[test]
+fn readers_see_everything_once_while_windows_are_sealed_and_samples_arrive() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    shared(&world.store);
+    let group = world.groups[0].0;
+    let rows = 600_i64;
+    let written = std::sync::atomic::AtomicI64::new(0);
+    std::thread::scope(|scope| {
+        let (store, written) = (&world.store, &written);
+        scope.spawn(move || {
+            for row in 0..rows {
+                let columns = vec![Column { group, timestamp: Timestamp(row * 1_000), values: vec![row as f64; 4] }];
+                store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+                written.store(row + 1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        scope.spawn(move || {
+            while written.load(std::sync::atomic::Ordering::SeqCst) < rows {
+                let now = written.load(std::sync::atomic::Ordering::SeqCst) * 1_000;
+                store.seal(Timestamp(now)).expect("seal");
+            }
+        });
+        scope.spawn(move || {
+            let mut least = 0;
+            while least < rows {
+                least = written.load(std::sync::atomic::Ordering::SeqCst);
+                for series in store.select(&[all()], Timestamp::MIN, Timestamp::MAX).expect("select") {
+                    assert!(series.len() as i64 >= least, "{} of at least {least}", series.len());
+                    assert!(series.iter().enumerate().all(|(row, s)| s.timestamp.0 == row as i64 * 1_000));
+                }
+            }
+        });
+    });
+}
+
+#[test]
 fn a_second_opener_learns_who_holds_the_directory() {
     let dir = tempfile::tempdir().expect("directory");
     let held = open(dir.path());
@@ -207,6 +246,26 @@ fn everything_sealed_leaves_no_log_and_an_empty_head() {
     assert_eq!(store.mark(b"mark"), Some(b"39".to_vec()));
     assert_eq!(store.drop_before(Timestamp(10_000_000)).expect("drop"), 28);
     assert_eq!(store.stats().series, 0);
+}
+
+#[test]
+fn repeats_alone_do_not_keep_a_log_segment() {
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    let commit = || {
+        let columns = vec![Column { group: world.groups[0].0, timestamp: Timestamp(5), values: vec![1.0; 4] }];
+        let samples = vec![(world.series[0], Timestamp(5), 2.0)];
+        world.store.commit(Commit { columns, samples, ..Commit::default() }).expect("commit");
+    };
+    commit();
+    commit();
+    assert_eq!(world.store.stats().duplicate_samples, 6);
+    for now in [100_000, 200_000] {
+        while world.store.seal(Timestamp(now)).expect("seal").more {}
+        assert_eq!((world.store.stats().log_segments, world.store.stats().head_samples), (0, 0));
+        commit();
+    }
+    assert_eq!(contents(&world.store, 0, 10)[&labels(0)], BTreeMap::from([(5, 1.0_f64.to_bits())]));
 }
 
 #[test]

@@ -12,9 +12,9 @@ use clap::Parser;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
+use veghe_tests::http;
 use veghe_tests::load::{self, Host, Identity, SERIES_PER_HOST, Usage, disk_bytes, usage};
 use veghe_tests::process::{Collector, Process, agent, wait_for};
-use veghe_tests::http;
 
 /// Measure agent and collector beside node_exporter and Prometheus.
 ///
@@ -34,8 +34,19 @@ struct Arguments {
 
 /// The collectors of node_exporter that our host sensors answer to.
 const SAME_SENSORS: [&str; 13] = [
-    "cpu", "meminfo", "filesystem", "diskstats", "netdev", "loadavg", "uname", "time", "timex", "stat", "vmstat",
-    "pressure", "os",
+    "cpu",
+    "meminfo",
+    "filesystem",
+    "diskstats",
+    "netdev",
+    "loadavg",
+    "uname",
+    "time",
+    "timex",
+    "stat",
+    "vmstat",
+    "pressure",
+    "os",
 ];
 
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
@@ -49,7 +60,12 @@ fn main() -> anyhow::Result<()> {
     };
     let (ours, peer) = bench_agent(dir.path(), arguments.cycles)?;
     let cycles = f64::from(arguments.cycles);
-    row("agent, CPU per cycle, beside node_exporter", ours.cpu_seconds / cycles * 1e3, peer.cpu_seconds / cycles * 1e3, "ms");
+    row(
+        "agent, CPU per cycle, beside node_exporter",
+        ours.cpu_seconds / cycles * 1e3,
+        peer.cpu_seconds / cycles * 1e3,
+        "ms",
+    );
     row("agent, resident memory, beside node_exporter", mib(ours.resident_bytes), mib(peer.resident_bytes), "MiB");
 
     let millions = (arguments.hosts * SERIES_PER_HOST) as f64 * arguments.rows as f64 / 1e6;
@@ -57,10 +73,20 @@ fn main() -> anyhow::Result<()> {
     let (ours, our_disk) = bench_collector(dir.path(), arguments.hosts, arguments.rows)?;
     let (peer, peer_disk) = bench_prometheus(dir.path(), arguments.hosts, arguments.rows)?;
     println!("| | {series} series, {millions:.2} million samples | remote write of the same | |");
-    row("collector, CPU per million samples, beside Prometheus", ours.cpu_seconds / millions, peer.cpu_seconds / millions, "s");
+    row(
+        "collector, CPU per million samples, beside Prometheus",
+        ours.cpu_seconds / millions,
+        peer.cpu_seconds / millions,
+        "s",
+    );
     row("collector, resident memory", mib(ours.resident_bytes), mib(peer.resident_bytes), "MiB");
     row("collector, peak resident memory", mib(ours.peak_resident_bytes), mib(peer.peak_resident_bytes), "MiB");
-    row("collector, disk per sample, everything in the data directory", our_disk / millions / 1e6, peer_disk / millions / 1e6, "bytes");
+    row(
+        "collector, disk per sample, everything in the data directory",
+        our_disk / millions / 1e6,
+        peer_disk / millions / 1e6,
+        "bytes",
+    );
     Ok(())
 }
 
@@ -130,7 +156,9 @@ fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage
         anyhow::Ok(())
     })?;
     let sealed = "veghe_tsdb_head_samples";
-    wait_for("the window is sealed", || Ok(http::query_one(&collector.listeners.ops, sealed)?.filter(|n| *n < 100_000.0)))?;
+    wait_for("the window is sealed", || {
+        Ok(http::query_one(&collector.listeners.ops, sealed)?.filter(|n| *n < 100_000.0))
+    })?;
     let used = since(usage(collector.process.id())?, before);
     let query = "sum(count_over_time({__name__=~\"load_metric_.*\"}[1d]))";
     let stored = http::query_one(&collector.listeners.ops, query)?.context("nothing is stored")?;
@@ -149,7 +177,8 @@ fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usag
     command.arg(format!("--storage.tsdb.path={}", data.display()));
     command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
     command.args(["--web.enable-remote-write-receiver", "--web.enable-admin-api", "--log.level=warn"]);
-    let peer = Process::start(&mut command, &dir.join("prometheus.log")).context("needs Debian's package prometheus")?;
+    let peer =
+        Process::start(&mut command, &dir.join("prometheus.log")).context("needs Debian's package prometheus")?;
     let base: Url = format!("http://127.0.0.1:{port}/").parse()?;
     wait_for("Prometheus is ready", || Ok(http::get(&base.join("-/ready")?).ok()))?;
     let before = usage(peer.id())?;
@@ -178,7 +207,10 @@ fn start_collector(data_dir: &Path) -> anyhow::Result<Collector> {
     fs::create_dir_all(data_dir)?;
     let settings = data_dir.with_extension("yaml");
     let any = "listen: 127.0.0.1:0";
-    fs::write(&settings, format!("data_dir: {}\nops:\n  {any}\nstatus:\n  {any}\nmqtt:\n  {any}\n", data_dir.display()))?;
+    fs::write(
+        &settings,
+        format!("data_dir: {}\nops:\n  {any}\nstatus:\n  {any}\nmqtt:\n  {any}\n", data_dir.display()),
+    )?;
     Collector::start(data_dir, &["run", "--config", settings.to_str().context("path is not UTF-8")?])
 }
 
