@@ -1,6 +1,6 @@
 //! When sensors run: a grid of ticks, a deadline for each; and rounds that leave in time whoever hangs.
 //!
-//! A coordinator thread wakes at each tick and gives the sensors that are due to a crew of workers (see [`crate::crew`]).
+//! A coordinator thread wakes at each tick and gives the sensors that are due to a crew of workers (module `crew`).
 //! The round leaves when all of them have answered, or after [`GRACE`], with whoever has. A sensor that answers later
 //! but within its deadline makes a round of its own. One beyond its deadline is reported once, its series end, and it is
 //! left alone until it returns.
