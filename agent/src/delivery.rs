@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use veghe_wire::ack::{Ack, HoldCause};
-use veghe_wire::batch::{Batch, append_frame};
+use veghe_wire::batch::Batch;
 
 use crate::session::{Extent, Session};
 use crate::spool::{BatchId, Spool, SpoolError};
@@ -35,7 +35,7 @@ const MAX_DICTIONARY_REPEATS: u32 = 3;
 pub struct Pace {
     /// Older batches in a second.
     pub backfill_per_second: f64,
-    /// See [`ACK_PATIENCE`].
+    /// How long to wait for an acknowledgement until a batch is sent again, 30 s by default.
     pub ack_patience: Duration,
 }
 
@@ -326,12 +326,325 @@ impl Delivery {
             }
         }
         let prelude = Batch { oldest_sequence, dictionary, ..Batch::default() };
-        let mut payload = Vec::with_capacity(stored.frame.len() + 64);
-        if let Err(error) = append_frame(&mut payload, &prelude) {
-            tracing::error!(%error, "cannot compress");
-            return Ok(None);
+        match spool.frame(&prelude) {
+            Ok(prelude) => Ok(Some([&[veghe_wire::MAJOR][..], &prelude, &stored.frame].concat())),
+            Err(error) => {
+                tracing::error!(%error, "cannot compress");
+                Ok(None)
+            }
         }
-        payload.extend_from_slice(&stored.frame);
-        Ok(Some(payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use veghe_wire::ack::{Hold, Refusal};
+    use veghe_wire::batch::Decoder;
+
+    use super::*;
+    use crate::clock;
+    use crate::reading::{Reading, Round, SeriesName, SeriesSet};
+    use crate::spool::{Durability, Limits};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Spool and session of one run, a delivery, and a clock that only the test moves.
+    struct Place {
+        spool: Spool,
+        session: Session,
+        delivery: Delivery,
+        now: Instant,
+        taken: u64,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new(backfill_per_second: f64) -> Self {
+            let dir = tempfile::tempdir().expect("directory");
+            Self {
+                spool: Spool::open(dir.path(), Limits::default()).expect("spool"),
+                session: Session::new(7).expect("session"),
+                delivery: Delivery::new(Pace { backfill_per_second, ..Pace::default() }),
+                now: clock::instant(),
+                taken: 0,
+                _dir: dir,
+            }
+        }
+
+        /// Spools a round and offers it, as the uplink does.
+        fn take(&mut self) -> BatchId {
+            self.taken += 1;
+            let series = Arc::new(SeriesSet(vec![SeriesName::new("node_load1", &[])]));
+            let reading = Reading { sensor: "loadavg", series, values: vec![self.taken as f64], ended: None };
+            let round = Round { timestamp_ms: self.taken as i64, readings: vec![reading] };
+            let encoded = self.session.encode(&round).expect("encode");
+            let id = BatchId { spool_id: 7, sequence: encoded.sequence };
+            assert!(self.spool.append(encoded, &self.session, Durability::Written).disk_error.is_none());
+            self.delivery.offer(id);
+            id
+        }
+
+        fn take_many(&mut self, count: usize) {
+            for _ in 0..count {
+                self.take();
+            }
+        }
+
+        fn connect(&mut self) {
+            let newest = (self.taken > 0).then_some(BatchId { spool_id: 7, sequence: self.taken });
+            self.delivery.connect(newest, self.now);
+        }
+
+        /// Everything that may be sent now.
+        fn send(&mut self) -> Vec<Batch> {
+            let mut decoder = Decoder::new().expect("decoder");
+            let mut sent = Vec::new();
+            while let Some(payload) =
+                self.delivery.next_payload(&mut self.spool, &self.session, self.now).expect("readable")
+            {
+                sent.push(decoder.decode(&payload).expect("batch"));
+            }
+            sent
+        }
+
+        fn sequences(&mut self) -> Vec<u64> {
+            self.send().iter().map(|batch| batch.sequence).collect()
+        }
+
+        fn acknowledge(&mut self, ack: Ack) -> Settled {
+            self.delivery.acknowledge(&Ack { spool_id: 7, ..ack }, &mut self.spool, self.now)
+        }
+
+        fn accept(&mut self, sequences: impl IntoIterator<Item = u64>) -> Settled {
+            self.acknowledge(Ack { accepted: sequences.into_iter().collect(), ..Ack::default() })
+        }
+
+        fn hold(&mut self, sequence: u64, cause: HoldCause, retry_after_ms: u32) -> Settled {
+            let hold = Hold { sequence, cause: cause as i32, reason: "the test wants it".into(), retry_after_ms };
+            self.acknowledge(Ack { held: vec![hold], ..Ack::default() })
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_without_a_connection_and_the_newest_goes_first_with_one() {
+        let mut place = Place::new(1.0);
+        place.take_many(5);
+        assert!(place.sequences().is_empty());
+        assert_eq!(place.delivery.wake_at(&place.spool, place.now), None);
+        place.connect();
+        assert_eq!(place.sequences(), [5, 1], "the newest, and one older by the rate");
+        place.take();
+        assert_eq!(place.sequences(), [6], "fresh ones have no rate");
+    }
+
+    #[test]
+    fn older_batches_keep_to_their_rate_and_their_window() {
+        let mut place = Place::new(4.0);
+        place.take_many(100);
+        place.connect();
+        place.sequences();
+        for second in 1..=3 {
+            place.now += SECOND;
+            let sent = place.sequences();
+            assert_eq!(sent.len(), 4, "second {second}: {sent:?}");
+        }
+        place.now += SECOND * 10;
+        assert_eq!(place.sequences().len(), BACKFILL_WINDOW - 13, "the window is full of what nobody settles");
+        place.now += SECOND;
+        assert!(place.sequences().is_empty());
+        assert_eq!(place.accept(1..=16).accepted, 16);
+        place.now += SECOND;
+        assert_eq!(place.sequences(), [17, 18, 19, 20]);
+    }
+
+    #[test]
+    fn fresh_batches_in_flight_are_bounded_and_the_rest_follows_what_is_settled() {
+        let mut place = Place::new(0.0);
+        place.connect();
+        place.take_many(20);
+        assert_eq!(place.sequences(), (1..=FRESH_WINDOW as u64).collect::<Vec<_>>());
+        place.accept([3]);
+        assert_eq!(place.sequences(), [17]);
+        assert!(!place.delivery.is_idle());
+        place.accept((1..=20).filter(|sequence| *sequence != 3));
+        assert!(place.delivery.is_idle() || place.sequences().is_empty());
+        assert_eq!(place.spool.batches(), 0);
+    }
+
+    #[test]
+    fn what_nobody_answers_is_sent_again_with_its_definitions_when_the_patience_is_over() {
+        let mut place = Place::new(1.0);
+        place.connect();
+        place.take();
+        place.take();
+        let sent = place.send();
+        assert!(sent[0].dictionary.is_some() && sent[1].dictionary.is_none());
+        let due = place.delivery.wake_at(&place.spool, place.now).expect("a time");
+        assert_eq!(due, place.now + ACK_PATIENCE);
+        place.now += SECOND * 29;
+        assert!(place.sequences().is_empty());
+        place.now = due;
+        let again = place.send();
+        assert_eq!(again.iter().map(|batch| batch.sequence).collect::<Vec<_>>(), [1, 2]);
+        assert!(again[0].dictionary.is_some());
+        assert_eq!(place.accept([1, 2]).accepted, 2);
+        assert_eq!(place.accept([1, 2]).accepted, 0, "told once");
+    }
+
+    #[test]
+    fn a_collector_that_asks_to_wait_is_left_alone_for_that_time_within_limits() {
+        for (asked_ms, expected) in [(0, HOLD_RANGE.0), (2_000, SECOND * 2), (u32::MAX, HOLD_RANGE.1)] {
+            let mut place = Place::new(1.0);
+            place.connect();
+            place.take();
+            assert_eq!(place.sequences(), [1]);
+            let settled = place.hold(1, HoldCause::Unavailable, asked_ms);
+            assert_eq!(settled.held, Some((HoldCause::Unavailable, "the test wants it".to_owned())));
+            place.take();
+            assert!(place.sequences().is_empty());
+            assert_eq!(place.delivery.wake_at(&place.spool, place.now), Some(place.now + expected));
+            place.now += expected;
+            assert!(!place.delivery.is_held(place.now));
+            assert!(place.sequences().contains(&2));
+        }
+    }
+
+    #[test]
+    fn an_acceptance_ends_a_hold() {
+        let mut place = Place::new(1.0);
+        place.connect();
+        place.take();
+        place.take();
+        place.sequences();
+        place.hold(2, HoldCause::Unavailable, 60_000);
+        assert!(place.delivery.is_held(place.now));
+        place.accept([1]);
+        assert!(!place.delivery.is_held(place.now));
+        place.now += SECOND;
+        assert_eq!(place.sequences(), [2]);
+    }
+
+    #[test]
+    fn definitions_are_sent_again_at_once_but_not_for_ever() {
+        let mut place = Place::new(1.0);
+        place.connect();
+        place.take();
+        assert!(place.send()[0].dictionary.is_some());
+        for _ in 0..MAX_DICTIONARY_REPEATS {
+            assert_eq!(place.hold(1, HoldCause::Dictionary, 0), Settled::default());
+            let again = place.send();
+            assert!(again.len() == 1 && again[0].dictionary.is_some(), "{again:?}");
+        }
+        let settled = place.hold(1, HoldCause::Dictionary, 0);
+        assert_eq!(settled.held.map(|(cause, _)| cause), Some(HoldCause::Dictionary));
+        assert!(place.sequences().is_empty());
+        place.take();
+        assert_eq!(place.sequences(), [2], "others go on");
+        place.now += VERSION_RETRY;
+        assert!(place.sequences().contains(&1));
+    }
+
+    #[test]
+    fn what_is_refused_is_told_with_its_reason_and_forgotten() {
+        let mut place = Place::new(1.0);
+        place.connect();
+        let id = place.take();
+        place.sequences();
+        let refused = vec![Refusal { sequence: 1, reason: "too many series".into() }];
+        let settled = place.acknowledge(Ack { refused, ..Ack::default() });
+        assert_eq!(settled.refused, [(id, "too many series".to_owned())]);
+        place.now += ACK_PATIENCE * 2;
+        assert!(place.sequences().is_empty());
+        assert_eq!(place.spool.batches(), 0);
+    }
+
+    #[test]
+    fn at_the_end_no_older_batches_are_begun() {
+        let mut place = Place::new(100.0);
+        place.take_many(5);
+        place.connect();
+        place.delivery.end_backfill();
+        assert_eq!(place.sequences(), [5]);
+        place.now += SECOND;
+        assert!(place.sequences().is_empty());
+        place.accept([5]);
+        assert!(place.delivery.is_idle());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take,
+        Wait(u64),
+        Reconnect,
+        Accept(prop::sample::Index),
+        HoldUnavailable(prop::sample::Index),
+        HoldDictionary(prop::sample::Index),
+        Lose(prop::sample::Index),
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the collector answers: windows hold, nothing is settled that it did not accept, and once it accepts
+        /// everything, everything arrives by nothing but waking up when told to.
+        #[test]
+        fn everything_arrives_once_the_collector_takes_it(steps in prop::collection::vec(prop_oneof![
+            6 => Just(Step::Take),
+            2 => (0u64..40_000).prop_map(Step::Wait),
+            1 => Just(Step::Reconnect),
+            4 => any::<prop::sample::Index>().prop_map(Step::Accept),
+            1 => any::<prop::sample::Index>().prop_map(Step::HoldUnavailable),
+            1 => any::<prop::sample::Index>().prop_map(Step::HoldDictionary),
+            1 => any::<prop::sample::Index>().prop_map(Step::Lose),
+        ], 1..80)) {
+            let mut place = Place::new(20.0);
+            let mut in_flight: Vec<u64> = Vec::new();
+            let mut accepted = BTreeSet::new();
+            for step in steps {
+                let mut any = |index: prop::sample::Index| {
+                    (!in_flight.is_empty()).then(|| in_flight.remove(index.index(in_flight.len())))
+                };
+                match step {
+                    Step::Take => place.take_many(1),
+                    Step::Wait(ms) => place.now += Duration::from_millis(ms),
+                    Step::Reconnect => {
+                        place.connect();
+                        in_flight.clear();
+                    }
+                    Step::Accept(index) => if let Some(sequence) = any(index) {
+                        accepted.insert(sequence);
+                        place.accept([sequence]);
+                    },
+                    Step::HoldUnavailable(index) => if let Some(sequence) = any(index) {
+                        place.hold(sequence, HoldCause::Unavailable, 500);
+                    },
+                    Step::HoldDictionary(index) => if let Some(sequence) = any(index) {
+                        place.hold(sequence, HoldCause::Dictionary, 0);
+                    },
+                    Step::Lose(index) => drop(any(index)),
+                }
+                in_flight.extend(place.sequences());
+                prop_assert!(place.delivery.count(Kind::Fresh) <= FRESH_WINDOW);
+                prop_assert!(place.delivery.count(Kind::Backfill) <= BACKFILL_WINDOW);
+                prop_assert_eq!(place.spool.batches(), place.taken - accepted.len() as u64);
+            }
+            place.connect();
+            // Each turn is a wake-up; a delivery that sleeps through its work would never end.
+            for _ in 0..1000 {
+                let sent = place.sequences();
+                accepted.extend(&sent);
+                place.accept(sent);
+                if place.spool.batches() == 0 {
+                    break;
+                }
+                place.now = place.delivery.wake_at(&place.spool, place.now).expect("there is something to do");
+            }
+            prop_assert_eq!(accepted.len() as u64, place.taken);
+            prop_assert_eq!(place.spool.batches(), 0);
+        }
     }
 }

@@ -210,10 +210,9 @@ impl Target {
             return self.exchange(TokioIo::new(stream), body).await;
         }
         let config = tls::client_config(Pin::Fingerprint(token.ca_fingerprint), None).map_err(JoinError::Tls)?;
-        let name = ServerName::try_from(host.clone()).or(Err(JoinError::Url {
-            url: self.url.to_string(),
-            reason: "its host is neither a name nor an address",
-        }))?;
+        // The collector may show people another certificate than agents; by this name it knows who asks.
+        let name = ServerName::try_from(veghe_wire::COLLECTOR_SERVER_NAME)
+            .or(Err(JoinError::Url { url: self.url.to_string(), reason: "no TLS handshake is possible with it" }))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, stream).await;
         let stream = stream.map_err(|source| JoinError::Untrusted { host, port, source })?;

@@ -4,6 +4,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod crew;
 pub mod delivery;
 pub mod exposition;
 pub mod health;

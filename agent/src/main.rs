@@ -7,7 +7,10 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use veghe_agent::cli::{Cli, Command, execute, is_usage};
 
 const FAILURE: u8 = 1;
@@ -55,11 +58,17 @@ fn run(command: Command) -> anyhow::Result<()> {
     })
 }
 
+/// By hand instead of with `EnvFilter`, whose regular expressions would be a good part of the agent's memory.
 fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .init();
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+    let parsed = wanted.as_deref().map(str::parse::<Targets>);
+    let filter = match &parsed {
+        Some(Ok(targets)) => targets.clone(),
+        Some(Err(_)) | None => Targets::new().with_default(Level::INFO),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    if let Some(Err(error)) = parsed {
+        tracing::warn!(%error, "cannot use RUST_LOG; write for example RUST_LOG=info,veghe_agent=debug");
+    }
 }

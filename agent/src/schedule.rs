@@ -1,8 +1,9 @@
-//! When sensors run: a thread for each, a grid of ticks, a deadline; and rounds that leave in time whoever hangs.
+//! When sensors run: a grid of ticks, a deadline for each; and rounds that leave in time whoever hangs.
 //!
-//! A coordinator thread wakes at each tick and asks the sensors that are due. The round leaves when all of them have
-//! answered, or after [`GRACE`], with whoever has. A sensor that answers later but within its deadline makes a round of
-//! its own. One beyond its deadline is reported once, its series end, and it is left alone until it returns.
+//! A coordinator thread wakes at each tick and gives the sensors that are due to a crew of workers (module `crew`).
+//! The round leaves when all of them have answered, or after [`GRACE`], with whoever has. A sensor that answers later
+//! but within its deadline makes a round of its own. One beyond its deadline is reported once, its series end, and it is
+//! left alone until it returns.
 //!
 //! Invariants: a sensor never runs twice at once; a sensor never delays another by more than the grace; time stamps
 //! ascend strictly, except after the system clock was set back by more than an interval, when the grid begins anew and
@@ -10,20 +11,19 @@
 //! in it. What it deliberately does not do: keep rounds (a full queue drops and counts the newest), know the wire.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
+use crate::crew::{Answer, Crew, Job};
 use crate::health::Health;
 use crate::reading::{Reading, Round, SeriesSet, Sink};
+use crate::sensors::Sensor;
 use crate::sensors::agent::{Agent, SensorHealth};
-use crate::sensors::{Sensor, SensorError};
 
 /// How long a round waits for slow sensors.
 pub const GRACE: Duration = Duration::from_millis(250);
@@ -33,8 +33,8 @@ pub const TICK_TOLERANCE_MS: i64 = 20;
 pub const QUEUED_ROUNDS: usize = 8;
 /// A difference between the system clock and the monotonic one, from one look to the next, that is a step.
 const CLOCK_STEP_MS: i64 = 500;
-/// Only pages that were touched are resident, so that this costs address space alone; an overflow would end the agent.
-const STACK_BYTES: usize = 1 << 20;
+/// A worker that is at one sensor for longer, or this part of the grace, gets company.
+const STALL: Duration = Duration::from_millis(20);
 
 /// When sensors run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Default for Settings {
 /// Running sensors. Dropping it stops them at the next round.
 #[derive(Debug)]
 pub struct Schedule {
-    events: SyncSender<Event>,
+    crew: Crew,
     ended: oneshot::Receiver<()>,
 }
 
@@ -79,22 +79,24 @@ impl Schedule {
         let (rounds, receiver) = mpsc::channel(QUEUED_ROUNDS);
         let (end, ended) = oneshot::channel();
         let mut coordinator = Coordinator::new(sensors, settings, health);
-        let events = coordinator.events.clone();
+        let crew = coordinator.crew.clone();
         let run = move || {
             coordinator.run(&rounds);
             drop(end);
         };
         // On failure the receiver is closed, which its owner sees.
-        if let Err(error) = thread::Builder::new().name("schedule".into()).stack_size(STACK_BYTES).spawn(run) {
+        if let Err(error) =
+            thread::Builder::new().name("schedule".into()).stack_size(crate::crew::STACK_BYTES).spawn(run)
+        {
             tracing::error!(%error, "cannot start the schedule");
         }
-        (Self { events, ended }, receiver)
+        (Self { crew, ended }, receiver)
     }
 
     /// Stops taking rounds and returns when the last one is in the queue. Does not wait for sensors that hang.
     pub async fn stop(self) {
-        // Both fail only if the schedule has ended already.
-        self.events.try_send(Event::Stop).ok();
+        self.crew.dismiss();
+        // Fails when the schedule has ended, which is what it says.
         self.ended.await.ok();
     }
 }
@@ -109,28 +111,9 @@ pub fn once(sensors: Vec<Box<dyn Sensor>>, settings: &Settings) -> Round {
     coordinator.collect(timestamp_ms, true)
 }
 
-/// What reaches the coordinator.
-#[derive(Debug)]
-enum Event {
-    Answer(Answer),
-    Stop,
-}
-
-/// What a sensor's thread has to say about one round.
-#[derive(Debug)]
-struct Answer {
-    slot: usize,
-    duration: Duration,
-    error: Option<SensorError>,
-    series: Arc<SeriesSet>,
-    values: Vec<f64>,
-}
-
 /// One sensor as the coordinator sees it.
 struct Slot {
     name: &'static str,
-    /// Asks for a round; never full, as an idle sensor waits for it.
-    ask: SyncSender<()>,
     deadline: Duration,
     grid: Grid,
     state: State,
@@ -140,21 +123,18 @@ struct Slot {
 }
 
 enum State {
-    Idle,
+    Idle(Job),
     /// At work since then, and what it says will count.
     Working(Instant),
     /// Still at work, but given up.
     Overdue,
     /// Answered, and the answer waits for its round.
-    Answered(Answer),
-    /// Its thread is gone.
-    Dead,
+    Answered(Job, Answer),
 }
 
 struct Coordinator {
     slots: Vec<Slot>,
-    events: SyncSender<Event>,
-    incoming: Receiver<Event>,
+    crew: Crew,
     timeline: Timeline,
     main: Grid,
     grace: Duration,
@@ -166,31 +146,23 @@ struct Coordinator {
     stopping: bool,
 }
 
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.crew.dismiss();
+    }
+}
+
 impl Coordinator {
     fn new(sensors: Vec<Box<dyn Sensor>>, settings: &Settings, health: Arc<Health>) -> Self {
-        // Room for one answer of each sensor and the stop: sending never blocks.
-        let (events, incoming) = sync_channel(sensors.len() + 1);
         let anchor_ms = clock::now_ms();
         let slots = sensors.into_iter().enumerate().map(|(index, sensor)| {
             let name = sensor.name();
             let different = settings.overrides.get(name).copied().unwrap_or_default();
-            let (ask, asked) = sync_channel(1);
-            let answers = events.clone();
-            let work = move || work(index, sensor, &asked, &answers);
-            let spawned = thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(work);
-            let state = match spawned {
-                Ok(_) => State::Idle,
-                Err(error) => {
-                    tracing::error!(sensor = name, %error, "cannot start sensor");
-                    State::Dead
-                }
-            };
             Slot {
                 name,
-                ask,
                 deadline: different.deadline.unwrap_or(settings.deadline),
                 grid: Grid::new(different.interval.unwrap_or(settings.interval), anchor_ms),
-                state,
+                state: State::Idle(Job::new(index, sensor)),
                 delivered: Arc::default(),
                 health: SensorHealth::default(),
             }
@@ -198,8 +170,7 @@ impl Coordinator {
         let slots: Vec<_> = slots.collect();
         Self {
             slots,
-            events,
-            incoming,
+            crew: Crew::default(),
             timeline: Timeline::new(clock::now_ms(), clock::instant()),
             main: Grid::new(settings.interval, anchor_ms),
             grace: GRACE.min(settings.interval / 4),
@@ -245,15 +216,18 @@ impl Coordinator {
 
     /// Asks every sensor that is due and idle.
     fn begin(&mut self, now_ms: i64) {
+        let mut jobs = Vec::with_capacity(self.slots.len());
         for slot in self.slots.iter_mut().filter(|slot| slot.grid.next_ms <= now_ms) {
             slot.grid.advance(now_ms);
-            if matches!(slot.state, State::Idle) {
-                slot.state = match slot.ask.try_send(()) {
-                    Ok(()) => State::Working(clock::instant()),
-                    Err(_) => State::Dead,
-                };
-            }
+            slot.state = match std::mem::replace(&mut slot.state, State::Overdue) {
+                State::Idle(job) => {
+                    jobs.push(job);
+                    State::Working(clock::instant())
+                }
+                other => other,
+            };
         }
+        self.crew.order(jobs);
     }
 
     /// Waits until no sensor is at work, at most for `patience`.
@@ -267,38 +241,12 @@ impl Coordinator {
     }
 
     fn receive(&mut self, patience: Duration) {
-        let event = match self.incoming.recv_timeout(patience) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
-        };
-        let answer = match event {
-            Event::Stop => {
-                self.stopping = true;
-                return;
-            }
-            Event::Answer(answer) => answer,
-        };
-        let Some(slot) = self.slots.get_mut(answer.slot) else { return };
-        slot.health.duration = answer.duration;
-        if matches!(slot.state, State::Overdue) {
-            tracing::info!(sensor = slot.name, seconds = answer.duration.as_secs_f64(), "overdue sensor returned");
-            slot.state = State::Idle;
-            return;
+        let news = self.crew.wait(patience, STALL.min(self.grace / 4));
+        self.stopping |= news.is_dismissed;
+        for (job, answer) in news.answers {
+            let Some(slot) = self.slots.get_mut(job.slot()) else { continue };
+            slot.take(job, answer);
         }
-        match &answer.error {
-            Some(error) => {
-                slot.health.failures_total += 1;
-                if slot.health.succeeded || slot.health.failures_total == 1 {
-                    tracing::warn!(sensor = slot.name, error = error as &dyn std::error::Error, "sensor failed");
-                }
-            }
-            None if slot.health.failures_total > 0 && !slot.health.succeeded => {
-                tracing::info!(sensor = slot.name, "sensor succeeds again");
-            }
-            None => {}
-        }
-        slot.health.succeeded = answer.error.is_none();
-        slot.state = State::Answered(answer);
     }
 
     fn until_deadline(&self) -> Option<Duration> {
@@ -386,11 +334,34 @@ impl Coordinator {
 }
 
 impl Slot {
+    fn take(&mut self, job: Job, answer: Answer) {
+        self.health.duration = answer.duration;
+        if matches!(self.state, State::Overdue) {
+            tracing::info!(sensor = self.name, seconds = answer.duration.as_secs_f64(), "overdue sensor returned");
+            self.state = State::Idle(job);
+            return;
+        }
+        match &answer.error {
+            Some(error) => {
+                self.health.failures_total += 1;
+                if self.health.succeeded || self.health.failures_total == 1 {
+                    tracing::warn!(sensor = self.name, error = error as &dyn std::error::Error, "sensor failed");
+                }
+            }
+            None if self.health.failures_total > 0 && !self.health.succeeded => {
+                tracing::info!(sensor = self.name, "sensor succeeds again");
+            }
+            None => {}
+        }
+        self.health.succeeded = answer.error.is_none();
+        self.state = State::Answered(job, answer);
+    }
+
     fn has_reading(&self) -> bool {
         match self.state {
-            State::Answered(_) => true,
-            State::Overdue | State::Dead => !self.delivered.0.is_empty(),
-            State::Idle | State::Working(_) => false,
+            State::Answered(..) => true,
+            State::Overdue => !self.delivered.0.is_empty(),
+            State::Idle(_) | State::Working(_) => false,
         }
     }
 
@@ -399,8 +370,11 @@ impl Slot {
         if !self.has_reading() {
             return None;
         }
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Answered(answer) => Some(reading(self.name, &self.delivered, answer.series, answer.values)),
+        match std::mem::replace(&mut self.state, State::Overdue) {
+            State::Answered(job, answer) => {
+                self.state = State::Idle(job);
+                Some(reading(self.name, &self.delivered, answer.series, answer.values))
+            }
             other => {
                 self.state = other;
                 Some(reading(self.name, &self.delivered, Arc::default(), Vec::new()))
@@ -412,28 +386,6 @@ impl Slot {
 fn reading(sensor: &'static str, delivered: &Arc<SeriesSet>, series: Arc<SeriesSet>, values: Vec<f64>) -> Reading {
     let ended = if Arc::ptr_eq(delivered, &series) { None } else { delivered.ended_in(&series) };
     Reading { sensor, series, values, ended }
-}
-
-/// A sensor's thread: one round each time it is asked, until nobody can ask any more.
-fn work(slot: usize, mut sensor: Box<dyn Sensor>, asked: &Receiver<()>, answers: &SyncSender<Event>) {
-    let mut sink = Sink::default();
-    while asked.recv().is_ok() {
-        let begin = clock::instant();
-        let result = catch_unwind(AssertUnwindSafe(|| sensor.read(&mut sink)));
-        let duration = begin.elapsed();
-        let error = match result {
-            Ok(result) => result.err(),
-            Err(panic) => {
-                let text = panic.downcast_ref::<&str>().copied();
-                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                Some(SensorError::Panicked { message: text.unwrap_or("no message").to_owned() })
-            }
-        };
-        let (series, values) = sink.take();
-        if answers.send(Event::Answer(Answer { slot, duration, error, series, values })).is_err() {
-            return;
-        }
-    }
 }
 
 /// Ticks at a fixed distance.

@@ -314,7 +314,11 @@ impl Spool {
             if appended.disk_error.is_none() || !is_over {
                 break;
             }
-            // Room on the disk may be our own to give; otherwise the oldest that waits goes.
+            // Room on the disk may be our own to give; otherwise the oldest that waits goes. The segment that is written
+            // is older than what waits, and goes first if there is something in it.
+            if self.segments.len() == 1 && self.segments.iter().all(|segment| segment.count > 0) {
+                self.close_active();
+            }
             if let Some(count) = self.drop_oldest_segment() {
                 appended.dropped_batches += count;
             } else if let Some(oldest) = self.waiting.pop_front() {
@@ -451,6 +455,14 @@ impl Spool {
         let owner = self.segments.iter().find(|s| s.spool_id == id.spool_id && s.position(id.sequence).is_some());
         let Some(number) = owner.map(|segment| segment.number) else { return Ok(None) };
         Ok(Some(&self.contents(number)?.definitions))
+    }
+
+    /// `part` as one zstd frame, by the encoder that is here anyway.
+    ///
+    /// # Errors
+    /// Only what zstd reports, in practice lack of memory.
+    pub fn frame(&mut self, part: &Batch) -> io::Result<Vec<u8>> {
+        self.encoder.frame(part)
     }
 
     fn path(&self, number: u64, kind: &str) -> PathBuf {

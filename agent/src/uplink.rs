@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Filter, LastWill, Packet, SubscribeReasonCode};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -106,6 +106,17 @@ pub struct Uplink {
     is_renewed: bool,
     has_disk_error: bool,
     is_dropping: bool,
+    /// What was told about the lack of a connection since there was one.
+    told_trouble: Option<Trouble>,
+}
+
+/// Why there is no connection, as far as it makes a difference to whoever reads the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// Nobody answers, or not as a collector would.
+    Unreachable,
+    /// The collector answers and does not want this agent.
+    Refused,
 }
 
 /// The present connection, or the attempt at one.
@@ -155,6 +166,7 @@ impl Uplink {
             is_renewed: false,
             has_disk_error: false,
             is_dropping: false,
+            told_trouble: None,
         };
         uplink.tls()?;
         uplink.tell_health();
@@ -355,20 +367,38 @@ impl Uplink {
             LinkEvent::Down(error) => {
                 let retry_soon = std::mem::take(&mut self.is_renewed);
                 if !retry_soon {
-                    let error: &(dyn std::error::Error + 'static) = &*error;
-                    let was_online = self.is_online();
-                    tracing::warn!(error, was_online, host = self.settings.host, "no connection to the collector");
-                    if self.identity.not_after_seconds < clock::since_epoch().as_secs() as i64 {
-                        tracing::error!(
-                            "the agent's certificate has expired; enrol again with `veghe-agent join --force`"
-                        );
-                    }
+                    self.tell_trouble(&error);
                 }
                 self.lose_link();
                 if retry_soon {
                     self.retry_at = clock::instant();
                 }
             }
+        }
+    }
+
+    /// Each change is told once, every further attempt that fails the same way only in detail: a machine that was
+    /// revoked, or a long outage, must not fill its log.
+    fn tell_trouble(&mut self, error: &ConnectionError) {
+        let trouble = if is_refusal(error) { Trouble::Refused } else { Trouble::Unreachable };
+        let was_online = self.is_online();
+        let host = &self.settings.host;
+        let error: &(dyn std::error::Error + 'static) = error;
+        if self.told_trouble.replace(trouble) == Some(trouble) {
+            return tracing::debug!(error, host, ?trouble, "still no connection to the collector");
+        }
+        match trouble {
+            Trouble::Unreachable => tracing::warn!(error, was_online, host, "no connection to the collector"),
+            Trouble::Refused => tracing::error!(
+                error,
+                was_online,
+                host,
+                "the agent is refused by the collector: it is revoked, or not enrolled there; batches stay in the \
+                 spool, attempts go on; enrol again with `veghe-agent join --force`"
+            ),
+        }
+        if self.identity.not_after_seconds < clock::since_epoch().as_secs() as i64 {
+            tracing::error!("the agent's certificate has expired; enrol again with `veghe-agent join --force`");
         }
     }
 
@@ -416,6 +446,7 @@ impl Uplink {
             return;
         }
         link.is_subscribed = true;
+        self.told_trouble = None;
         tracing::info!(host = self.settings.host, port = self.settings.port, "connected to the collector");
         let newest = self.newest.filter(|id| self.spool.is_unsettled(*id));
         self.delivery.connect(newest, clock::instant());
@@ -587,6 +618,41 @@ impl Uplink {
 fn new_session() -> Result<Session, UplinkError> {
     let random = getrandom::u64().map_err(|error| UplinkError::Session(std::io::Error::other(error)))?;
     Session::new(random).map_err(UplinkError::Session)
+}
+
+/// Whether the other side answered and said no: to the connection, or to the certificate already.
+fn is_refusal(error: &ConnectionError) -> bool {
+    if let ConnectionError::ConnectionRefused(code) = error {
+        use ConnectReturnCode::{QuotaExceeded, ServerBusy, ServerUnavailable, ServiceUnavailable};
+        return !matches!(code, QuotaExceeded | ServerBusy | ServerUnavailable | ServiceUnavailable);
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match error {
+        // Its source is not in the chain.
+        ConnectionError::MqttState(StateError::Deserialization(error)) => Some(error),
+        error => Some(error),
+    };
+    while let Some(error) = cause {
+        // An I/O error hides what it was made of from its chain of sources.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(alert)) = tls {
+            use rustls::AlertDescription as Alert;
+            return matches!(
+                alert,
+                Alert::AccessDenied
+                    | Alert::BadCertificate
+                    | Alert::CertificateExpired
+                    | Alert::CertificateRequired
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateUnknown
+                    | Alert::DecryptError
+                    | Alert::UnknownCA
+                    | Alert::UnsupportedCertificate
+            );
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// `veghe_agent_cycles_total` of the round, which the agent's own sensor puts first.

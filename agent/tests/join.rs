@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to say what went wrong")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair};
@@ -186,4 +188,42 @@ async fn another_ca_in_the_answer_and_a_refusal_leave_nothing_behind() {
     let error = join(&format!("http://127.0.0.1:{port}"), &token, dir.path(), Existing::Keep).await.unwrap_err();
     assert_eq!(error.to_string(), "the collector refuses the enrolment (403): the token was used already");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_program_reads_a_token_from_stdin_and_never_shows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = dir.path().join("state");
+    let authority = Arc::new(Authority::new());
+    let token = authority.token().to_string();
+    let enrol = |port: u16, input: String| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_veghe-agent"));
+        command.args(["join", &format!("http://127.0.0.1:{port}"), "--token", "-", "--state-dir"]).arg(&state_dir);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            child.wait_with_output().unwrap()
+        })
+    };
+    let garbage = enrol(1, "no token\n".to_owned()).await.unwrap();
+    assert_eq!(garbage.status.code(), Some(64), "{}", String::from_utf8_lossy(&garbage.stderr));
+    assert!(!state_dir.exists());
+
+    let (port, server) = plain_server("200 OK", {
+        let authority = Arc::clone(&authority);
+        move |body| authority.answer(body)
+    })
+    .await;
+    let output = enrol(port, format!("{token}\n")).await.unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    assert!(server.await.unwrap());
+    is_enrolled(&state_dir);
+    assert!(told.contains("Enrolled as scan-1") && !told.contains(&token), "{told}");
+
+    let again = enrol(port, format!("{token}\n")).await.unwrap();
+    let told = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert_eq!(again.status.code(), Some(64), "{told}");
+    assert!(told.contains("--force") && !told.contains(&token), "{told}");
 }

@@ -1,9 +1,7 @@
 //! The catalogue: every metric that agent or collector makes, with its kind, unit, help and labels.
 //!
 //! Names and helps of host metrics are `node_exporter`'s. `instance` and `job` tell where a series comes from and are not
-//! listed. `node_timex_*` has entries because rules name it, but no sensor here makes it: that needs adjtimex(2), which
-//! none of our dependencies wraps; it comes only from a `node_exporter` that reports beside the agent. What this module
-//! deliberately does not do: hold values.
+//! listed. What this module deliberately does not do: hold values.
 
 use std::borrow::Cow;
 

@@ -38,11 +38,13 @@ mod text;
 #[cfg(target_os = "linux")]
 mod time;
 #[cfg(target_os = "linux")]
+mod timex;
+#[cfg(target_os = "linux")]
 mod uname;
 #[cfg(target_os = "linux")]
 mod vmstat;
 
-/// One source of measurements. It runs on a thread of its own and may block there.
+/// One source of measurements. It runs on a worker's thread (see [`crate::schedule`]) and may block there.
 pub trait Sensor: Send {
     /// A short lower-case name, for example `meminfo`; the `sensor` label of its `veghe_sensor_*` series.
     fn name(&self) -> &'static str;
@@ -78,6 +80,14 @@ pub enum SensorError {
     /// The platform does not tell.
     #[error("cannot ask the system")]
     Platform(#[from] sysinfo::Error),
+    /// The system refuses to tell.
+    #[error("cannot ask the system by {call}")]
+    Ask {
+        /// Which system call.
+        call: &'static str,
+        /// What it says.
+        source: io::Error,
+    },
     /// The sensor has a fault of its own.
     #[error("sensor panicked: {message}")]
     Panicked {
@@ -171,6 +181,7 @@ const ENTRIES: &[Entry] = &[
         make: |roots| Box::new(stat::Stat::new(roots)),
     },
     Entry { name: "time", sources: |_| Vec::new(), make: |roots| Box::new(time::Time::new(roots)) },
+    Entry { name: timex::NAME, sources: |_| Vec::new(), make: |_| Box::new(timex::Timex) },
     Entry { name: "uname", sources: |_| Vec::new(), make: |_| Box::new(uname::Uname) },
     Entry {
         name: "vmstat",
@@ -214,6 +225,12 @@ fn obstacle(entry: &Entry, settings: &SensorSettings) -> Option<String> {
     if settings.disabled.contains(entry.name) {
         return Some("disabled by the configuration".to_owned());
     }
+    #[cfg(target_os = "linux")]
+    if entry.name == timex::NAME
+        && let Err(error) = timex::probe()
+    {
+        return Some(format!("cannot ask the kernel by adjtimex: {error}"));
+    }
     (entry.sources)(&settings.roots)
         .iter()
         .find_map(|path| probe(path).err().map(|error| format!("cannot read {}: {error}", path.display())))
@@ -221,7 +238,7 @@ fn obstacle(entry: &Entry, settings: &SensorSettings) -> Option<String> {
 
 /// Whether `path` can be read. Pressure files exist, for example, but can't be read where the kernel's option is off.
 fn probe(path: &Path) -> io::Result<()> {
-    // Whatever is no file might hang, and only the sensor's own thread may.
+    // Whatever is no file might hang, and only a worker may.
     if path.metadata()?.is_file() {
         File::open(path)?.read_exact(&mut [0])?;
     }

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to say what went wrong")]
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
@@ -442,6 +444,47 @@ async fn every_batch_arrives_once_and_only_new_definitions_are_repeated() {
     }
     agent.end().await;
     until("offline was told", || collector.seen.lock().unwrap().online == [true, false]).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_full_of_definitions_is_followed_by_the_next_and_no_round_is_lost() {
+    let place = Place::new();
+    let collector = place.collector(|_, _| Answer::Accept).await;
+    let agent = place.agent(PATIENT);
+    until("connected", || agent.health.uplink_connected.load(Relaxed) == 1).await;
+    let steady = Arc::new(SeriesSet(vec![SeriesName::new("counter", &[("device", "all")])]));
+    // Every round brings some 100 KB of definitions that no round had before: a session has room for six of them.
+    for number in 0..10_u32 {
+        let padding = "x".repeat(10_000);
+        let devices = (0..10).map(|device| format!("{padding}-{number}-{device}"));
+        let changing = devices.map(|device| SeriesName::new("changing", &[("device", &device)])).collect();
+        let value = f64::from(number);
+        let reading = |sensor, series, values| Reading { sensor, series, values, ended: None };
+        let readings = vec![
+            reading("steady", Arc::clone(&steady), vec![value]),
+            reading("changing", Arc::new(SeriesSet(changing)), vec![value; 10]),
+        ];
+        let round = Round { timestamp_ms: 1_000_000 + i64::from(number), readings };
+        agent.rounds.send(round).await.unwrap();
+    }
+    // One round is told in two batches: what still fitted the first session, and the rest with the second.
+    until("11 accepted", || agent.health.batches_accepted_total.load(Relaxed) == 11).await;
+    everything_is_settled(&agent.health, 11).await;
+    assert_eq!(runs(&collector).len(), 2);
+    {
+        let seen = collector.seen.lock().unwrap();
+        let of = |metric: &str| {
+            let values = seen.accepted.values().flatten();
+            let mut values: Vec<f64> =
+                values.filter(|(name, _)| name.contains(metric)).map(|(_, value)| *value).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let numbers = || (0..10).map(f64::from);
+        assert_eq!(of("__name__ counter"), numbers().collect::<Vec<_>>());
+        assert_eq!(of("__name__ changing"), numbers().flat_map(|number| [number; 10]).collect::<Vec<_>>());
+    }
+    agent.end().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,96 @@
+//! The program as scripts and people meet it: what it prints, and its exit status.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Output, Stdio};
+
+fn agent(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_veghe-agent")).args(arguments).output().expect("the program")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn check_config_prints_what_is_in_force_and_that_is_good_settings_itself() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("agent.yaml"), "agent: scan-1\nmqtt: mqtts://veghe.cjtimis.ro\ninterval: 30s\n").expect("write");
+    let first = agent(&["check-config", &path("agent.yaml")]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    let told = text(&first.stdout);
+    for line in ["agent: scan-1", "mqtt: mqtts://veghe.cjtimis.ro:8883", "interval: 30s", "  max_size: 512MiB"] {
+        assert!(told.lines().any(|told| told == line), "{line} is not in\n{told}");
+    }
+    fs::write(path("effective.yaml"), told).expect("write");
+    let second = agent(&["check-config", &path("effective.yaml")]);
+    assert_eq!(text(&second.stdout), told);
+}
+
+#[test]
+fn check_config_tells_every_problem_on_stderr_with_file_and_line_and_exits_with_64() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("agent.yaml").display().to_string();
+    fs::write(&path, "agent: scan-1\nmqtt: nowhere\ninterval: 15\n").expect("write");
+    let output = agent(&["check-config", &path]);
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), ""), "{told}");
+    for place in [format!("{path}:2"), format!("{path}:3")] {
+        assert!(told.contains(&place), "{place} is not in\n{told}");
+    }
+    let missing = agent(&["check-config", &dir.path().join("none").display().to_string()]);
+    assert_eq!(missing.status.code(), Some(64));
+    assert!(text(&missing.stderr).contains("none"), "{}", text(&missing.stderr));
+}
+
+#[test]
+fn a_completion_script_is_one_that_the_shell_takes_and_knows_every_command() {
+    let output = agent(&["completion", "bash"]);
+    assert_eq!(output.status.code(), Some(0));
+    let script = text(&output.stdout);
+    for command in ["run", "join", "once", "sensors", "check-config", "completion"] {
+        assert!(script.contains(command), "{command}");
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("veghe-agent");
+    fs::write(&path, script).expect("write");
+    let bash = Command::new("bash")
+        .arg("-c")
+        .arg(concat!(
+            r#"source "$1" && complete=$(complete -p veghe-agent) && complete=${complete#*-F } && complete=${complete%% *}"#,
+            r#" && COMP_WORDS=(veghe-agent che) COMP_CWORD=1 && $complete veghe-agent che veghe-agent"#,
+            r#" && echo "${COMPREPLY[@]}""#
+        ))
+        .arg("bash")
+        .arg(&path)
+        .output()
+        .expect("bash");
+    assert_eq!(text(&bash.stdout).trim(), "check-config", "{}", text(&bash.stderr));
+}
+
+#[test]
+fn wrong_usage_exits_with_64_and_help_with_0() {
+    for arguments in [&["frobnicate"][..], &["join"], &["completion", "dos"], &[]] {
+        let output = agent(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+    let help = agent(&["--help"]);
+    assert_eq!((help.status.code(), text(&help.stderr)), (Some(0), ""));
+    assert!(text(&help.stdout).contains("check-config"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_veghe-agent"))
+        .args(["completion", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    drop(child.stdout.take());
+    let mut told = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut told).expect("UTF-8");
+    assert_eq!((child.wait().expect("end").code(), told.as_str()), (Some(0), ""));
+}
