@@ -35,7 +35,7 @@ const MAX_DICTIONARY_REPEATS: u32 = 3;
 pub struct Pace {
     /// Older batches in a second.
     pub backfill_per_second: f64,
-    /// See [`ACK_PATIENCE`].
+    /// How long an acknowledgement may take before the batch is sent again.
     pub ack_patience: Duration,
 }
 

@@ -376,16 +376,11 @@ fn refused_address(error: std::io::Error, address: SocketAddr, purpose: &str, op
     anyhow::Error::new(error).context(format!("cannot listen on {address} for {purpose}; {remedy} {option}"))
 }
 
-/// As [`refused_address`], for the broker, whose own error wraps what the system says.
+/// As [`refused_address`], for the broker, whose library hides what the system says: asked once more, it says it again.
 fn refused_broker(error: ingest::IngestError, address: SocketAddr, option: OptionNames) -> anyhow::Error {
-    let error = anyhow::Error::new(error);
-    let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    match cause.map(|cause| (cause.raw_os_error(), cause.kind())) {
-        Some((
-            Some(code),
-            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AddrNotAvailable | std::io::ErrorKind::PermissionDenied,
-        )) => refused_address(std::io::Error::from_raw_os_error(code), address, "agents", option.mqtt),
-        _ => error,
+    match std::net::TcpListener::bind(address) {
+        Err(refusal) => refused_address(refusal, address, "agents", option.mqtt),
+        Ok(_) => error.into(),
     }
 }
 
@@ -434,13 +429,14 @@ fn greet(
         data_dir.display()
     );
     if let Some(sign_in) = sign_in {
-        text += &format!(
+        let lines = format!(
             "\nFirst sign-in, shown once and kept in {}:\n  user      {}\n  password  {}\n  API token {}\n",
             data_dir.join("first-login").display(),
             sign_in.user,
             sign_in.password,
             sign_in.token
         );
+        text.push_str(&lines);
     }
     if agent == InProcessAgent::Runs {
         text += "\nThis machine's own agent runs in this process. Ctrl-C drains and ends.";

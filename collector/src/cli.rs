@@ -151,11 +151,10 @@ mod tests {
 
     #[test]
     fn help_reads_well() {
-        let mut text = String::new();
         let mut command = Cli::command();
         // Gives subcommands their full names, as the program does.
         command.build();
-        text += &command.render_long_help().to_string();
+        let mut help = vec![command.render_long_help().to_string()];
         for path in [
             "up",
             "run",
@@ -170,9 +169,9 @@ mod tests {
         ] {
             let sub =
                 path.split(' ').fold(&mut command, |command, name| command.find_subcommand_mut(name).expect(name));
-            text += &format!("\n--- {path}\n{}", sub.render_long_help());
+            help.push(format!("--- {path}\n{}", sub.render_long_help()));
         }
-        insta::assert_snapshot!(text);
+        insta::assert_snapshot!(help.join("\n"));
     }
 
     #[test]

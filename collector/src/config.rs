@@ -381,8 +381,8 @@ fn parse_path(text: &str) -> Result<PathBuf, String> {
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().or_else(|_unreadable: std::net::AddrParseError| {
-        Err(format!("`{text}` is not an address and port; write for example `127.0.0.1:9090` or `[::]:9090`"))
+    text.parse().map_err(|_unreadable: std::net::AddrParseError| {
+        format!("`{text}` is not an address and port; write for example `127.0.0.1:9090` or `[::]:9090`")
     })
 }
 
@@ -407,7 +407,7 @@ fn parse_port(text: &str) -> Result<u16, String> {
 
 fn parse_time_zone(text: &str) -> Result<jiff::tz::TimeZone, String> {
     jiff::tz::TimeZone::get(text)
-        .or_else(|_unknown| Err(format!("`{text}` is not a known time zone; write for example `Europe/Bucharest`")))
+        .map_err(|_unknown| format!("`{text}` is not a known time zone; write for example `Europe/Bucharest`"))
 }
 
 fn parse_mqtt_url(text: &str) -> Result<String, String> {

@@ -17,9 +17,9 @@ pub(super) fn read(section: &mut Section<'_>, named: &mut Vec<NamedFile>, p: &mu
     }
     set(&mut settings.shipped, section.value("shipped_rules", p, parse_bool));
     let shipped = shipped_alerts();
-    settings.disabled = values(section, "disabled_rules", p, |name| match shipped.iter().any(|known| known == name) {
-        true => Ok(name.to_owned()),
-        false => Err(format!("`{name}` is not a shipped alert; there are {}", shipped.join(", "))),
+    settings.disabled = values(section, "disabled_rules", p, |name| {
+        let known = shipped.iter().find(|known| *known == name).cloned();
+        known.ok_or_else(|| format!("`{name}` is not a shipped alert; these are: {}", shipped.join(", ")))
     });
     set(&mut settings.evaluation_interval, section.value("evaluation_interval", p, at_least(Duration::from_secs(1))));
     let external_url = section.value("external_url", p, parse_http_url);
@@ -57,9 +57,9 @@ fn route(section: &mut Section<'_>, names: &[String], p: &mut Problems) -> Route
     set(&mut route.group_wait, section.value("group_wait", p, at_least(Duration::ZERO)));
     set(&mut route.group_interval, section.value("group_interval", p, at_least(Duration::from_secs(1))));
     set(&mut route.repeat_interval, section.value("repeat_interval", p, at_least(Duration::from_mins(1))));
-    route.receivers = values(section, "receivers", p, |name| match names.iter().any(|known| known == name) {
-        true => Ok(name.to_owned()),
-        false => Err(format!("`{name}` is not among `alerting.receivers`; add it there or name another")),
+    route.receivers = values(section, "receivers", p, |name| {
+        let known = names.iter().find(|known| *known == name).cloned();
+        known.ok_or_else(|| format!("`{name}` is not among `alerting.receivers`; add it there or name another"))
     });
     route
 }

@@ -1,6 +1,6 @@
 //! Writes the configuration in force as a file that gives the same.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -164,7 +164,9 @@ fn quote(text: &str) -> String {
             '"' | '\\' => quoted.extend(['\\', c]),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c.is_control() => {
+                write!(quoted, "\\u{:04x}", u32::from(c)).expect("invariant: a string takes every write");
+            }
             c => quoted.push(c),
         }
     }
@@ -177,7 +179,7 @@ struct Lines(String);
 
 impl Lines {
     fn line(&mut self, depth: usize, text: impl Display) {
-        self.0.push_str(&format!("{:1$}{text}\n", "", 2 * depth));
+        writeln!(self.0, "{:1$}{text}", "", 2 * depth).expect("invariant: a string takes every write");
     }
 
     fn open(&mut self, depth: usize, key: &str) {
