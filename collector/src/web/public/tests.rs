@@ -1,3 +1,5 @@
+//! The public pages as visitors, caches and programs see them.
+
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
