@@ -67,7 +67,7 @@ fn localized(node: &Node, p: &mut Problems) -> Option<Localized> {
 }
 
 fn parse_query(text: &str) -> Result<String, String> {
-    Query::parse(text).map_err(|error| format!("is no query: {error}"))?;
+    Query::parse(text).map_err(|error| format!("is not PromQL: {error}"))?;
     Ok(text.to_owned())
 }
 
