@@ -1,3 +1,5 @@
+//! The configuration file against its parser, its printer and the file that is shipped as an example.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
