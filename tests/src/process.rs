@@ -29,7 +29,7 @@ pub fn program(name: &str) -> PathBuf {
             dir = dir.parent().expect("profile directory");
         }
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.args(["build", "--quiet", "--workspace", "--bins", "--examples"]).current_dir(env!("CARGO_MANIFEST_DIR"));
         build.env("CARGO_TARGET_DIR", dir.parent().expect("target directory"));
         // What cargo told this process about this package is not true of the packages to build, and build scripts
         // that watch it would build everything anew.

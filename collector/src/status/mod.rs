@@ -473,4 +473,38 @@ mod tests {
         assert_eq!(history.known_since(day.saturating_sub(REMEMBERED)).collect::<Vec<_>>(), ["instance:nas-1"]);
         assert_eq!(history.known_since(Timestamp(30_000)).count(), 0);
     }
+
+    #[tokio::test]
+    async fn a_machine_that_reports_is_operational_and_after_a_zero_it_is_down() {
+        use veghe_model::Labels;
+        use veghe_tsdb::{Commit, Options, Store};
+        let dir = tempfile::tempdir().expect("directory");
+        let options = Options { dir: dir.path().to_owned(), window: Duration::from_hours(2), max_series: 100 };
+        let (store, _) = Store::open(options).expect("store");
+        let labels = [("__name__", "up"), ("job", "node"), ("instance", "nas-1")];
+        let up = store.series(&Labels::from_pairs(labels)).expect("series");
+        let report = |value| {
+            let samples = vec![(up, clock::now(), value)];
+            store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+        };
+        report(1.0);
+        let queries = QueryService::new(store.clone(), crate::query::Settings::default());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let settings = Settings { interval: Duration::from_secs(1), ..Settings::default() };
+        let ledger = Ledger::in_memory().expect("ledger");
+        let status = Status::start(settings, ledger, queries, stop.clone(), &tasks).expect("status");
+        for (value, state) in [(1.0, State::Operational), (0.0, State::MajorOutage)] {
+            report(value);
+            loop {
+                let seen = status.snapshot();
+                if seen.components.iter().any(|c| c.name.en == "nas-1" && c.state == state) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
 }

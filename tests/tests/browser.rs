@@ -1,0 +1,47 @@
+//! The public pages in a real browser: no violation of WCAG that axe finds, no script, nothing wider than the screen.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use url::Url;
+use veghe_tests::http;
+use veghe_tests::process::{Collector, Process, program, wait_for};
+
+fn check(site: &Url, pictures: &Path) {
+    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
+    assert!(folder.join("node_modules").is_dir(), "run `npm ci` in tests/browser first, as tests/run does");
+    let output = Command::new("node")
+        .arg(folder.join("status.mjs"))
+        .arg(site.as_str().trim_end_matches('/'))
+        .arg(pictures)
+        .output()
+        .expect("node");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    let shots = std::fs::read_dir(pictures).expect("pictures").count();
+    assert!(shots >= 4, "only {shots} pictures: {said}");
+}
+
+#[test]
+fn the_page_of_a_running_collector_has_no_barrier() {
+    let dir = tempfile::tempdir().expect("directory");
+    let collector = Collector::up(&dir.path().join("data")).expect("up");
+    let status = &collector.listeners.status;
+    wait_for("the page is operational", || {
+        Ok(http::get(&status.join("en")?)?.contains("All systems operational").then_some(()))
+    })
+    .expect("page");
+    check(status, &dir.path().join("pictures"));
+}
+
+#[test]
+fn a_page_with_every_state_has_no_barrier() {
+    let dir = tempfile::tempdir().expect("directory");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address").port();
+    let mut command = Command::new(program("examples/status_pages"));
+    command.arg(format!("127.0.0.1:{port}"));
+    let _pages = Process::start(&mut command, &dir.path().join("pages.log")).expect("start");
+    let site: Url = format!("http://127.0.0.1:{port}").parse().expect("url");
+    wait_for("the pages are served", || Ok(http::get(&site.join("en")?).ok())).expect("page");
+    check(&site, &dir.path().join("pictures"));
+}
