@@ -92,7 +92,10 @@ pub enum Response {
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Nobody listens.
-    #[error("no collector runs on {}", data_dir.display())]
+    #[error(
+        "no collector runs on {} that answers this user; name the data directory of one with `--data-dir`",
+        data_dir.display()
+    )]
     NotRunning {
         /// The data directory.
         data_dir: PathBuf,

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use veghe_agent::join::Existing;
 use veghe_model::Timestamp;
-use veghe_tsdb::Store;
+use veghe_tsdb::{OpenError, Store};
 use veghe_wire::AgentId;
 use veghe_wire::document::format_duration;
 use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
@@ -49,16 +49,16 @@ const MAX_BLOCKING_THREADS: usize = 64;
 /// Does what the command line says.
 ///
 /// # Errors
-/// The chain that `main` prints; [`veghe_wire::document::Problems`] where the configuration is wrong.
+/// The chain that `main` prints; [`ConfigProblems`](crate::config::ConfigProblems) where the configuration is wrong.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Up(up) => serve(config_of(up)?, InProcessAgent::Runs),
-        Command::Run { config } => serve(load(&config)?, InProcessAgent::None),
+        Command::Run { config } => serve(Config::load(&config)?, InProcessAgent::None),
         Command::CheckConfig { file } => {
-            load(&file)?;
+            Config::load(&file)?;
             say(&format!("{}: no problem found", file.display()))
         }
-        Command::ShowConfig { file } => say(load(&file)?.show().trim_end()),
+        Command::ShowConfig { file } => say(Config::load(&file)?.show().trim_end()),
         Command::Token(TokenCommand::Create { agent, expires, running }) => {
             let request = Request::TokenCreate { agent: agent.to_string(), ttl_s: Some(expires.as_secs()) };
             let Response::Token { token, .. } = admin::ask(&running.data_dir, &request)? else {
@@ -114,13 +114,6 @@ fn config_of(up: Up) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let config = Config::load(path)?;
-    // Rule files are part of the configuration: wrong ones are found here, not after the start.
-    crate::alerting::RuleSet::load(&config.alerting.sources())?;
-    Ok(config)
-}
-
 fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
     start_logging()?;
     rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
@@ -142,8 +135,9 @@ fn start_logging() -> anyhow::Result<()> {
         .with_env_var("RUST_LOG")
         .try_from_env()
         .or_else(|error| match std::env::var_os("RUST_LOG") {
-            // The broker's own words are ours to say; its library's are for those who ask.
-            None => tracing_subscriber::EnvFilter::try_new("info,rmqtt=warn,rmqtt_net=warn").map_err(Into::into),
+            // What broker and scheduler do is ours to say; their libraries' words are for those who ask.
+            None => tracing_subscriber::EnvFilter::try_new("info,rmqtt=warn,rmqtt_net=warn,tokio_cron_scheduler=warn")
+                .map_err(Into::into),
             Some(_) => Err(error),
         })
         .context("cannot read RUST_LOG")?;
@@ -186,17 +180,16 @@ impl Collector {
     async fn start(config: Config, with_agent: InProcessAgent) -> anyhow::Result<Self> {
         let started = clock::now();
         let data_dir = config.data_dir.clone();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&data_dir)
-            .with_context(|| format!("cannot make data directory {}", data_dir.display()))?;
+        let option = option_names(with_agent);
+        DirBuilder::new().recursive(true).mode(0o700).create(&data_dir).with_context(|| {
+            format!("cannot make data directory {}; choose another with {}", data_dir.display(), option.data_dir)
+        })?;
         let (store, recovery) = Store::open(veghe_tsdb::Options {
             dir: data_dir.join("tsdb"),
             max_series: config.storage.max_series,
             window: WINDOW,
         })
-        .with_context(|| format!("cannot use data directory {}", data_dir.display()))?;
+        .map_err(|error| refused_directory(error, &data_dir, option))?;
         tracing::info!(
             samples = recovery.replayed_samples,
             records = recovery.replayed_records,
@@ -213,18 +206,18 @@ impl Collector {
         web::register_process_metrics(&registry, started)?;
         let http_metrics = HttpMetrics::new(&registry)?;
         let access = Access::new(ledger.clone(), &registry)?;
-        let sign_in = access.ensure_first_login(&data_dir, started)?;
 
         let (intake, rest, web_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (background, serving) = (TaskTracker::new(), TaskTracker::new());
         let queries = QueryService::new(store.clone(), config.query.clone());
 
-        let ops_socket = bind("ops", config.ops.listen).await?;
-        let status_socket = bind("status", config.status_listen).await?;
+        let ops_socket = bind(config.ops.listen, "operations", option.ops).await?;
+        let status_socket = bind(config.status_listen, "the status page", option.status).await?;
         let (ops_address, status_address) = (ops_socket.local_addr()?, status_socket.local_addr()?);
         let ingest =
             Ingest::start(ingest_settings(&config), ledger.clone(), store.clone(), &registry, &intake, &background)
-                .await?;
+                .await
+                .map_err(|error| refused_broker(error, config.mqtt.listen, option))?;
         admin::serve(&data_dir, ingest.clone(), rest.clone(), &background)?;
         let alerting = Alerting::start(
             config.alerting.clone(),
@@ -237,6 +230,8 @@ impl Collector {
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
         housekeeping::start_sealing(store.clone(), rest.clone(), &background);
         let retention = housekeeping::start_retention(store.clone(), config.storage.retention).await?;
+        // Last of what can fail for reasons outside: it is shown once, by a start that succeeds.
+        let sign_in = access.ensure_first_login(&data_dir, started)?;
 
         let exposure = Exposure::of(ops_address.ip());
         let listeners = Listeners {
@@ -343,10 +338,72 @@ impl Collector {
     }
 }
 
-async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} ({name}); is another collector running? choose another address or port 0")
-    })
+/// How the command in hand names what a message tells a person to change.
+#[derive(Clone, Copy)]
+struct OptionNames {
+    data_dir: &'static str,
+    ops: &'static str,
+    status: &'static str,
+    mqtt: &'static str,
+}
+
+/// `up` is told by options, `run` by its file.
+fn option_names(agent: InProcessAgent) -> OptionNames {
+    match agent {
+        InProcessAgent::Runs => {
+            OptionNames { data_dir: "`--data-dir`", ops: "`--ops`", status: "`--status`", mqtt: "`--mqtt`" }
+        }
+        InProcessAgent::None => OptionNames {
+            data_dir: "`data_dir` in the configuration",
+            ops: "`ops.listen` in the configuration",
+            status: "`status.listen` in the configuration",
+            mqtt: "`mqtt.listen` in the configuration",
+        },
+    }
+}
+
+async fn bind(address: SocketAddr, purpose: &str, option: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| refused_address(error, address, purpose, option))
+}
+
+/// What to do about an address that can't be taken.
+fn refused_address(error: std::io::Error, address: SocketAddr, purpose: &str, option: &str) -> anyhow::Error {
+    let remedy = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "stop the program that has it, or choose another with",
+        std::io::ErrorKind::AddrNotAvailable => "this machine does not have it; choose another with",
+        _ => "choose another with",
+    };
+    anyhow::Error::new(error).context(format!("cannot listen on {address} for {purpose}; {remedy} {option}"))
+}
+
+/// As [`refused_address`], for the broker, whose library hides what the system says: asked once more, it says it again.
+fn refused_broker(error: ingest::IngestError, address: SocketAddr, option: OptionNames) -> anyhow::Error {
+    match std::net::TcpListener::bind(address) {
+        Err(refusal) => refused_address(refusal, address, "agents", option.mqtt),
+        Ok(_) => error.into(),
+    }
+}
+
+/// What to do about a data directory that can't be used.
+fn refused_directory(error: OpenError, data_dir: &Path, option: OptionNames) -> anyhow::Error {
+    let OptionNames { data_dir: option, .. } = option;
+    let shown = data_dir.display();
+    let context = match &error {
+        OpenError::Held { pid: Some(pid), .. } => {
+            format!(
+                "data directory {shown} is in use by process {pid}; stop it (`kill {pid}`) or choose another with {option}"
+            )
+        }
+        OpenError::Held { pid: None, .. } => {
+            format!("data directory {shown} is in use by another process; stop it or choose another with {option}")
+        }
+        _ => format!("cannot use data directory {shown}; mend its permissions or choose another with {option}"),
+    };
+    match error {
+        // Said already.
+        OpenError::Held { .. } => anyhow::Error::msg(context),
+        error => anyhow::Error::new(error).context(context),
+    }
 }
 
 fn write_listeners(path: &Path, listeners: &Listeners) -> anyhow::Result<()> {
@@ -372,13 +429,14 @@ fn greet(
         data_dir.display()
     );
     if let Some(sign_in) = sign_in {
-        text += &format!(
+        let lines = format!(
             "\nFirst sign-in, shown once and kept in {}:\n  user      {}\n  password  {}\n  API token {}\n",
             data_dir.join("first-login").display(),
             sign_in.user,
             sign_in.password,
             sign_in.token
         );
+        text.push_str(&lines);
     }
     if agent == InProcessAgent::Runs {
         text += "\nThis machine's own agent runs in this process. Ctrl-C drains and ends.";

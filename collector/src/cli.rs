@@ -31,22 +31,35 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start everything on this machine: the collector on loopback and an agent of this machine
+    ///
+    /// Prints the addresses and, once, the first sign-in, which is kept in DIR/first-login. The real addresses are also
+    /// in DIR/listeners.json. Ctrl-C drains what was accepted to disk and ends.
     #[command(after_help = "Example: veghe-collector up --data-dir ./veghe-data --ops 127.0.0.1:9090")]
     Up(Up),
     /// Run the collector from a configuration file
+    ///
+    /// SIGHUP reads the rule files again, SIGTERM drains what was accepted to disk and ends. An operations address
+    /// outside loopback speaks TLS by itself.
     #[command(after_help = "Example: veghe-collector run --config /etc/veghe/collector.yaml")]
     Run {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Check a configuration file: prints every problem with file, line and key; exit code 64 if there is one
+    /// Check a configuration file and the files that it names: rules, certificates, secrets
+    ///
+    /// Prints every problem in one run, with file, line, key and remedy; exit code 64 if there is one. Run it as the
+    /// collector's user: it must be able to read the files that the configuration names.
+    #[command(after_help = "Example: veghe-collector check-config /etc/veghe/collector.yaml")]
     CheckConfig {
         /// The configuration file
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
     /// Show the configuration in force: the file with every default filled in
+    ///
+    /// The output is a configuration file that gives the same. Secrets are not in it, only the files that hold them.
+    #[command(after_help = "Example: veghe-collector show-config /etc/veghe/collector.yaml")]
     ShowConfig {
         /// The configuration file
         #[arg(value_name = "FILE")]
@@ -100,7 +113,7 @@ pub enum TokenCommand {
         /// The agent that it admits: a-z, 0-9, `.`, `-`, `_`
         #[arg(long, value_name = "ID")]
         agent: AgentId,
-        /// How long it is good for
+        /// How long it is good for, with its unit: 30m, 1h, 7d; at most 30d
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
         expires: Duration,
         /// Which collector
@@ -113,12 +126,14 @@ pub enum TokenCommand {
 #[derive(Debug, Subcommand)]
 pub enum AgentsCommand {
     /// List every agent: state, version, last word, trouble
+    #[command(after_help = "Example: veghe-collector agents list --data-dir /var/lib/veghe")]
     List {
         /// Which collector
         #[command(flatten)]
         running: Running,
     },
     /// Cut an agent off at once; a new token admits it again
+    #[command(after_help = "Example: veghe-collector agents revoke nas-1 --data-dir /var/lib/veghe")]
     Revoke {
         /// The agent
         #[arg(value_name = "ID")]
@@ -136,14 +151,37 @@ mod tests {
 
     #[test]
     fn help_reads_well() {
-        let mut text = String::new();
         let mut command = Cli::command();
-        text += &command.render_long_help().to_string();
-        for name in ["up", "run", "check-config", "show-config", "token", "agents", "completions"] {
-            let sub = command.find_subcommand_mut(name).expect(name);
-            text += &format!("\n--- {name}\n{}", sub.render_long_help());
+        // Gives subcommands their full names, as the program does.
+        command.build();
+        let mut help = vec![command.render_long_help().to_string()];
+        for path in [
+            "up",
+            "run",
+            "check-config",
+            "show-config",
+            "token",
+            "token create",
+            "agents",
+            "agents list",
+            "agents revoke",
+            "completions",
+        ] {
+            let sub =
+                path.split(' ').fold(&mut command, |command, name| command.find_subcommand_mut(name).expect(name));
+            help.push(format!("--- {path}\n{}", sub.render_long_help()));
         }
-        insta::assert_snapshot!(text);
+        insta::assert_snapshot!(help.join("\n"));
+    }
+
+    #[test]
+    fn every_shell_gets_a_completion_script() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "veghe-collector", &mut script);
+            let script = String::from_utf8(script).expect("text");
+            assert!(script.contains("check-config") && script.contains("revoke"), "{shell}");
+        }
     }
 
     #[test]

@@ -1,21 +1,86 @@
 //! The collector's configuration file: YAML in, checked and typed values out, every problem in one run.
 //!
 //! Each module owns its settings and their defaults; this file owns their place in the file. [`Config::show`] prints
-//! the configuration in force, in the form of a file.
+//! the configuration in force, in the form of a file. [`Config::load`] also reads the files that it names, rules,
+//! certificates and secrets, so that what is wrong with them is told in the same run.
 
 mod alerting;
+mod files;
 mod show;
 mod status;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
 use veghe_wire::document::{Node, Problems, Section, parse_duration};
 
+use self::files::{Kind, NamedFile};
+use crate::alerting::{RuleProblems, RuleSet, Sources};
 use crate::query;
+
+/// The keys of every section by its path; `[]` stands for each item of a list. A text in two languages has its own,
+/// [`status::LANGUAGES`].
+const KEYS: &[(&str, &[&str])] = &[
+    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status"]),
+    ("ops", &["listen", "names", "tls"]),
+    ("ops.tls", &["certificate", "key"]),
+    ("mqtt", &["listen", "advertise"]),
+    ("agents", &["certificate_lifetime", "max_series"]),
+    ("storage", &["retention", "max_series"]),
+    ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
+    (
+        "alerting",
+        &["rule_files", "shipped_rules", "disabled_rules", "evaluation_interval", "external_url", "route", "receivers"],
+    ),
+    ("alerting.route", &["group_by", "group_wait", "group_interval", "repeat_interval", "receivers"]),
+    ("alerting.receivers[]", &["name", "webhook", "mail"]),
+    ("alerting.receivers[].webhook", &["url", "bearer_token_file", "ca_file", "timeout"]),
+    (
+        "alerting.receivers[].mail",
+        &[
+            "host",
+            "port",
+            "security",
+            "ca_file",
+            "username",
+            "password_file",
+            "from",
+            "to",
+            "language",
+            "time_zone",
+            "timeout",
+        ],
+    ),
+    ("status", &["listen", "name", "url", "time_zone", "evaluation_interval", "components"]),
+    ("status.components[]", &["id", "name", "description", "group", "expr", "degraded", "need"]),
+];
+
+/// The keys of the section at `path` of [`KEYS`].
+fn keys(path: &str) -> &'static [&'static str] {
+    KEYS.iter().find(|(section, _)| *section == path).map(|(_, keys)| *keys).expect("invariant: a section of KEYS")
+}
+
+/// Everything that is wrong with a configuration: with its own file first, then with the rule files that it names.
+#[derive(Debug)]
+pub struct ConfigProblems(pub Vec<Problems>);
+
+/// One line per problem: `file:line: key: message`.
+impl fmt::Display for ConfigProblems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problems) in self.0.iter().enumerate() {
+            write!(f, "{}{problems}", if i == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigProblems {}
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -95,27 +160,45 @@ impl Config {
         }
     }
 
-    /// Reads the file at `path`.
+    /// Reads the file at `path` and checks the files that it names.
     ///
     /// # Errors
-    /// Every problem with file, line, key and remedy. A file that can't be read is one problem of the whole file.
-    pub fn load(path: &Path) -> Result<Self, Problems> {
+    /// Every problem of the file, and of every file that it names, with file, line, key and remedy. A file that can't
+    /// be read is one problem of the whole file.
+    pub fn load(path: &Path) -> Result<Self, ConfigProblems> {
         let mut problems = Problems::new(path);
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, problems),
-            Err(error) => {
-                problems.note(0, "", format_args!("cannot be read: {error}"));
-                Err(problems)
+        let text = match fs::read(path).map(String::from_utf8) {
+            Ok(Ok(text)) => Some(text),
+            Ok(Err(error)) => {
+                let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+                let line = 1 + good.filter(|byte| **byte == b'\n').count();
+                problems.note(line, "", "is not UTF-8; save the file in that encoding");
+                None
             }
+            Err(error) => {
+                problems.note(0, "", format_args!("cannot be read: {error}; check path and permissions"));
+                None
+            }
+        };
+        let mut named = Vec::new();
+        let root = text.and_then(|text| Node::parse(&text, &mut problems));
+        let config = root.map(|root| read(&root, &mut named, &mut problems));
+        let unreadable = files::check(&named, &mut problems);
+        let rules = config.as_ref().map_or(Ok(()), |config| check_rules(config, &unreadable));
+        let wrong_rules = rules.map_or_else(|RuleProblems(list)| list, |()| Vec::new());
+        match problems.finish(config) {
+            Ok(config) if wrong_rules.is_empty() => Ok(config),
+            Ok(_) => Err(ConfigProblems(wrong_rules)),
+            Err(problems) => Err(ConfigProblems(std::iter::once(problems).chain(wrong_rules).collect())),
         }
     }
 
-    /// Reads `text`; `problems` names its file.
+    /// Reads `text` alone, without the files that it names; `problems` names its file.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// Every problem with file, line, key and remedy.
     pub fn parse(text: &str, mut problems: Problems) -> Result<Self, Problems> {
-        let config = Node::parse(text, &mut problems).map(|root| read(&root, &mut problems));
+        let config = Node::parse(text, &mut problems).map(|root| read(&root, &mut Vec::new(), &mut problems));
         problems.finish(config)
     }
 
@@ -125,56 +208,108 @@ impl Config {
     }
 }
 
-fn read(root: &Node, problems: &mut Problems) -> Config {
+/// Checks the rule files that are there; of the others it is told where they are named.
+fn check_rules(config: &Config, unreadable: &[PathBuf]) -> Result<(), RuleProblems> {
+    let sources = config.alerting.sources();
+    let files: Vec<PathBuf> = sources.files.iter().filter(|file| !unreadable.contains(file)).cloned().collect();
+    // Names of shipped rules were checked where they stand.
+    RuleSet::load(&Sources { files: &files, disabled: &[], ..sources }).map(drop)
+}
+
+fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Config {
     let mut file = root.section(problems);
     let mut config = Config::defaults(PathBuf::from("/var/lib/veghe"));
+    let (mut ops_line, mut status_line, mut mqtt_line) = (0, 0, 0);
     let p = problems;
     set(&mut config.data_dir, file.value("data_dir", p, parse_path));
     if let Some(mut ops) = file.section("ops", p) {
-        set(&mut config.ops.listen, ops.value("listen", p, parse_address));
-        config.ops.names = texts(&mut ops, "names", p);
+        ops_line = listen(&mut ops, &mut config.ops.listen, p);
+        config.ops.names = values(&mut ops, "names", p, parse_host_name);
         if let Some(mut tls) = ops.section("tls", p) {
-            let certificate = required(&mut tls, "certificate", p, parse_path);
-            let key = required(&mut tls, "key", p, parse_path);
+            let certificate = required_file(&mut tls, "certificate", Kind::Certificates, named, p);
+            let key = required_file(&mut tls, "key", Kind::Key, named, p);
             config.ops.tls = certificate.zip(key);
-            tls.finish(&["certificate", "key"], p);
+            tls.finish(keys("ops.tls"), p);
         }
-        ops.finish(&["listen", "names", "tls"], p);
+        ops.finish(keys("ops"), p);
     }
     if let Some(mut mqtt) = file.section("mqtt", p) {
-        set(&mut config.mqtt.listen, mqtt.value("listen", p, parse_address));
+        mqtt_line = listen(&mut mqtt, &mut config.mqtt.listen, p);
         config.mqtt.advertise = mqtt.value("advertise", p, parse_mqtt_url);
-        mqtt.finish(&["listen", "advertise"], p);
+        mqtt.finish(keys("mqtt"), p);
     }
     if let Some(mut agents) = file.section("agents", p) {
         let lifetime = agents.value("certificate_lifetime", p, at_least(Duration::from_hours(1)));
         set(&mut config.agents.certificate_lifetime, lifetime);
         set(&mut config.agents.max_series, agents.value("max_series", p, parse_count));
-        agents.finish(&["certificate_lifetime", "max_series"], p);
+        agents.finish(keys("agents"), p);
     }
     if let Some(mut storage) = file.section("storage", p) {
         set(&mut config.storage.retention, storage.value("retention", p, at_least(Duration::from_hours(2))));
         set(&mut config.storage.max_series, storage.value("max_series", p, parse_count));
-        storage.finish(&["retention", "max_series"], p);
+        storage.finish(keys("storage"), p);
     }
     if let Some(mut query) = file.section("query", p) {
         set(&mut config.query.timeout, query.value("timeout", p, at_least(Duration::from_secs(1))));
         set(&mut config.query.max_concurrency, query.value("max_concurrency", p, parse_count));
         set(&mut config.query.max_samples, query.value("max_samples", p, parse_count));
         set(&mut config.query.lookback, query.value("lookback", p, at_least(Duration::from_secs(1))));
-        query.finish(&["timeout", "max_concurrency", "max_samples", "lookback"], p);
+        query.finish(keys("query"), p);
     }
     if let Some(mut alerting) = file.section("alerting", p) {
-        config.alerting = alerting::read(&mut alerting, p);
-        alerting.finish(alerting::KEYS, p);
+        config.alerting = alerting::read(&mut alerting, named, p);
+        alerting.finish(keys("alerting"), p);
     }
     if let Some(mut status) = file.section("status", p) {
-        set(&mut config.status_listen, status.value("listen", p, parse_address));
+        status_line = listen(&mut status, &mut config.status_listen, p);
         config.status = status::read(&mut status, p);
-        status.finish(status::KEYS, p);
+        status.finish(keys("status"), p);
     }
-    file.finish(&["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status"], p);
+    file.finish(keys(""), p);
+    check_listeners(
+        [
+            ("ops.listen", ops_line, config.ops.listen),
+            ("status.listen", status_line, config.status_listen),
+            ("mqtt.listen", mqtt_line, config.mqtt.listen),
+        ],
+        p,
+    );
     config
+}
+
+/// Reads a listener's address into `slot`; the line that sets it, 0 where the default stays.
+fn listen(section: &mut Section<'_>, slot: &mut SocketAddr, problems: &mut Problems) -> usize {
+    let Some(node) = section.take("listen") else { return 0 };
+    let address = node.text(problems).map(parse_address);
+    set(slot, address.and_then(|address| problems.check(node.line, &node.key, address)));
+    node.line
+}
+
+/// Notes listeners that would take one another's address; `(key, line, address)` each.
+fn check_listeners(listeners: [(&str, usize, SocketAddr); 3], problems: &mut Problems) {
+    for (i, one) in listeners.iter().enumerate() {
+        for other in listeners.iter().skip(i + 1).filter(|other| overlap(one.2, other.2)) {
+            // Told where a person wrote something; a default has no line.
+            let ((key, line, address), (taken_by, _, taken)) =
+                if one.1 > other.1 { (one, other) } else { (other, one) };
+            problems.note(
+                *line,
+                *key,
+                format_args!("`{address}` is taken by `{taken_by}` ({taken}); choose another port for one of them"),
+            );
+        }
+    }
+}
+
+/// Whether only one of two sockets can listen; port 0 is a free one each time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let takes_all = |one: IpAddr, other: IpAddr| match one {
+        IpAddr::V6(one) => one.is_unspecified(),
+        IpAddr::V4(one) => one.is_unspecified() && other.is_ipv4(),
+    };
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || takes_all(a.ip(), b.ip()) || takes_all(b.ip(), a.ip()))
 }
 
 /// Keeps the default where nothing is set, or something wrong that is already noted.
@@ -195,10 +330,46 @@ fn required<T, E: std::fmt::Display>(
     section.value(key, problems, parse)
 }
 
-/// The texts of a list.
-fn texts(section: &mut Section<'_>, key: &str, problems: &mut Problems) -> Vec<String> {
-    let items = section.list(key, problems);
-    items.iter().filter_map(|item| item.text(problems).map(str::to_owned)).collect()
+/// The file that a key names, to be checked later.
+fn file(
+    section: &mut Section<'_>,
+    key: &str,
+    kind: Kind,
+    named: &mut Vec<NamedFile>,
+    problems: &mut Problems,
+) -> Option<PathBuf> {
+    let node = section.take(key)?;
+    let text = node.text(problems)?;
+    let path = problems.check(node.line, &node.key, parse_path(text))?;
+    named.push(NamedFile { kind, path: path.clone(), line: node.line, key: node.key.clone() });
+    Some(path)
+}
+
+/// As [`file`], of a key that must be there.
+fn required_file(
+    section: &mut Section<'_>,
+    key: &str,
+    kind: Kind,
+    named: &mut Vec<NamedFile>,
+    problems: &mut Problems,
+) -> Option<PathBuf> {
+    section.require(key, problems)?;
+    file(section, key, kind, named, problems)
+}
+
+/// The values of a list.
+fn values<T, E: fmt::Display>(
+    section: &mut Section<'_>,
+    key: &str,
+    problems: &mut Problems,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Vec<T> {
+    let mut values = Vec::new();
+    for item in section.list(key, problems) {
+        let value = item.text(problems).map(&parse);
+        values.extend(value.and_then(|value| problems.check(item.line, &item.key, value)));
+    }
+    values
 }
 
 fn parse_text(text: &str) -> Result<String, String> {
@@ -210,9 +381,33 @@ fn parse_path(text: &str) -> Result<PathBuf, String> {
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().or_else(|_unreadable: std::net::AddrParseError| {
-        Err(format!("`{text}` is not an address and port; write for example `127.0.0.1:9090` or `[::]:9090`"))
+    text.parse().map_err(|_unreadable: std::net::AddrParseError| {
+        format!("`{text}` is not an address and port; write for example `127.0.0.1:9090` or `[::]:9090`")
     })
+}
+
+/// Reads what a certificate can be made for.
+fn parse_host_name(text: &str) -> Result<String, String> {
+    let is_word = |word: &str| {
+        (1..=63).contains(&word.len())
+            && word.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+            && !word.starts_with('-')
+            && !word.ends_with('-')
+    };
+    if text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(is_word)) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is not a host name or address; write for example `veghe.example` or `192.0.2.7`"))
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| format!("`{text}` is not a port, 1 to 65535"))
+}
+
+fn parse_time_zone(text: &str) -> Result<jiff::tz::TimeZone, String> {
+    jiff::tz::TimeZone::get(text)
+        .map_err(|_unknown| format!("`{text}` is not a known time zone; write for example `Europe/Bucharest`"))
 }
 
 fn parse_mqtt_url(text: &str) -> Result<String, String> {

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use veghe_collector::alerting::RuleProblems;
+use veghe_collector::config::ConfigProblems;
 use veghe_collector::{app, cli::Cli};
+use veghe_wire::document::Problems;
 
 /// Usage or configuration is wrong (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -18,13 +21,15 @@ fn main() -> ExitCode {
     };
     match app::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<veghe_wire::document::Problems>() => {
+        Err(error) if error.is::<ConfigProblems>() => {
             app::complain(&format!("{error}"));
             ExitCode::from(EXIT_USAGE)
         }
         Err(error) => {
             app::complain(&format!("veghe-collector: {error:#}"));
-            ExitCode::FAILURE
+            // Also where the agent of this machine or a rule file that changed meanwhile is wrong.
+            let is_configuration = error.chain().any(|cause| cause.is::<Problems>() || cause.is::<RuleProblems>());
+            if is_configuration { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Realistic load: hosts whose series behave like node_exporter's, told to a collector by simulated agents over the
+//! Realistic load: hosts whose series behave like `node_exporter`'s, told to a collector by simulated agents over the
 //! real protocol, and to Prometheus by remote write.
 
 use std::path::Path;
@@ -155,6 +155,9 @@ fn dictionary() -> Dictionary {
 }
 
 /// One remote-write 1.0 request (snappy-compressed protobuf) with one row of `host`.
+///
+/// # Errors
+/// Where the row can't be compressed.
 pub fn remote_write(host: &mut Host, timestamp_ms: i64) -> anyhow::Result<Vec<u8>> {
     use prost::Message as _;
     let instance = host.name.clone();

@@ -14,7 +14,7 @@ use serde_json::Value;
 use url::Url;
 
 /// How long a condition may take before a test gives up on it; far above what any of them needs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The path of one of our programs, of the profile that the caller runs in, built now if need be.
 ///

@@ -82,7 +82,7 @@ fn huge_length(url: &Url, seed: u64) -> Option<TcpStream> {
         0 => send(url, b"\x16\x03\x01\xff\xff"),
         1 => send(url, b"\x10\xff\xff\xff\x7f\x00\x04MQTT\x05"),
         2 => send(url, b"POST /v1/enrol HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9223372036854775807\r\n\r\n{"),
-        _ => send(url, &[b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'a'; 60_000]].concat()),
+        _ => send(url, &[b"GET / HTTP/1.1\r\nX: ".as_slice(), &vec![b'a'; 60_000]].concat()),
     }
 }
 

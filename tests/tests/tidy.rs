@@ -148,8 +148,7 @@ fn assert_known_metrics(file: &Path, text: &str) {
             "veghe_collector",
             "veghe_tests",
         ]
-        .iter()
-        .any(|c| name == *c);
+        .contains(&name);
         let known =
             is_crate || name.ends_with('_') || name == "node_exporter" || veghe_wire::catalogue::lookup(name).is_some();
         assert!(known, "{}: `{name}` is not in the catalogue", file.display());

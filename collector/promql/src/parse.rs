@@ -506,7 +506,7 @@ impl Parser<'_> {
     fn word(&mut self, start: usize, word: &str) -> Parsed<Expr> {
         if self.peek_after() == &Token::Sign("{") {
             self.next();
-            return self.selector(Some(&word));
+            return self.selector(Some(word));
         }
         if let Some(value) = special_number(word) {
             self.next();
@@ -529,7 +529,7 @@ impl Parser<'_> {
             return Err(self.unexpected(""));
         }
         self.next();
-        self.selector(Some(&word))
+        self.selector(Some(word))
     }
 
     fn arguments(&mut self) -> Parsed<Vec<Expr>> {

@@ -187,7 +187,7 @@ fn shipped(disabled: &[String], interval: Duration) -> Result<Vec<Group>, Proble
     for name in disabled {
         let known = groups.iter().flat_map(|g| &g.rules).any(|rule| is_alert(rule, name));
         if !known {
-            problems.note(0, "alerting.disabled", format_args!("`{name}` is not a shipped alert"));
+            problems.note(0, "alerting.disabled_rules", format_args!("`{name}` is not a shipped alert"));
         }
     }
     for group in &mut groups {

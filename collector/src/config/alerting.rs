@@ -4,76 +4,94 @@ use std::time::Duration;
 
 use veghe_wire::document::{Node, Problems, Section, parse_bool};
 
-use super::{at_least, parse_http_url, parse_path, parse_text, required, set, texts};
-use crate::alerting::{Channel, Language, Receiver, Route, Security, Settings, mail, webhook};
+use super::files::{Kind, NamedFile};
+use super::{at_least, file, keys, parse_http_url, parse_port, parse_text, parse_time_zone, required, set, values};
+use crate::alerting::{Channel, Language, Receiver, Route, RuleSet, Security, Settings, Sources, mail, webhook};
 
-/// The keys of the section.
-pub(super) const KEYS: &[&str] =
-    &["rule_files", "shipped_rules", "disabled_rules", "evaluation_interval", "external_url", "route", "receivers"];
-
-pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
+pub(super) fn read(section: &mut Section<'_>, named: &mut Vec<NamedFile>, p: &mut Problems) -> Settings {
     let mut settings = Settings::default();
-    settings.rule_files = texts(section, "rule_files", p).into_iter().map(Into::into).collect();
+    for item in section.list("rule_files", p) {
+        let Some(path) = item.text(p).map(std::path::PathBuf::from) else { continue };
+        named.push(NamedFile { kind: Kind::Rules, path: path.clone(), line: item.line, key: item.key.clone() });
+        settings.rule_files.push(path);
+    }
     set(&mut settings.shipped, section.value("shipped_rules", p, parse_bool));
-    settings.disabled = texts(section, "disabled_rules", p);
+    let shipped = shipped_alerts();
+    settings.disabled = values(section, "disabled_rules", p, |name| {
+        let known = shipped.iter().find(|known| *known == name).cloned();
+        known.ok_or_else(|| format!("`{name}` is not a shipped alert; these are: {}", shipped.join(", ")))
+    });
     set(&mut settings.evaluation_interval, section.value("evaluation_interval", p, at_least(Duration::from_secs(1))));
-    set(&mut settings.external_url, section.value("external_url", p, parse_http_url).map(Into::into));
-    let items = section.list("receivers", p);
-    settings.receivers = items.iter().filter_map(|item| receiver(item, p)).collect();
-    for (i, item) in items.iter().enumerate() {
-        let name = |receiver: &Receiver| receiver.name.clone();
-        let earlier = settings.receivers.iter().take(i).map(name).collect::<Vec<_>>();
-        if settings.receivers.get(i).is_some_and(|receiver| earlier.contains(&receiver.name)) {
+    let external_url = section.value("external_url", p, parse_http_url);
+    set(&mut settings.external_url, external_url.map(|url| url.as_str().trim_end_matches('/').to_owned()));
+    let mut names: Vec<String> = Vec::new();
+    for item in section.list("receivers", p) {
+        let (name, channel) = receiver(item, named, p);
+        if name.as_ref().is_some_and(|name| names.contains(name)) {
             p.note(item.line, &*item.key, "has the name of another receiver; rename one");
         }
+        names.extend(name.clone());
+        settings.receivers.extend(name.zip(channel).map(|(name, channel)| Receiver { name, channel }));
     }
     if let Some(mut route) = section.section("route", p) {
-        settings.route = self::route(&mut route, p);
-        for name in &settings.route.receivers {
-            if !settings.receivers.iter().any(|receiver| receiver.name == *name) {
-                p.note(route.line(), route.path("receivers"), format_args!("`{name}` is not among the receivers"));
-            }
-        }
-        route.finish(&["group_by", "group_wait", "group_interval", "repeat_interval", "receivers"], p);
+        settings.route = self::route(&mut route, &names, p);
+        route.finish(keys("alerting.route"), p);
     }
     settings
 }
 
-fn route(section: &mut Section<'_>, p: &mut Problems) -> Route {
+fn shipped_alerts() -> Vec<String> {
+    let shipped = Sources { files: &[], shipped: true, disabled: &[], interval: Duration::from_secs(1) };
+    let rules = RuleSet::load(&shipped).unwrap_or_default();
+    let mut names: Vec<String> = rules.alerts().map(|rule| rule.name.clone()).collect();
+    // An alert may have one rule for each severity.
+    names.dedup();
+    names
+}
+
+fn route(section: &mut Section<'_>, names: &[String], p: &mut Problems) -> Route {
     let mut route = Route::default();
-    let group_by = texts(section, "group_by", p);
-    set(&mut route.group_by, (!group_by.is_empty()).then_some(group_by));
+    if section.take("group_by").is_some() {
+        route.group_by = values(section, "group_by", p, parse_text);
+    }
     set(&mut route.group_wait, section.value("group_wait", p, at_least(Duration::ZERO)));
     set(&mut route.group_interval, section.value("group_interval", p, at_least(Duration::from_secs(1))));
     set(&mut route.repeat_interval, section.value("repeat_interval", p, at_least(Duration::from_mins(1))));
-    route.receivers = texts(section, "receivers", p);
+    route.receivers = values(section, "receivers", p, |name| {
+        let known = names.iter().find(|known| *known == name).cloned();
+        known.ok_or_else(|| format!("`{name}` is not among `alerting.receivers`; add it there or name another"))
+    });
     route
 }
 
-fn receiver(node: &Node, p: &mut Problems) -> Option<Receiver> {
+/// Name and channel; what is missing or wrong is noted.
+fn receiver(node: &Node, named: &mut Vec<NamedFile>, p: &mut Problems) -> (Option<String>, Option<Channel>) {
     let mut section = node.section(p);
     let name = required(&mut section, "name", p, parse_text);
     let webhook = section.section("webhook", p);
     let mail = section.section("mail", p);
-    let line = section.line();
-    section.finish(&["name", "webhook", "mail"], p);
+    section.finish(keys("alerting.receivers[]"), p);
     let channel = match (webhook, mail) {
-        (Some(section), None) => webhook_settings(section, p).map(Channel::Webhook),
-        (None, Some(section)) => mail_settings(section, p).map(Channel::Mail),
+        (Some(section), None) => webhook_settings(section, named, p).map(Channel::Webhook),
+        (None, Some(section)) => mail_settings(section, &node.key, named, p).map(Channel::Mail),
         _ => {
-            p.note(line, &*node.key, "needs one of `webhook` and `mail`");
+            p.note(node.line, &*node.key, "needs one of `webhook` and `mail`");
             None
         }
     };
-    Some(Receiver { name: name?, channel: channel? })
+    (name, channel)
 }
 
-fn webhook_settings(mut section: Section<'_>, p: &mut Problems) -> Option<webhook::Settings> {
+fn webhook_settings(
+    mut section: Section<'_>,
+    named: &mut Vec<NamedFile>,
+    p: &mut Problems,
+) -> Option<webhook::Settings> {
     let url = required(&mut section, "url", p, parse_http_url);
-    let token = section.value("bearer_token_file", p, parse_path);
-    let ca_file = section.value("ca_file", p, parse_path);
+    let token = file(&mut section, "bearer_token_file", Kind::Secret, named, p);
+    let ca_file = file(&mut section, "ca_file", Kind::Certificates, named, p);
     let timeout = section.value("timeout", p, at_least(Duration::from_secs(1)));
-    section.finish(&["url", "bearer_token_file", "ca_file", "timeout"], p);
+    section.finish(keys("alerting.receivers[].webhook"), p);
     let mut settings = webhook::Settings::new(url?);
     settings.bearer_token_file = token;
     settings.ca_file = ca_file;
@@ -81,35 +99,25 @@ fn webhook_settings(mut section: Section<'_>, p: &mut Problems) -> Option<webhoo
     Some(settings)
 }
 
-fn mail_settings(mut section: Section<'_>, p: &mut Problems) -> Option<mail::Settings> {
-    let (line, key) = (section.line(), section.path("to"));
+fn mail_settings(
+    mut section: Section<'_>,
+    receiver: &str,
+    named: &mut Vec<NamedFile>,
+    p: &mut Problems,
+) -> Option<mail::Settings> {
+    let line = section.line();
     let host = required(&mut section, "host", p, parse_text);
     let from = required(&mut section, "from", p, parse_text);
-    let to = texts(&mut section, "to", p);
-    let port = section.value("port", p, str::parse);
+    let to = values(&mut section, "to", p, parse_text);
+    let port = section.value("port", p, parse_port);
     let security = section.value("security", p, parse_security);
     let username = section.value("username", p, parse_text);
-    let password_file = section.value("password_file", p, parse_path);
-    let ca_file = section.value("ca_file", p, parse_path);
+    let password_file = file(&mut section, "password_file", Kind::Secret, named, p);
+    let ca_file = file(&mut section, "ca_file", Kind::Certificates, named, p);
     let language = section.value("language", p, parse_language);
-    let time_zone = section.value("time_zone", p, jiff::tz::TimeZone::get);
+    let time_zone = section.value("time_zone", p, parse_time_zone);
     let timeout = section.value("timeout", p, at_least(Duration::from_secs(1)));
-    section.finish(
-        &[
-            "host",
-            "port",
-            "security",
-            "from",
-            "to",
-            "username",
-            "password_file",
-            "ca_file",
-            "language",
-            "time_zone",
-            "timeout",
-        ],
-        p,
-    );
+    section.finish(keys("alerting.receivers[].mail"), p);
     let mut settings = mail::Settings::new(host?, from?, to);
     if settings.security == Security::StartTls && security == Some(Security::Tls) {
         settings.port = 465;
@@ -123,7 +131,7 @@ fn mail_settings(mut section: Section<'_>, p: &mut Problems) -> Option<mail::Set
     set(&mut settings.time_zone, time_zone);
     set(&mut settings.timeout, timeout);
     for problem in settings.problems() {
-        p.note(line, &*key, problem);
+        p.note(line, format!("{receiver}.mail"), problem);
     }
     Some(settings)
 }
@@ -134,7 +142,9 @@ fn parse_security(text: &str) -> Result<Security, String> {
         "tls" => Ok(Security::Tls),
         "none" => Ok(Security::PlainLoopback),
         "none-even-over-the-network" => Ok(Security::PlainAnywhere),
-        _ => Err(format!("`{text}` is none of `starttls`, `tls` and `none` (only to this machine)")),
+        _ => Err(format!(
+            "`{text}` is none of `starttls`, `tls`, `none` (this machine only) and `none-even-over-the-network`"
+        )),
     }
 }
 

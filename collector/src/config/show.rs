@@ -1,6 +1,6 @@
 //! Writes the configuration in force as a file that gives the same.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ pub(super) fn file(config: &Config) -> String {
     let mut out = Lines::default();
     out.entry(0, "data_dir", path(&config.data_dir));
     out.open(0, "ops");
-    out.entry(1, "listen", config.ops.listen);
+    let tls = if config.ops.listen.ip().is_loopback() { "" } else { "  # speaks TLS: it is not loopback" };
+    out.entry(1, "listen", format_args!("{}{tls}", config.ops.listen));
     out.texts(1, "names", &config.ops.names);
     if let Some((certificate, key)) = &config.ops.tls {
         out.open(1, "tls");
@@ -112,7 +113,18 @@ fn status(config: &Config, out: &mut Lines) {
     out.option(1, "url", (!settings.url.is_empty()).then(|| quote(&settings.url)));
     out.option(1, "time_zone", settings.time_zone.iana_name().map(quote));
     out.entry(1, "evaluation_interval", span(settings.interval));
-    let ComponentSource::Configured(components) = &settings.components else { return };
+    let components = match &settings.components {
+        ComponentSource::Configured(components) => components,
+        // The only source without a key of its own: what is there if no component is named.
+        ComponentSource::PerInstance { expr } => {
+            out.line(1, format_args!("# components: one for each instance of {expr}"));
+            return;
+        }
+    };
+    if components.is_empty() {
+        out.entry(1, "components", "[]");
+        return;
+    }
     out.open(1, "components");
     for component in components {
         out.item(2, "id", quote(&component.id));
@@ -152,7 +164,9 @@ fn quote(text: &str) -> String {
             '"' | '\\' => quoted.extend(['\\', c]),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c.is_control() => {
+                write!(quoted, "\\u{:04x}", u32::from(c)).expect("invariant: a string takes every write");
+            }
             c => quoted.push(c),
         }
     }
@@ -165,7 +179,7 @@ struct Lines(String);
 
 impl Lines {
     fn line(&mut self, depth: usize, text: impl Display) {
-        self.0.push_str(&format!("{:1$}{text}\n", "", 2 * depth));
+        writeln!(self.0, "{:1$}{text}", "", 2 * depth).expect("invariant: a string takes every write");
     }
 
     fn open(&mut self, depth: usize, key: &str) {

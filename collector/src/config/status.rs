@@ -6,18 +6,18 @@ use std::time::Duration;
 use veghe_promql::Query;
 use veghe_wire::document::{Node, Problems, Section};
 
-use super::{at_least, parse_http_url, parse_text, required, set};
+use super::{at_least, keys, parse_http_url, parse_text, parse_time_zone, required, set};
 use crate::status::{ComponentSettings, ComponentSource, Localized, Need, Settings};
 
-/// The keys of the section.
-pub(super) const KEYS: &[&str] = &["listen", "name", "url", "time_zone", "evaluation_interval", "components"];
+/// The keys of a text that has one version for each language.
+pub(super) const LANGUAGES: &[&str] = &["ro", "en"];
 
 pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
     let mut settings = Settings::default();
     set(&mut settings.name, section.take("name").and_then(|node| localized(node, p)));
     let url = section.value("url", p, parse_http_url);
     set(&mut settings.url, url.map(|url| url.as_str().trim_end_matches('/').to_owned()));
-    set(&mut settings.time_zone, section.value("time_zone", p, jiff::tz::TimeZone::get));
+    set(&mut settings.time_zone, section.value("time_zone", p, parse_time_zone));
     set(&mut settings.interval, section.value("evaluation_interval", p, at_least(Duration::from_secs(1))));
     if let Some(list) = section.take("components") {
         let mut ids = BTreeSet::new();
@@ -42,7 +42,7 @@ fn component(node: &Node, p: &mut Problems) -> Option<ComponentSettings> {
     let expr = required(&mut section, "expr", p, parse_query);
     let degraded = section.value("degraded", p, parse_query);
     let need = section.value("need", p, parse_need);
-    section.finish(&["id", "name", "description", "group", "expr", "degraded", "need"], p);
+    section.finish(keys("status.components[]"), p);
     Some(ComponentSettings {
         id: id?,
         name: name?,
@@ -62,12 +62,12 @@ fn localized(node: &Node, p: &mut Problems) -> Option<Localized> {
     let mut section = node.section(p);
     let ro = required(&mut section, "ro", p, parse_text);
     let en = required(&mut section, "en", p, parse_text);
-    section.finish(&["ro", "en"], p);
+    section.finish(LANGUAGES, p);
     Some(Localized { ro: ro?, en: en? })
 }
 
 fn parse_query(text: &str) -> Result<String, String> {
-    Query::parse(text).map_err(|error| format!("is no query: {error}"))?;
+    Query::parse(text).map_err(|error| format!("is not PromQL: {error}"))?;
     Ok(text.to_owned())
 }
 

@@ -16,12 +16,12 @@ use veghe_tests::http;
 use veghe_tests::load::{self, Host, Identity, SERIES_PER_HOST, Usage, disk_bytes, usage};
 use veghe_tests::process::{Collector, Process, agent, wait_for};
 
-/// Measure agent and collector beside node_exporter and Prometheus.
+/// Measure agent and collector beside `node_exporter` and Prometheus.
 ///
 /// Example: cargo run --release -p veghe-tests --bin bench
 #[derive(Parser)]
 struct Arguments {
-    /// Cycles of the agent and scrapes of node_exporter
+    /// Cycles of the agent and scrapes of `node_exporter`
     #[arg(long, default_value_t = 400)]
     cycles: u32,
     /// Hosts of 500 series each
@@ -32,7 +32,7 @@ struct Arguments {
     rows: u64,
 }
 
-/// The collectors of node_exporter that our host sensors answer to.
+/// The collectors of `node_exporter` that our host sensors answer to.
 const SAME_SENSORS: [&str; 12] = [
     "cpu",
     "meminfo",
@@ -98,7 +98,7 @@ fn since(now: Usage, before: Usage) -> Usage {
     Usage { cpu_seconds: now.cpu_seconds - before.cpu_seconds, ..now }
 }
 
-/// The agent connected to a collector, spooling and sending each cycle; node_exporter scraped as often at the same time.
+/// The agent connected to a collector, spooling and sending each cycle; `node_exporter` scraped as often at the same time.
 fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
     let collector = start_collector(&dir.join("for-agent"))?;
     let state_dir = dir.join("agent");
