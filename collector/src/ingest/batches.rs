@@ -518,7 +518,8 @@ impl Run {
             let labels = labels(agent, definition, &strings, limits)?;
             let bytes = labels.iter().map(|l| l.name.len() + l.value.len() + LABEL_OVERHEAD_BYTES).sum::<usize>();
             if bytes > limits.series_bytes {
-                let reason = format!("series has {bytes} bytes of labels, at most {} are accepted", limits.series_bytes);
+                let reason =
+                    format!("series has {bytes} bytes of labels, at most {} are accepted", limits.series_bytes);
                 return Err(Rejection::refuse("label_limit", reason));
             }
             let run_bytes = self.label_bytes + bytes + LABEL_OVERHEAD_BYTES;

@@ -535,7 +535,9 @@ impl Committer {
     /// Says why a commit failed, each kind of failure once per [`LOG_EVERY`].
     fn complain(&mut self, Failure { outlook, reason }: &Failure, now: Timestamp) {
         let text = match outlook {
-            Outlook::DiskFull => "disk is full: no batch is stored until there is space; agents keep them and try again",
+            Outlook::DiskFull => {
+                "disk is full: no batch is stored until there is space; agents keep them and try again"
+            }
             Outlook::Passing => "cannot store batches; agents keep them and try again",
             Outlook::Hopeless => "cannot ever store a batch; it is refused",
         };

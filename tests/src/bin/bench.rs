@@ -87,9 +87,8 @@ fn main() -> anyhow::Result<()> {
     }
     let series = arguments.hosts * SERIES_PER_HOST;
     let millions = series as f64 * arguments.rows as f64 / 1e6;
-    let ours = wanted(Subject::Collector)
-        .then(|| bench_collector(dir.path(), arguments.hosts, arguments.rows))
-        .transpose()?;
+    let ours =
+        wanted(Subject::Collector).then(|| bench_collector(dir.path(), arguments.hosts, arguments.rows)).transpose()?;
     let peer = wanted(Subject::Prometheus)
         .then(|| bench_prometheus(dir.path(), arguments.hosts, arguments.rows))
         .transpose()?;
