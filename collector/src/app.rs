@@ -533,7 +533,7 @@ fn table(agents: &[AgentInfo], now: Timestamp) -> String {
             state.to_owned(),
             seen,
             agent.version.clone(),
-            agent.protocol.clone(),
+            agent.foreign_major.map_or_else(|| agent.protocol.clone(), |major| format!("{major}.x (refused)")),
             format!("{refused}{trouble}"),
         ]);
     }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use veghe_tsdb::Store;
+use veghe_tsdb::{SealError, Store};
 
 use crate::clock;
 
@@ -14,6 +14,8 @@ use crate::clock;
 const SEAL_INTERVAL: Duration = Duration::from_secs(10);
 /// The pause between two parts of one seal, so that commits and queries come in between.
 const SEAL_PAUSE: Duration = Duration::from_millis(50);
+/// The pause after a failed seal, which is also how often its log line comes.
+const SEAL_RETRY: Duration = Duration::from_mins(1);
 /// Retention runs at 03:17 UTC: in the night of Europe, and not when everybody's jobs run.
 const RETENTION_SCHEDULE: &str = "0 17 3 * * *";
 
@@ -31,11 +33,14 @@ pub fn start_sealing(store: Store, stop: CancellationToken, tasks: &TaskTracker)
                 Ok(Ok(report)) if report.more => SEAL_PAUSE,
                 Ok(Ok(_)) => SEAL_INTERVAL,
                 Ok(Err(error)) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
+                    let text = if is_disk_full(&error) {
+                        "disk is full: samples can't be sealed and stay in the log"
+                    } else {
                         "cannot seal samples; they stay in the log"
-                    );
-                    SEAL_INTERVAL
+                    };
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, directory = %store.dir().display(), "{text}");
+                    SEAL_RETRY
                 }
                 Err(error) => {
                     tracing::error!(
@@ -47,6 +52,10 @@ pub fn start_sealing(store: Store, stop: CancellationToken, tasks: &TaskTracker)
             };
         }
     });
+}
+
+fn is_disk_full(error: &SealError) -> bool {
+    matches!(error, SealError::Database(cause) if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
 }
 
 /// Deletes samples older than `retention` each night until the scheduler is dropped.

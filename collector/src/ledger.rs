@@ -54,7 +54,11 @@ impl Ledger {
         let opened = |source| LedgerError::Open { path: path.to_owned(), source };
         let mut connection = Connection::open(path).map_err(opened)?;
         connection
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+            .execute_batch(
+                // The write-ahead log is taken over every 64 pages: on a small disk it must not outgrow the ledger.
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                 PRAGMA wal_autocheckpoint = 64; PRAGMA journal_size_limit = 262144;",
+            )
             .map_err(opened)?;
         Self::migrate(&mut connection, path)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })

@@ -144,6 +144,9 @@ pub struct AgentInfo {
     pub version: String,
     /// Its protocol version, empty if not yet told.
     pub protocol: String,
+    /// The major protocol version for which it is refused, until it speaks ours; since the collector began.
+    #[serde(default)]
+    pub foreign_major: Option<u8>,
     /// Its collection interval, 0 if not yet told.
     pub interval_ms: u32,
     /// Serial number of its newest certificate.
@@ -173,6 +176,7 @@ struct Agent {
     connected: Option<Timestamp>,
     version: String,
     protocol: String,
+    foreign_major: Option<u8>,
     interval_ms: u32,
     refusals: BTreeMap<&'static str, u64>,
     last_refusal: Option<String>,
@@ -451,6 +455,7 @@ impl Agents {
                     connected: entry.connected.is_some(),
                     version: entry.version.clone(),
                     protocol: entry.protocol.clone(),
+                    foreign_major: entry.foreign_major,
                     interval_ms: entry.interval_ms,
                     certificate_serial: newest.map_or_else(String::new, |c| c.serial.clone()),
                     certificate_ends_ms: newest.map_or(0, |c| c.not_after.millis()),
@@ -489,6 +494,7 @@ impl Agents {
     pub(crate) fn seen(&self, agent: &AgentId, now: Timestamp) {
         self.update(agent, |entry| {
             entry.last_seen = entry.last_seen.max(Some(now));
+            entry.foreign_major = None;
             entry.is_unsaved = true;
         });
     }
@@ -502,6 +508,11 @@ impl Agents {
             entry.interval_ms = presence.interval_ms;
             entry.is_unsaved = true;
         });
+    }
+
+    /// Takes note that `agent` speaks another major version of the protocol.
+    pub(crate) fn foreign_major(&self, agent: &AgentId, major: u8) {
+        self.update(agent, |entry| entry.foreign_major = Some(major));
     }
 
     /// Counts something of `agent` that was refused.

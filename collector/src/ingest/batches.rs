@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use veghe_model::{Labels, LabelsBuilder, METRIC_NAME, Timestamp, is_label_name, is_metric_name};
-use veghe_tsdb::{Column, Commit, GroupId, SeriesId, Stats, Store};
+use veghe_tsdb::{Column, Commit, CommitError, GroupId, SeriesError, SeriesId, Stats, Store};
 use veghe_wire::ack::{Ack, Hold, HoldCause, Refusal};
 use veghe_wire::batch::{Batch, Decoder, Dictionary, PayloadError, SeriesDefinition};
 use veghe_wire::{AgentId, MINOR};
@@ -29,6 +29,10 @@ pub struct Limits {
     pub name_bytes: usize,
     /// Bytes of a label's value; 2,048.
     pub value_bytes: usize,
+    /// Bytes of all labels of one series together; 32 KiB, half of what the store takes.
+    pub series_bytes: usize,
+    /// Bytes of the labels of all series of one run together; 32 MiB, half of what one commit may hold.
+    pub run_bytes: usize,
     /// Columns in one batch; 1,000. A batch has one per sensor.
     pub columns: usize,
     /// How far ahead of the collector's clock a time stamp may be; 10 min.
@@ -44,6 +48,8 @@ impl Default for Limits {
             labels: 64,
             name_bytes: 256,
             value_bytes: 2048,
+            series_bytes: 32 << 10,
+            run_bytes: 32 << 20,
             columns: 1000,
             future: Duration::from_mins(10),
             runs: 4096,
@@ -61,6 +67,10 @@ const RUNS_PER_AGENT: usize = 4;
 const COMMIT_SAMPLES: usize = 200_000;
 /// Before any clock that was ever set: 2000-01-01. Machines without a battery start in 1970.
 const EARLIEST: Timestamp = Timestamp(946_684_800_000);
+/// No clock is right after it: 2200-01-01. The store numbers windows far beyond, whatever the collector's clock says.
+const LATEST: Timestamp = Timestamp(7_258_118_400_000);
+/// What the store needs for each series and each label beside their text.
+const LABEL_OVERHEAD_BYTES: usize = 16;
 /// When agents try again after the store failed once; doubles with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_mins(1);
@@ -109,6 +119,45 @@ impl Storage for Store {
     }
 }
 
+/// Whether it makes sense to give the store the same again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// When there is space again.
+    DiskFull,
+    /// Later.
+    Passing,
+    /// Never.
+    Hopeless,
+}
+
+impl Outlook {
+    fn of(error: &StorageError) -> Self {
+        match error.downcast_ref::<CommitError>() {
+            Some(CommitError::DiskFull { .. }) => return Self::DiskFull,
+            Some(
+                CommitError::UnknownGroup(_)
+                | CommitError::UnknownSeries(_)
+                | CommitError::Shape { .. }
+                | CommitError::OutOfRange(_)
+                | CommitError::TooLarge { .. },
+            ) => return Self::Hopeless,
+            _ => {}
+        }
+        match error.downcast_ref::<SeriesError>() {
+            Some(SeriesError::LabelsTooLong { .. }) => Self::Hopeless,
+            _ => Self::Passing,
+        }
+    }
+}
+
+/// Why a commit failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) outlook: Outlook,
+    /// For a person.
+    pub(crate) reason: String,
+}
+
 /// Something of an agent that was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Objection {
@@ -134,7 +183,9 @@ pub(crate) struct Outcome {
     pub(crate) held: u64,
     pub(crate) samples: u64,
     /// Why commits failed.
-    pub(crate) failures: Vec<String>,
+    pub(crate) failures: Vec<Failure>,
+    /// Who spoke another major version, and which.
+    pub(crate) foreign_majors: Vec<(AgentId, u8)>,
     /// How many commits were made.
     pub(crate) commits: u64,
 }
@@ -170,6 +221,8 @@ type RunKey = (AgentId, u64);
 #[derive(Default)]
 struct Run {
     series: Vec<SeriesId>,
+    /// What the labels of `series` take in a commit.
+    label_bytes: usize,
     /// Each layout's group and how many series it has.
     layouts: Vec<(GroupId, usize)>,
     members: usize,
@@ -182,6 +235,8 @@ struct Pending {
     key: RunKey,
     sequence: u64,
     samples: usize,
+    /// It is read again where a neighbour spoils the commit.
+    payload: Bytes,
 }
 
 /// Everything that must be remembered between payloads.
@@ -255,15 +310,15 @@ impl Core {
             match self.decoder.decode(&payload) {
                 Ok(batch) => {
                     group.outcome.seen.push(agent.clone());
-                    self.take(agent, batch, now, &mut group);
+                    self.take(agent, batch, payload, now, &mut group);
                     if group.samples >= COMMIT_SAMPLES {
-                        self.commit(&mut group);
+                        self.commit(now, &mut group);
                     }
                 }
                 Err(error) => reject_payload(agent, &error, &mut group),
             }
         }
-        self.commit(&mut group);
+        self.commit(now, &mut group);
         let mut outcome = group.outcome;
         outcome.acks = group.acks.into_iter().map(|((agent, _), ack)| (agent, ack)).collect();
         outcome
@@ -291,7 +346,7 @@ impl Core {
         Ok(count)
     }
 
-    fn take(&mut self, agent: AgentId, batch: Batch, now: Timestamp, group: &mut Group) {
+    fn take(&mut self, agent: AgentId, batch: Batch, payload: Bytes, now: Timestamp, group: &mut Group) {
         let key = (agent, batch.spool_id);
         let sequence = batch.sequence;
         if sequence == 0 || batch.oldest_sequence > sequence {
@@ -314,7 +369,7 @@ impl Core {
         let mut marks = group.staged.get(&key).unwrap_or(&run.marks).clone();
         if marks.contains(sequence) {
             // The same batch twice in one group: whatever becomes of the first becomes of it.
-            group.pending.push(Pending { key, sequence, samples: 0 });
+            group.pending.push(Pending { key, sequence, samples: 0, payload });
             return;
         }
         let columns = defined.and_then(|()| run.columns(batch, now, &limits));
@@ -341,10 +396,10 @@ impl Core {
         group.samples += samples;
         group.commit.columns.extend(columns.columns);
         group.staged.insert(key.clone(), marks);
-        group.pending.push(Pending { key, sequence, samples });
+        group.pending.push(Pending { key, sequence, samples, payload });
     }
 
-    fn commit(&mut self, group: &mut Group) {
+    fn commit(&mut self, now: Timestamp, group: &mut Group) {
         if group.pending.is_empty() {
             return;
         }
@@ -366,22 +421,47 @@ impl Core {
                         run.marks = marks;
                     }
                 }
-                for Pending { key, sequence, samples } in pending {
+                for Pending { key, sequence, samples, .. } in pending {
                     group.accept(&key, sequence);
                     group.outcome.stored += 1;
                     group.outcome.samples += samples as u64;
                 }
             }
-            Err(error) => {
-                let retry_after = RETRY_FIRST.saturating_mul(1 << self.failures_in_a_row.min(10)).min(RETRY_LAST);
-                self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-                let reason = chain(&*error);
-                for Pending { key, sequence, .. } in pending {
-                    let reason = reason.clone();
-                    let rejection = Rejection::Hold { hold: HoldCause::Unavailable, cause: "storage", reason };
-                    group.reject(&key, sequence, rejection, retry_after);
+            Err(error) => match Outlook::of(&error) {
+                Outlook::Hopeless if pending.len() > 1 => self.commit_apart(pending, now, group),
+                Outlook::Hopeless => {
+                    let reason = chain(&*error);
+                    for Pending { key, sequence, .. } in pending {
+                        group.reject(&key, sequence, Rejection::refuse("storage", reason.clone()), RETRY_AT_ONCE);
+                    }
+                    group.outcome.failures.push(Failure { outlook: Outlook::Hopeless, reason });
                 }
-                group.outcome.failures.push(reason);
+                outlook => {
+                    let retry_after = RETRY_FIRST.saturating_mul(1 << self.failures_in_a_row.min(10)).min(RETRY_LAST);
+                    self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+                    let reason = chain(&*error);
+                    // Paths of this machine are no business of agents.
+                    let told = if outlook == Outlook::DiskFull { "the collector's disk is full" } else { &reason };
+                    for Pending { key, sequence, .. } in pending {
+                        let reason = told.to_owned();
+                        let rejection = Rejection::Hold { hold: HoldCause::Unavailable, cause: "storage", reason };
+                        group.reject(&key, sequence, rejection, retry_after);
+                    }
+                    group.outcome.failures.push(Failure { outlook, reason });
+                }
+            },
+        }
+    }
+
+    /// One commit per batch, so that the one which the store never takes is found and its neighbours are stored.
+    fn commit_apart(&mut self, pending: Vec<Pending>, now: Timestamp, group: &mut Group) {
+        for Pending { key: (agent, _), payload, .. } in pending {
+            match self.decoder.decode(&payload) {
+                Ok(batch) => {
+                    self.take(agent, batch, payload, now, group);
+                    self.commit(now, group);
+                }
+                Err(error) => reject_payload(agent, &error, group),
             }
         }
     }
@@ -436,13 +516,29 @@ impl Run {
                 return Err(Rejection::refuse("series_limit", reason));
             }
             let labels = labels(agent, definition, &strings, limits)?;
-            let id = storage.series(&labels).map_err(|error| Rejection::Hold {
-                hold: HoldCause::Unavailable,
-                cause: "storage_series",
-                reason: chain(&*error),
+            let bytes = labels.iter().map(|l| l.name.len() + l.value.len() + LABEL_OVERHEAD_BYTES).sum::<usize>();
+            if bytes > limits.series_bytes {
+                let reason =
+                    format!("series has {bytes} bytes of labels, at most {} are accepted", limits.series_bytes);
+                return Err(Rejection::refuse("label_limit", reason));
+            }
+            let run_bytes = self.label_bytes + bytes + LABEL_OVERHEAD_BYTES;
+            if number >= self.series.len() && run_bytes > limits.run_bytes {
+                let reason = format!("labels of an agent may take {} bytes", limits.run_bytes);
+                return Err(Rejection::refuse("label_limit", reason));
+            }
+            let id = storage.series(&labels).map_err(|error| {
+                let (cause, reason) = ("storage_series", chain(&*error));
+                match Outlook::of(&error) {
+                    Outlook::Hopeless => Rejection::Refuse { cause, reason },
+                    _ => Rejection::Hold { hold: HoldCause::Unavailable, cause, reason },
+                }
             })?;
             match self.series.get(number) {
-                None => self.series.push(id),
+                None => {
+                    self.label_bytes = run_bytes;
+                    self.series.push(id);
+                }
                 Some(known) if *known == id => {}
                 Some(_) => {
                     let reason = format!("series {number} was defined as another one before");
@@ -493,7 +589,7 @@ impl Run {
             return Err(Rejection::refuse("column_limit", reason));
         }
         let is_whole = batch.dictionary.as_ref().is_some_and(|d| d.first_series == 0 && d.first_layout == 0);
-        let latest = now.saturating_add(limits.future);
+        let latest = now.saturating_add(limits.future).min(LATEST);
         let mut columns = Vec::with_capacity(batch.cycles.len());
         for cycle in batch.cycles {
             let timestamp = Timestamp(cycle.timestamp_ms);
@@ -523,7 +619,8 @@ impl Run {
 
 fn reject_payload(agent: AgentId, error: &PayloadError, group: &mut Group) {
     let reason = chain(error);
-    if matches!(error, PayloadError::Major { .. }) {
+    if let PayloadError::Major { given } = error {
+        group.outcome.foreign_majors.push((agent.clone(), *given));
         let rejection = Rejection::Hold { hold: HoldCause::Version, cause: "version", reason };
         group.reject(&(agent, 0), 0, rejection, RETRY_VERSION);
     } else {

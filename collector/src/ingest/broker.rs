@@ -529,7 +529,7 @@ fn handshake_failure(text: &str) -> Option<&'static str> {
     if text.starts_with("TLS accept error") {
         Some(if text.contains("peer sent no certificates") {
             "no_certificate"
-        } else if text.contains("Expired") {
+        } else if text.contains("certificate expired") || text.contains("Expired") {
             "expired_certificate"
         } else if text.contains("invalid peer certificate") {
             "foreign_certificate"

@@ -15,7 +15,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub use metrics::IngestMetrics;
 use crate::clock;
 use crate::ledger::{Ledger, LedgerError};
 use agents::{Agents, BrokerAddress};
-use batches::{Core, Objection, Outcome, Storage, chain};
+use batches::{Core, Failure, Objection, Outcome, Outlook, Storage, chain};
 use broker::{Broker, Message, Queue, Retention, RmqttBroker};
 use ca::{Ca, CaError};
 use own::Own;
@@ -189,6 +189,7 @@ async fn start(
         metrics: metrics.clone(),
         tasks: tasks.clone(),
         logged: HashMap::new(),
+        complained: BTreeMap::new(),
         renewed: HashMap::new(),
     };
     let committer = tasks.spawn(committer.run(receiver, stop.clone()));
@@ -404,6 +405,8 @@ struct Committer {
     tasks: TaskTracker,
     /// When a line about an agent and a cause was last logged. Bounded: both are of our making.
     logged: HashMap<(AgentId, &'static str), Timestamp>,
+    /// When a failure of the store was last logged.
+    complained: BTreeMap<&'static str, Timestamp>,
     renewed: HashMap<AgentId, Timestamp>,
 }
 
@@ -512,17 +515,35 @@ impl Committer {
             metrics.batches.with_label_values(&[name]).inc_by(count);
         }
         metrics.commit_failures.inc_by(outcome.failures.len() as u64);
-        if let Some(reason) = outcome.failures.first() {
-            tracing::error!(reason, "cannot store batches; agents keep them and try again");
+        for failure in &outcome.failures {
+            self.complain(failure, now);
         }
         for agent in &outcome.seen {
             self.agents.seen(agent, now);
+        }
+        for (agent, major) in &outcome.foreign_majors {
+            self.agents.foreign_major(agent, *major);
         }
         for objection in &outcome.objections {
             self.object(objection, now);
         }
         for (agent, ack) in outcome.acks {
             self.broker.publish(Topic::Ack.of(&agent), ack::encode(&ack), Retention::Passing).await;
+        }
+    }
+
+    /// Says why a commit failed, each kind of failure once per [`LOG_EVERY`].
+    fn complain(&mut self, Failure { outlook, reason }: &Failure, now: Timestamp) {
+        let text = match outlook {
+            Outlook::DiskFull => {
+                "disk is full: no batch is stored until there is space; agents keep them and try again"
+            }
+            Outlook::Passing => "cannot store batches; agents keep them and try again",
+            Outlook::Hopeless => "cannot ever store a batch; it is refused",
+        };
+        if self.complained.get(text).is_none_or(|last| now.since(*last) >= LOG_EVERY) {
+            self.complained.insert(text, now);
+            tracing::error!(directory = %self.settings.data_dir.display(), reason, "{text}");
         }
     }
 
@@ -551,7 +572,12 @@ impl Committer {
                 }
             }
             Err(error) => {
-                let cause = if matches!(error, ack::MessageError::Major { .. }) { "version" } else { "presence" };
+                let cause = if let ack::MessageError::Major { given } = error {
+                    self.agents.foreign_major(agent, given);
+                    "version"
+                } else {
+                    "presence"
+                };
                 let objection = Objection { agent: agent.clone(), cause, reason: chain(&error) };
                 self.object(&objection, clock::now());
             }

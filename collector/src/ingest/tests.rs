@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use proptest::prelude::*;
 use rumqttc::Transport;
@@ -12,7 +12,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use veghe_model::Labels;
-use veghe_tsdb::{Commit, GroupId, Options, SeriesId, Stats};
+use veghe_tsdb::{Commit, CommitError, GroupId, Options, SeriesId, Stats};
 use veghe_wire::ack::{Ack, HoldCause};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
 
@@ -30,6 +30,10 @@ pub(crate) fn request() -> (String, String) {
 struct Memory {
     state: Mutex<MemoryState>,
     fails: AtomicBool,
+    /// Commits wait while it is set.
+    is_stuck: AtomicBool,
+    /// Commits with a column of this time fail for good.
+    poison: AtomicI64,
 }
 
 #[derive(Default)]
@@ -73,8 +77,16 @@ impl Storage for Memory {
         GroupId(at as u32)
     }
     fn commit(&self, commit: Commit) -> Result<(), StorageError> {
+        while self.is_stuck.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if self.fails.load(Ordering::Relaxed) {
-            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+            let source = std::io::ErrorKind::StorageFull.into();
+            return Err(CommitError::DiskFull { path: "log/1".into(), source }.into());
+        }
+        let poison = Timestamp(self.poison.load(Ordering::Relaxed));
+        if poison != Timestamp(0) && commit.columns.iter().any(|column| column.timestamp == poison) {
+            return Err(CommitError::OutOfRange(poison).into());
         }
         let state = &mut *self.state.lock().unwrap();
         for column in commit.columns {
@@ -163,11 +175,16 @@ impl Site {
     }
 
     async fn reopen(dir: Arc<tempfile::TempDir>, memory: Arc<Memory>) -> Self {
+        Self::with(dir, memory, |_| {}).await
+    }
+
+    async fn with(dir: Arc<tempfile::TempDir>, memory: Arc<Memory>, change: impl FnOnce(&mut IngestSettings)) -> Self {
         // rumqttc builds its own TLS configuration and needs a default provider; another test may have been first.
         drop(rustls::crypto::ring::default_provider().install_default());
         let registry = Registry::new();
         let mut settings = IngestSettings::new(dir.path(), "127.0.0.1:0".parse().unwrap());
         settings.commit_delay = Duration::from_millis(20);
+        change(&mut settings);
         let ledger = Ledger::open(&dir.path().join("ledger.db")).unwrap();
         let storage: Arc<dyn Storage> = memory.clone();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -416,6 +433,7 @@ async fn while_the_store_fails_batches_are_held_and_later_taken() {
         client.send(Topic::Batch, payload(&batch(SPOOL, 1, 1, true))).await;
         let ack = client.ack().await;
         assert_eq!((ack.accepted.len(), ack.held[0].cause()), (0, HoldCause::Unavailable));
+        assert!(ack.held[0].reason.contains("disk is full"), "{}", ack.held[0].reason);
         waits.push(ack.held[0].retry_after_ms);
     }
     assert!(waits.is_sorted_by(|a, b| a < b), "{waits:?}");
@@ -678,6 +696,134 @@ async fn the_administrator_talks_through_the_socket() {
     tasks.wait().await;
     assert!(!site.dir.path().join("admin.sock").exists());
     site.handle.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused_and_counted() {
+    let site = Site::open().await;
+    let nas = site.enrol("nas-1").await;
+    let (key, certificate_request) = request();
+    let day = Duration::from_hours(24);
+    let long_ago = clock::now().saturating_sub(2 * day);
+    let (agents, ca) = (Arc::clone(&site.handle.0.agents), Arc::clone(&site.handle.0.ca));
+    let certificate = agents.renew(&ca, &"nas-1".parse().unwrap(), &certificate_request, day, long_ago).unwrap();
+    let expired = Identity { certificate, key, ..nas.clone() };
+    assert!(Client::connect(site.options(&expired), "nas-1").await.is_err());
+    site.wait_for_metric("veghe_broker_refusals_total", "expired_certificate", 1.0).await;
+    assert_eq!(site.metric("veghe_broker_connected_agents", ""), 0.0);
+    site.connect(&nas).await;
+    site.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_agents_wait_and_loses_nothing() {
+    let memory = Arc::new(Memory::default());
+    let site = Site::with(Arc::new(tempfile::tempdir().unwrap()), memory, |settings| {
+        settings.queue_messages = 2;
+        settings.commit_batches = 1;
+    })
+    .await;
+    let nas = site.enrol("nas-1").await;
+    site.memory.is_stuck.store(true, Ordering::Relaxed);
+    let mut client = site.connect(&nas).await;
+    for sequence in 1..=10 {
+        client.send(Topic::Batch, payload(&batch(SPOOL, sequence, 1, sequence == 1))).await;
+    }
+    // One is with the store, two are in the queue, the fourth waits until the broker gives its connection up.
+    let mut taken = 0;
+    while let Ok(event) = client.poll().await {
+        match event {
+            Event::Incoming(Packet::PubAck(_)) => taken += 1,
+            Event::Incoming(Packet::Disconnect(_)) => break,
+            _ => {}
+        }
+    }
+    assert!(taken <= 3, "{taken} were taken into a queue of 2");
+    site.wait_for_metric("veghe_broker_refusals_total", "queue_full", 1.0).await;
+    assert!(site.memory.values("cycles_total", "nas-1").is_empty());
+    drop(client);
+    site.memory.is_stuck.store(false, Ordering::Relaxed);
+    let mut client = site.connect(&nas).await;
+    for sequence in 1..=10 {
+        client.send(Topic::Batch, payload(&batch(SPOOL, sequence, 1, sequence == 1))).await;
+    }
+    let mut accepted = std::collections::BTreeSet::new();
+    while accepted.len() < 10 {
+        accepted.extend(client.ack().await.accepted);
+    }
+    let expected: Vec<_> = (1..=10).map(|s| (moment(s), s as f64)).collect();
+    assert_eq!(site.memory.values("cycles_total", "nas-1"), expected);
+    site.handle.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_called_down_within_a_minute_after_the_start() {
+    let site = Site::open().await;
+    site.enrol("nas-1").await;
+    let agents = Arc::clone(&site.handle.0.agents);
+    let start = clock::now();
+    // A store of its own, so that the collector's own writes do not mix in.
+    let memory = Arc::new(Memory::default());
+    let metrics = site.handle.0.metrics.clone();
+    let mut own = Own::new(memory.clone(), agents, site.registry.clone(), metrics, start);
+    own.write(start).unwrap();
+    own.write(start.saturating_add(Duration::from_millis(59_999))).unwrap();
+    assert!(memory.values("up", "nas-1").is_empty());
+    let minute = start.saturating_add(Duration::from_mins(1));
+    own.write(minute).unwrap();
+    assert_eq!(memory.values("up", "nas-1"), [(minute.millis(), 0.0)]);
+    site.handle.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_of_a_newer_protocol_is_to_be_told_in_the_list() {
+    let site = Site::open().await;
+    let nas = site.enrol("nas-1").await;
+    let mut client = site.connect(&nas).await;
+    let good = payload(&batch(SPOOL, 1, 1, true));
+    client.send(Topic::Batch, [&[2][..], &good[1..]].concat()).await;
+    assert_eq!(client.ack().await.held[0].cause(), HoldCause::Version);
+    assert_eq!(site.handle.agents()[0].foreign_major, Some(2));
+    client.send(Topic::Batch, good).await;
+    client.ack().await;
+    assert_eq!(site.handle.agents()[0].foreign_major, None, "it was downgraded");
+    site.handle.stop().await;
+}
+
+#[test]
+fn what_the_store_never_takes_is_refused_and_its_neighbours_are_stored() {
+    let memory = Arc::new(Memory::default());
+    memory.poison.store(moment(2), Ordering::Relaxed);
+    let mut core = core(&memory, Limits::default());
+    let agent: AgentId = "nas-1".parse().unwrap();
+    let all = |core: &mut Core| {
+        let payloads = (1..=4).map(|s| (agent.clone(), payload(&batch(SPOOL, s, 1, s == 1)).into())).collect();
+        core.process(payloads, Timestamp(moment(1000)))
+    };
+    let outcome = all(&mut core);
+    let ack = &outcome.acks[0].1;
+    assert_eq!((&ack.accepted[..], ack.held.len()), (&[1, 3, 4][..], 0));
+    assert_eq!((ack.refused.len(), ack.refused[0].sequence), (1, 2));
+    assert_eq!((outcome.stored, outcome.refused, outcome.failures.len()), (3, 1, 1));
+    let stored = [1, 3, 4].map(|s| (moment(s), s as f64));
+    assert_eq!(memory.values("cycles_total", "nas-1"), stored);
+    all(&mut core);
+    assert_eq!(memory.values("cycles_total", "nas-1"), stored, "the repeats changed nothing");
+}
+
+#[test]
+fn labels_are_bounded_per_series_and_per_run() {
+    let memory = Arc::new(Memory::default());
+    let mut wide = batch(SPOOL, 1, 1, true);
+    let dictionary = wide.dictionary.as_mut().unwrap();
+    dictionary.strings.push("x".repeat(2000));
+    for n in 0..20 {
+        dictionary.series[0].labels.extend([dictionary.strings.len() as u32, 3]);
+        dictionary.strings.push(format!("label_{n}"));
+    }
+    assert_eq!(verdict(&mut core(&memory, Limits::default()), &wide), "label_limit", "40 kB in one series");
+    let limits = Limits { run_bytes: 100, ..Limits::default() };
+    assert_eq!(verdict(&mut core(&memory, limits), &batch(SPOOL, 1, 1, true)), "label_limit");
 }
 
 fn core(memory: &Arc<Memory>, limits: Limits) -> Core {

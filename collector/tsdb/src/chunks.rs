@@ -67,6 +67,9 @@ pub(crate) struct Chunks {
     readers: Mutex<Vec<Connection>>,
 }
 
+/// How long a connection waits for another one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Connections kept for readers; more are opened when needed and closed after.
 const READERS: usize = 4;
 
@@ -75,7 +78,7 @@ impl Chunks {
     pub(crate) fn open(path: PathBuf, window_ms: i64) -> Result<(Self, Connection, Contents, i64), OpenError> {
         let database = |source| OpenError::Database { path: path.clone(), source };
         let mut writer = Connection::open(&path).map_err(database)?;
-        writer.busy_timeout(Duration::from_secs(10)).map_err(database)?;
+        writer.busy_timeout(PATIENCE).map_err(database)?;
         writer
             .execute_batch(
                 "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
@@ -103,10 +106,14 @@ impl Chunks {
 
     /// Bytes on disk, the write-ahead log included.
     pub(crate) fn bytes(&self) -> u64 {
-        let len = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+        std::fs::metadata(&self.path).map_or(0, |m| m.len()) + self.wal_bytes()
+    }
+
+    /// Bytes of the write-ahead log on disk.
+    pub(crate) fn wal_bytes(&self) -> u64 {
         let mut wal = self.path.clone().into_os_string();
         wal.push("-wal");
-        len(&self.path) + len(Path::new(&wal))
+        std::fs::metadata(wal).map_or(0, |m| m.len())
     }
 
     /// Runs `read` in one read transaction on a connection of its own: writers are neither awaited nor delayed.
@@ -120,7 +127,7 @@ impl Chunks {
         } else {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(Duration::from_secs(10))?;
+            connection.busy_timeout(PATIENCE)?;
             connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
             connection
         };
@@ -132,6 +139,17 @@ impl Chunks {
             readers.push(connection);
         }
         result
+    }
+}
+
+/// Moves the write-ahead log into the database and cuts it to nothing. Where a reader still needs it, it stays.
+pub(crate) fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    connection.busy_timeout(PATIENCE)?;
+    match emptied {
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
+        emptied => emptied,
     }
 }
 

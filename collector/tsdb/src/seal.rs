@@ -27,6 +27,9 @@ const GRACE_PER_WINDOW: i64 = 12;
 /// Above this the head is relieved of whole windows early.
 const HEAD_LIMIT_BYTES: u64 = 512 << 20;
 
+/// Above this SQLite's write-ahead log is emptied when nothing is left to seal.
+const IDLE_WAL_BYTES: u64 = 1 << 20;
+
 /// What one seal at a time uses.
 pub(crate) struct Sealer {
     connection: Connection,
@@ -77,6 +80,9 @@ impl Inner {
         }
         report.more = sealer.job.is_some() || self.next_window(sealer, now).is_some();
         self.delete_segments()?;
+        if !report.more && self.chunks.wal_bytes() > IDLE_WAL_BYTES {
+            chunks::empty_wal(&sealer.connection).map_err(SealError::Database)?;
+        }
         Ok(report)
     }
 

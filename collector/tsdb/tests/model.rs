@@ -249,6 +249,21 @@ fn everything_sealed_leaves_no_log_and_an_empty_head() {
 }
 
 #[test]
+fn a_store_at_rest_has_no_large_write_ahead_log() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = open(dir.path());
+    for key in 0..64_u8 {
+        let marks = vec![(vec![key], vec![key + 1; 64 << 10])];
+        store.commit(Commit { marks, ..Commit::default() }).expect("commit");
+    }
+    while store.seal(Timestamp(0)).expect("seal").more {}
+    let len = |name: &str| dir.path().join(name).metadata().expect("file").len();
+    assert!(len("chunks.db") > 4 << 20, "{} bytes in the database", len("chunks.db"));
+    assert_eq!(len("chunks.db-wal"), 0);
+    assert_eq!(store.stats().log_segments, 0);
+}
+
+#[test]
 fn repeats_alone_do_not_keep_a_log_segment() {
     let dir = tempfile::tempdir().expect("directory");
     let world = World::new(dir.path());

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
@@ -30,6 +30,20 @@ struct Arguments {
     /// Rows of each host, 15 s apart (480 are two hours)
     #[arg(long, default_value_t = 480)]
     rows: u64,
+    /// Run this alone; without it, everything runs and the table has ratios
+    #[arg(long)]
+    only: Option<Subject>,
+}
+
+/// What can be measured alone, for example to profile it.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// The agent beside node_exporter
+    Agent,
+    /// The collector without Prometheus
+    Collector,
+    /// Prometheus without the collector
+    Prometheus,
 }
 
 /// The collectors of `node_exporter` that our host sensors answer to.
@@ -55,38 +69,39 @@ fn main() -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().expect("invariant: installed once");
     let dir = tempfile::tempdir()?;
     println!("| what | ours | peer | ours / peer |\n|---|---|---|---|");
-    let row = |what: &str, ours: f64, peer: f64, unit: &str| {
-        println!("| {what} | {ours:.3} {unit} | {peer:.3} {unit} | {:.2} |", ours / peer);
+    let row = |what: &str, unit: &str, ours: Option<f64>, peer: Option<f64>| {
+        let cell = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3} {unit}"));
+        let ratio = ours.zip(peer).map_or("-".to_owned(), |(ours, peer)| format!("{:.2}", ours / peer));
+        println!("| {what} | {} | {} | {ratio} |", cell(ours), cell(peer));
     };
-    let (ours, peer) = bench_agent(dir.path(), arguments.cycles)?;
-    let cycles = f64::from(arguments.cycles);
-    row(
-        "agent, CPU per cycle, beside node_exporter",
-        ours.cpu_seconds / cycles * 1e3,
-        peer.cpu_seconds / cycles * 1e3,
-        "ms",
-    );
-    row("agent, resident memory, beside node_exporter", mib(ours.resident_bytes), mib(peer.resident_bytes), "MiB");
-
-    let millions = (arguments.hosts * SERIES_PER_HOST) as f64 * arguments.rows as f64 / 1e6;
+    let wanted = |subject: Subject| arguments.only.is_none_or(|only| only == subject);
+    if wanted(Subject::Agent) {
+        let (ours, peer) = bench_agent(dir.path(), arguments.cycles)?;
+        let cpu = |used: Usage| Some(used.cpu_seconds / f64::from(arguments.cycles) * 1e3);
+        let memory = |used: Usage| Some(mib(used.resident_bytes));
+        row("agent, CPU per cycle, beside node_exporter", "ms", cpu(ours), cpu(peer));
+        row("agent, resident memory, beside node_exporter", "MiB", memory(ours), memory(peer));
+    }
+    if arguments.only == Some(Subject::Agent) {
+        return Ok(());
+    }
     let series = arguments.hosts * SERIES_PER_HOST;
-    let (ours, our_disk) = bench_collector(dir.path(), arguments.hosts, arguments.rows)?;
-    let (peer, peer_disk) = bench_prometheus(dir.path(), arguments.hosts, arguments.rows)?;
+    let millions = series as f64 * arguments.rows as f64 / 1e6;
+    let ours =
+        wanted(Subject::Collector).then(|| bench_collector(dir.path(), arguments.hosts, arguments.rows)).transpose()?;
+    let peer = wanted(Subject::Prometheus)
+        .then(|| bench_prometheus(dir.path(), arguments.hosts, arguments.rows))
+        .transpose()?;
     println!("| | {series} series, {millions:.2} million samples | remote write of the same | |");
-    row(
-        "collector, CPU per million samples, beside Prometheus",
-        ours.cpu_seconds / millions,
-        peer.cpu_seconds / millions,
-        "s",
-    );
-    row("collector, resident memory", mib(ours.resident_bytes), mib(peer.resident_bytes), "MiB");
-    row("collector, peak resident memory", mib(ours.peak_resident_bytes), mib(peer.peak_resident_bytes), "MiB");
-    row(
-        "collector, disk per sample, everything in the data directory",
-        our_disk / millions / 1e6,
-        peer_disk / millions / 1e6,
-        "bytes",
-    );
+    let both = |value: &dyn Fn((Usage, f64)) -> f64| (ours.map(value), peer.map(value));
+    let (ours_cpu, peer_cpu) = both(&|(used, _)| used.cpu_seconds / millions);
+    row("collector, CPU per million samples, beside Prometheus", "s", ours_cpu, peer_cpu);
+    let (ours_now, peer_now) = both(&|(used, _)| mib(used.resident_bytes));
+    row("collector, resident memory", "MiB", ours_now, peer_now);
+    let (ours_peak, peer_peak) = both(&|(used, _)| mib(used.peak_resident_bytes));
+    row("collector, peak resident memory", "MiB", ours_peak, peer_peak);
+    let (ours_disk, peer_disk) = both(&|(_, disk)| disk / millions / 1e6);
+    row("collector, disk per sample, everything in the data directory", "bytes", ours_disk, peer_disk);
     Ok(())
 }
 
