@@ -60,7 +60,6 @@ const SAME_SENSORS: [&str; 12] = [
     "stat",
     "vmstat",
     "pressure",
-    "os",
 ];
 
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
