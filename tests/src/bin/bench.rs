@@ -38,7 +38,7 @@ struct Arguments {
 /// What can be measured alone, for example to profile it.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Subject {
-    /// The agent beside node_exporter
+    /// The agent beside `node_exporter`
     Agent,
     /// The collector without Prometheus
     Collector,
