@@ -79,7 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             admin::ask(&running.data_dir, &Request::AgentsRevoke { name: agent.to_string() })?;
             say(&format!("{agent} is cut off; a new token (`token create --agent {agent}`) admits it again"))
         }
-        Command::Completions { shell } => {
+        Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-collector", &mut script);
             Ok(std::io::stdout().write_all(&script)?)

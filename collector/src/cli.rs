@@ -72,8 +72,8 @@ pub enum Command {
     #[command(subcommand)]
     Agents(AgentsCommand),
     /// Print the completion script of a shell
-    #[command(after_help = "Example: veghe-collector completions bash > /etc/bash_completion.d/veghe-collector")]
-    Completions {
+    #[command(after_help = "Example: veghe-collector completion bash > /etc/bash_completion.d/veghe-collector")]
+    Completion {
         /// bash, zsh, fish, elvish or powershell
         shell: Shell,
     },
@@ -165,7 +165,7 @@ mod tests {
             "agents",
             "agents list",
             "agents revoke",
-            "completions",
+            "completion",
         ] {
             let sub =
                 path.split(' ').fold(&mut command, |command, name| command.find_subcommand_mut(name).expect(name));
