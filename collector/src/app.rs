@@ -160,7 +160,7 @@ struct Collector {
     web: CancellationToken,
     ingest: IngestHandle,
     alerting: AlertingHandle,
-    agent: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
+    agent: Option<std::thread::JoinHandle<()>>,
     stop_agent: CancellationToken,
     background: TaskTracker,
     serving: TaskTracker,
@@ -266,10 +266,13 @@ impl Collector {
                 Exposure::Loopback => None,
                 Exposure::Network => Some(server_tls(&config, &ingest)?),
             },
+            metrics: Some(http_metrics.connections("operations")),
             ..Listener::from(ops_socket)
         };
+        let status_listener =
+            Listener { metrics: Some(http_metrics.connections("status")), ..Listener::from(status_socket) };
         let public = web::public_site(web::public::router(status), is_ready, http_metrics);
-        for (listener, router) in [(ops_listener, operations.router()), (Listener::from(status_socket), public)] {
+        for (listener, router) in [(ops_listener, operations.router()), (status_listener, public)] {
             let (stop, tracker) = (web_stop.clone(), serving.clone());
             serving.spawn(async move { web::serve(listener, router, stop, &tracker).await });
         }
@@ -318,10 +321,9 @@ impl Collector {
         self.stop_agent.cancel();
         if let Some(agent) = self.agent.take() {
             // It ends by itself within seconds; a panic in it must not keep the collector from draining.
-            match tokio::task::spawn_blocking(move || agent.join()).await {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::error!(error = %format!("{error:#}"), "the agent failed"),
-                Ok(Err(_)) | Err(_) => tracing::error!("the agent panicked"),
+            let ended = tokio::task::spawn_blocking(move || agent.join()).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                tracing::error!("the agent panicked");
             }
         }
         self.intake.cancel();
@@ -577,7 +579,7 @@ async fn start_agent(
     listeners: &Listeners,
     ingest: &IngestHandle,
     stop: CancellationToken,
-) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let state_dir = data_dir.join("agent");
     let settings = state_dir.join(veghe_agent::config::FILE);
     if !settings.exists() {
@@ -593,11 +595,14 @@ async fn start_agent(
     let mut config = veghe_agent::config::Config::load(&settings)?;
     // With port 0 the broker is somewhere else each time.
     config.mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("agent".to_owned())
         .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(veghe_agent::app::run_with(&config, &state_dir, stop))
+            // Said at once: the collector goes on without it, and its alerts tell the rest.
+            if let Err(error) = runtime.block_on(veghe_agent::app::run_with(&config, &state_dir, stop)) {
+                tracing::error!(error = %format!("{error:#}"), "this machine's agent failed");
+            }
         })
         .context("cannot start the agent's thread")
 }
