@@ -5,8 +5,10 @@
 
 mod labels;
 mod matcher;
+mod rollup;
 mod sample;
 
 pub use labels::{Label, Labels, LabelsBuilder, METRIC_NAME, is_label_name, is_metric_name};
 pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use rollup::{Bucket, RollupSeries};
 pub use sample::{STALE_NAN_BITS, Sample, SeriesData, Timestamp, is_stale, stale_nan};
