@@ -139,6 +139,9 @@ pub(crate) struct Window {
     pub(crate) series: RoaringBitmap,
     pub(crate) samples: u64,
     pub(crate) bytes: u64,
+    /// [`Head::clock`] when the first sample came, and when the last did.
+    pub(crate) born: Option<i64>,
+    pub(crate) touched: Option<i64>,
 }
 
 impl Window {
@@ -173,6 +176,8 @@ pub(crate) struct Frozen {
 pub(crate) struct Head {
     pub(crate) windows: BTreeMap<i64, Window>,
     pub(crate) frozen: Option<Arc<Frozen>>,
+    /// The time that sealing was last given; None before the first time, so that what replay found counts as long there.
+    pub(crate) clock: Option<i64>,
     /// The newest time stamp of each series; what is later than it can't be a repeat.
     newest: Vec<i64>,
     /// Where each series is a member: its first group and column there.
@@ -305,7 +310,9 @@ impl Head {
         timestamp: i64,
         values: &[f64],
     ) -> Option<PartKey> {
-        let window = self.windows.entry(window).or_default();
+        let clock = self.clock;
+        let window = self.mention(window);
+        window.touched = clock;
         let part = window.parts.entry(key).or_insert_with(|| {
             let (series, due) = make();
             window.series.extend(series.iter().copied());
@@ -320,8 +327,9 @@ impl Head {
     }
 
     /// A window of which a record had only repeats is sealed too, so that its watermark passes that record.
-    fn mention(&mut self, window: i64) {
-        self.windows.entry(window).or_default();
+    fn mention(&mut self, window: i64) -> &mut Window {
+        let born = self.clock;
+        self.windows.entry(window).or_insert_with(|| Window { born, ..Window::default() })
     }
 
     fn advance(&mut self, id: u32, timestamp: i64) {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
-use crate::head::{Frozen, PartKey, PieceTimes};
+use crate::head::{Frozen, PartKey, PieceTimes, Window};
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, lock, read, write};
 use crate::{SealError, SealReport};
@@ -24,6 +24,8 @@ const SERIES_PER_CALL: usize = 2_000;
 const DELETED_PER_TRANSACTION: i64 = 20_000;
 /// Late samples have a twelfth of a window: 10 minutes of 2 hours.
 const GRACE_PER_WINDOW: i64 = 12;
+/// A window that got no sample for this part of its length has stopped growing: 1 minute of 2 hours.
+const QUIET_PER_WINDOW: i64 = 120;
 /// Above this the head is relieved of whole windows early.
 const HEAD_LIMIT_BYTES: u64 = 512 << 20;
 
@@ -34,8 +36,6 @@ const IDLE_WAL_BYTES: u64 = 1 << 20;
 pub(crate) struct Sealer {
     connection: Connection,
     job: Option<Job>,
-    /// When each window was frozen last: late samples gather for a while before its chunks are written again.
-    frozen_at: BTreeMap<i64, i64>,
 }
 
 /// A window on its way.
@@ -53,7 +53,7 @@ struct Job {
 
 impl Sealer {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, job: None, frozen_at: BTreeMap::new() }
+        Self { connection, job: None }
     }
 }
 
@@ -71,6 +71,12 @@ impl Inner {
         let mut sealer = lock(&self.sealer);
         let sealer = &mut *sealer;
         self.persist_catalog(sealer)?;
+        {
+            // Held, not used: only its holder changes the head.
+            let writer = lock(&self.writer);
+            write(&self.head).clock = Some(now.0);
+            drop(writer);
+        }
         if sealer.job.is_none() {
             self.start(sealer, now)?;
         }
@@ -78,7 +84,7 @@ impl Inner {
         if sealer.job.is_some() {
             self.advance(sealer, &mut report)?;
         }
-        report.more = sealer.job.is_some() || self.next_window(sealer, now).is_some();
+        report.more = sealer.job.is_some() || self.next_window(now).is_some();
         self.delete_segments()?;
         if !report.more && self.chunks.wal_bytes() > IDLE_WAL_BYTES {
             chunks::empty_wal(&sealer.connection).map_err(SealError::Database)?;
@@ -112,17 +118,13 @@ impl Inner {
     }
 
     fn start(&self, sealer: &mut Sealer, now: Timestamp) -> Result<(), SealError> {
-        let Some(window) = self.next_window(sealer, now) else { return Ok(()) };
+        let Some(window) = self.next_window(now) else { return Ok(()) };
         let times = TimesWriter::new(&sealer.connection, window).map_err(SealError::Database)?;
         let frozen = {
             let writer = lock(&self.writer);
             write(&self.head).freeze(window, writer.sequence)
         };
         let Some(frozen) = frozen else { return Ok(()) };
-        sealer.frozen_at.insert(window, now.0);
-        while sealer.frozen_at.len() > 1_000 {
-            sealer.frozen_at.pop_first();
-        }
         sealer.job = Some(Job {
             frozen,
             done: 0,
@@ -134,18 +136,22 @@ impl Inner {
         Ok(())
     }
 
-    /// The oldest window that may be sealed now.
-    fn next_window(&self, sealer: &Sealer, now: Timestamp) -> Option<i64> {
+    /// The oldest window that may be sealed now: past, and no longer growing, so that a load of past samples is written
+    /// once. One that grows and grows is written all the same after the length of a window.
+    fn next_window(&self, now: Timestamp) -> Option<i64> {
         let head = read(&self.head);
         let grace = self.window_ms / GRACE_PER_WINDOW;
+        let quiet = self.window_ms / QUIET_PER_WINDOW;
         let full = head.bytes() > HEAD_LIMIT_BYTES;
-        let ready = |window: i64| {
+        // A clock that was set back must not make anything wait.
+        let long_ago =
+            |then: Option<i64>, span: i64| then.is_none_or(|then| now.0 < then || now.0.saturating_sub(then) >= span);
+        let ready = |window: i64, content: &Window| {
             let end = self.window_start(window).saturating_add(self.window_ms);
-            let rested =
-                sealer.frozen_at.get(&window).is_none_or(|at| now.0 < *at || now.0.saturating_sub(*at) >= grace);
-            full && end <= now.0 || end.saturating_add(grace) <= now.0 && rested
+            let settled = long_ago(content.touched, quiet) || long_ago(content.born, self.window_ms);
+            full && end <= now.0 || end.saturating_add(grace) <= now.0 && settled
         };
-        head.windows.keys().copied().find(|window| ready(*window))
+        head.windows.iter().find(|(window, content)| ready(**window, content)).map(|(window, _)| *window)
     }
 
     /// Writes the next series of the job.

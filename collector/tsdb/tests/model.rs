@@ -313,3 +313,29 @@ fn a_dropped_series_comes_back_with_its_next_sample() {
     drop(world);
     assert_eq!(contents(&open(dir.path()), i64::MIN, i64::MAX), expected);
 }
+
+#[test]
+fn a_past_window_is_sealed_soon_after_it_stops_growing_and_not_before() {
+    let dir = tempfile::tempdir().expect("directory");
+    let world = World::new(dir.path());
+    let mut now = 10_000_000;
+    let mut time = 0;
+    let mut tick = |pause: i64, loads: bool| {
+        if loads {
+            let samples = vec![(world.series[0], Timestamp(time), 1.0)];
+            world.store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+            time += 1;
+        }
+        now += pause;
+        while world.store.seal(Timestamp(now)).expect("seal").more {}
+        world.store.stats().head_samples
+    };
+    tick(0, false);
+    // A load of past samples, in progress: half a second without a sample of 60 s is its end.
+    assert_eq!((1..=20).map(|_| tick(100, true)).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+    assert_eq!((tick(200, false), tick(200, false)), (20, 0));
+    // What comes for a sealed window does not wait longer.
+    assert_eq!((tick(100, true), tick(200, false), tick(300, false)), (1, 1, 0));
+    // Without an end it is sealed after the length of a window.
+    assert!((0..200).map(|_| tick(400, true)).any(|left| left == 0));
+}
