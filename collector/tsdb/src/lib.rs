@@ -13,13 +13,15 @@ mod log;
 mod seal;
 mod select;
 mod store;
+mod tail;
 mod timecolumn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError};
+pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError, TailError};
+pub use tail::{LogPosition, LogRecord, LogTail};
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
 /// A series of this store; stays the same for the life of the data directory.
@@ -100,7 +102,7 @@ pub struct Stats {
     pub head_samples: u64,
     /// Bytes of memory that the head's samples take.
     pub head_bytes: u64,
-    /// Log segments and their bytes on disk.
+    /// Log segments, those held for readers included, and their bytes on disk.
     pub log_segments: u64,
     /// See `log_segments`.
     pub log_bytes: u64,
