@@ -26,8 +26,9 @@ pub(crate) const FRAME_BYTES: usize = 8;
 const PREFIX_BYTES: usize = 12;
 /// What a record may take before compression.
 pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
-/// A segment is closed at this size, so that it can go.
-const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment is closed at this size, so that it can go: past samples that are sealed soon lie beside a few of the present,
+/// which hold the segment for hours.
+const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// What one record holds, in the order in which it is applied.
 #[derive(Debug, Default)]

@@ -92,16 +92,27 @@ fn main() -> anyhow::Result<()> {
         .then(|| bench_prometheus(dir.path(), arguments.hosts, arguments.rows))
         .transpose()?;
     println!("| | {series} series, {millions:.2} million samples | remote write of the same | |");
-    let both = |value: &dyn Fn((Usage, f64)) -> f64| (ours.map(value), peer.map(value));
+    let both = |value: &dyn Fn((Usage, Disk)) -> f64| (ours.map(value), peer.map(value));
     let (ours_cpu, peer_cpu) = both(&|(used, _)| used.cpu_seconds / millions);
     row("collector, CPU per million samples, beside Prometheus", "s", ours_cpu, peer_cpu);
     let (ours_now, peer_now) = both(&|(used, _)| mib(used.resident_bytes));
     row("collector, resident memory", "MiB", ours_now, peer_now);
     let (ours_peak, peer_peak) = both(&|(used, _)| mib(used.peak_resident_bytes));
     row("collector, peak resident memory", "MiB", ours_peak, peer_peak);
-    let (ours_disk, peer_disk) = both(&|(_, disk)| disk / millions / 1e6);
-    row("collector, disk per sample, everything in the data directory", "bytes", ours_disk, peer_disk);
+    let (ours_disk, peer_disk) = both(&|(_, disk)| disk.sealed / millions / 1e6);
+    row("collector, disk per sample, sealed, with index", "bytes", ours_disk, peer_disk);
+    let (ours_disk, peer_disk) = both(&|(_, disk)| disk.all / millions / 1e6);
+    row("collector, disk per sample, everything, just after the load", "bytes", ours_disk, peer_disk);
     Ok(())
+}
+
+/// Bytes on disk.
+#[derive(Clone, Copy)]
+struct Disk {
+    /// The data directory, logs of what is not sealed yet included.
+    all: f64,
+    /// What stays: chunks and index; of Prometheus a snapshot, which is compacted blocks.
+    sealed: f64,
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -146,7 +157,7 @@ fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
 }
 
 /// Simulated agents over MQTT with client certificates; the data lies far enough back that it is sealed.
-fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, f64)> {
+fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, Disk)> {
     let collector = start_collector(&dir.join("for-load"))?;
     let empty = disk_bytes(&collector.data_dir)? as f64;
     let port = collector.listeners.mqtt.port().context("no port")?;
@@ -172,12 +183,12 @@ fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage
     })?;
     // Asked of /metrics: the stored samples of it are of seconds ago.
     let metrics = collector.listeners.ops.join("/metrics")?;
-    wait_for("the window is sealed", || {
+    let now = |name: &str| -> anyhow::Result<f64> {
         let text = http::get(&metrics)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("veghe_tsdb_head_samples "));
-        let head_samples: f64 = line.context("no veghe_tsdb_head_samples")?.parse()?;
-        Ok((head_samples < 100_000.0).then_some(()))
-    })?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(lines.next().with_context(|| format!("no {name}"))?.parse()?)
+    };
+    wait_for("the window is sealed", || Ok((now("veghe_tsdb_head_samples")? < 100_000.0).then_some(())))?;
     let used = since(usage(collector.process.id())?, before);
     let mut stored = 0.0;
     for metric in load::metric_names() {
@@ -185,11 +196,12 @@ fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage
         stored += http::query_one(&collector.listeners.ops, &query)?.context("nothing is stored")?;
     }
     ensure!(stored == (hosts * SERIES_PER_HOST) as f64 * rows as f64, "only {stored} samples are stored");
-    Ok((used, disk_bytes(&collector.data_dir)? as f64 - empty))
+    let sealed = now("veghe_tsdb_chunk_bytes")?;
+    Ok((used, Disk { all: disk_bytes(&collector.data_dir)? as f64 - empty, sealed }))
 }
 
 /// The same rows by remote write, one request per host and row; its disk is a snapshot, that is, compacted blocks.
-fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, f64)> {
+fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, Disk)> {
     let data = dir.join("prometheus");
     let settings = dir.join("prometheus.yml");
     fs::write(&settings, "global: {}\n")?;
@@ -222,7 +234,8 @@ fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usag
     let used = since(usage(peer.id())?, before);
     let answer = http::request("POST", &base.join("api/v1/admin/tsdb/snapshot")?, &[], &[])?;
     ensure!(answer.status == 200, "no snapshot: {}", answer.body);
-    Ok((used, disk_bytes(&data.join("snapshots"))? as f64))
+    let sealed = disk_bytes(&data.join("snapshots"))? as f64;
+    Ok((used, Disk { all: disk_bytes(&data)? as f64 - sealed, sealed }))
 }
 
 fn start_collector(data_dir: &Path) -> anyhow::Result<Collector> {
