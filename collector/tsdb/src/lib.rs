@@ -10,6 +10,7 @@ mod error;
 mod head;
 mod index;
 mod log;
+mod rollup;
 mod seal;
 mod select;
 mod store;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError};
-use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
+use veghe_model::{Labels, Matcher, RollupSeries, SeriesData, Timestamp};
 
 /// A series of this store; stays the same for the life of the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,6 +165,30 @@ impl Store {
     /// [`ReadError`] names what is damaged.
     pub fn select(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Result<Vec<SeriesData>, ReadError> {
         self.inner.select(matchers, start, end)
+    }
+
+    /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
+    pub const fn resolutions() -> [Duration; 2] {
+        [Duration::from_mins(5), Duration::from_hours(1)]
+    }
+
+    /// The buckets that end in `[start, end]` of the series that satisfy all `matchers`, in ascending order of labels;
+    /// series without a bucket there are left out. They stand for everything committed so far: one that ends later
+    /// than the newest sample may still grow. None where `resolution` is not one of [`Self::resolutions`].
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn rollups(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        resolution: Duration,
+    ) -> Result<Option<Vec<RollupSeries>>, ReadError> {
+        if !Self::resolutions().contains(&resolution) {
+            return Ok(None);
+        }
+        self.inner.rollups(matchers, start, end, resolution.as_millis() as i64).map(Some)
     }
 
     /// The labels of the series that satisfy all `matchers` and may have samples in `[start, end]`, ascending.
