@@ -10,6 +10,7 @@ mod error;
 mod head;
 mod index;
 mod log;
+mod merge;
 mod rollup;
 mod seal;
 mod select;
@@ -88,7 +89,11 @@ pub struct SealReport {
     pub samples: u64,
     /// Bytes of those chunks.
     pub bytes: u64,
-    /// Whether windows that may be sealed remain: call again soon.
+    /// Samples that moved from chunks of a window to chunks of a day.
+    pub merged_samples: u64,
+    /// Bytes of those chunks of a day.
+    pub merged_bytes: u64,
+    /// Whether windows that may be sealed or merged remain: call again soon.
     pub more: bool,
 }
 
@@ -205,7 +210,8 @@ impl Store {
     }
 
     /// Moves windows that ended before `now` (less a grace for late samples) from the head to chunks, a bounded part
-    /// of the work per call, and deletes log segments that hold nothing else.
+    /// of the work per call, and deletes log segments that hold nothing else. Where nothing is left to seal, merges
+    /// chunks of days that ended a while before `now`, a bounded part per call too.
     ///
     /// # Errors
     /// [`SealError`]; the head keeps everything.
@@ -214,7 +220,7 @@ impl Store {
     }
 
     /// Deletes whole windows that ended before `horizon`, oldest first, and series without samples; gives the number
-    /// of chunks deleted.
+    /// of chunks deleted. What is merged to chunks of a day goes when the whole day ended before `horizon`.
     ///
     /// # Errors
     /// [`SealError`]; what was deleted so far stays deleted.

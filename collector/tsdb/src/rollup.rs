@@ -10,6 +10,7 @@ use std::sync::Arc;
 use veghe_model::{Bucket, Labels, Matcher, RollupSeries, Timestamp, is_stale};
 
 use crate::ReadError;
+use crate::chunks::WINDOWS_PER_DAY;
 use crate::store::{Inner, read};
 
 /// Samples are read for this long at once: a multiple of every resolution.
@@ -74,8 +75,15 @@ impl Inner {
             head.windows.range(windows.clone()).map(|(window, _)| *window).chain(frozen).collect()
         };
         let sealed = read(&self.sealed);
-        there.extend(sealed.range(windows).filter(|(_, sealed)| !sealed.series.is_empty()).map(|(window, _)| *window));
+        there.extend(
+            sealed.range(windows.clone()).filter(|(_, sealed)| !sealed.series.is_empty()).map(|(window, _)| *window),
+        );
         drop(sealed);
+        // A window that is merged meanwhile is in both or in the later list.
+        for day in read(&self.days).keys() {
+            let first = day * WINDOWS_PER_DAY;
+            there.extend((first..first + WINDOWS_PER_DAY).filter(|window| windows.contains(window)));
+        }
         let slice_of = |time: i64| (time.clamp(from, to) - 1).div_euclid(SLICE_MS);
         let slices = |window: i64| {
             let start = self.window_start(window);

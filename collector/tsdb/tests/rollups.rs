@@ -78,7 +78,7 @@ fn check(store: &Store, model: &Model, (start, end): (i64, i64)) {
     let all = Matcher::new("n", MatchOp::Regex, ".+").expect("pattern");
     for resolution in Store::resolutions() {
         let found = store
-            .rollups(&[all.clone()], Timestamp(start), Timestamp(end), resolution)
+            .rollups(std::slice::from_ref(&all), Timestamp(start), Timestamp(end), resolution)
             .expect("read")
             .expect("covered");
         let resolution = resolution.as_millis() as i64;
