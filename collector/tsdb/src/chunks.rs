@@ -152,6 +152,12 @@ impl Chunks {
         std::fs::metadata(&self.path).map_or(0, |m| m.len()) + self.wal_bytes()
     }
 
+    /// Bytes of the pages that hold something.
+    pub(crate) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+        let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0));
+        Ok(((pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?) as u64)
+    }
+
     /// Bytes of the write-ahead log on disk.
     pub(crate) fn wal_bytes(&self) -> u64 {
         let mut wal = self.path.clone().into_os_string();

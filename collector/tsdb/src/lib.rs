@@ -11,6 +11,7 @@ mod head;
 mod index;
 mod log;
 mod merge;
+mod retain;
 mod rollup;
 mod seal;
 mod select;
@@ -95,6 +96,37 @@ pub struct SealReport {
     pub merged_bytes: u64,
     /// Whether windows that may be sealed or merged remain: call again soon.
     pub more: bool,
+}
+
+/// How long samples are kept.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Series that are kept for another time; the first class that a series belongs to decides.
+    pub classes: Vec<RetentionClass>,
+    /// How long those of every other series are kept.
+    pub raw: Duration,
+    /// Above this the oldest samples go, whatever their age, but those of the last day.
+    pub max_bytes: Option<u64>,
+}
+
+/// Series that are kept for a time of their own.
+#[derive(Clone, Debug)]
+pub struct RetentionClass {
+    /// What a series of this class satisfies, all of them.
+    pub matchers: Vec<Matcher>,
+    /// How long their samples are kept.
+    pub raw: Duration,
+}
+
+/// What a call of [`Store::retain`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetainReport {
+    /// Chunks deleted because of their age.
+    pub aged_chunks: u64,
+    /// Chunks deleted because the store was larger than it may be.
+    pub surplus_chunks: u64,
+    /// Bytes in use after that; SQLite keeps the room of what was deleted and fills it again.
+    pub used_bytes: u64,
 }
 
 /// How large everything is.
@@ -226,6 +258,16 @@ impl Store {
     /// [`SealError`]; what was deleted so far stays deleted.
     pub fn drop_before(&self, horizon: Timestamp) -> Result<u64, SealError> {
         self.inner.drop_before(horizon)
+    }
+
+    /// Deletes what is older than `retention` keeps it, and the oldest of what is left while that takes more than
+    /// `max_bytes`; then series without samples. Whole chunks go: those of a window that ended, or, once merged, of a
+    /// day. Samples of a class that are not sealed yet wait for the next call after they are.
+    ///
+    /// # Errors
+    /// [`SealError`]; what was deleted so far stays deleted.
+    pub fn retain(&self, retention: &Retention, now: Timestamp) -> Result<RetainReport, SealError> {
+        self.inner.retain(retention, now)
     }
 
     /// How large everything is now; cheap.

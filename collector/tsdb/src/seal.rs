@@ -22,7 +22,7 @@ use crate::{SealError, SealReport};
 /// Series written by one call, in one transaction.
 pub(crate) const SERIES_PER_CALL: usize = 2_000;
 /// Chunks deleted in one transaction.
-const DELETED_PER_TRANSACTION: i64 = 20_000;
+pub(crate) const DELETED_PER_TRANSACTION: i64 = 20_000;
 /// Late samples have a twelfth of a window: 10 minutes of 2 hours.
 const GRACE_PER_WINDOW: i64 = 12;
 /// A window that got no sample for this part of its length has stopped growing: 1 minute of 2 hours.
@@ -97,7 +97,7 @@ impl Inner {
     }
 
     /// Writes series and marks of the log to the database, so that segments do not have to stay for them.
-    fn persist_catalog(&self, sealer: &mut Sealer) -> Result<(), SealError> {
+    pub(crate) fn persist_catalog(&self, sealer: &mut Sealer) -> Result<(), SealError> {
         let catalog = {
             let mut writer = lock(&self.writer);
             let ids = std::mem::take(&mut writer.new_series);
@@ -200,7 +200,7 @@ impl Inner {
     }
 
     /// Deletes log segments that hold nothing which is not in the database.
-    fn delete_segments(&self) -> Result<(), SealError> {
+    pub(crate) fn delete_segments(&self) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
         let catalog_through = writer.catalog_through;
         let sealed = read(&self.sealed).clone();
@@ -289,7 +289,7 @@ impl Inner {
     }
 
     /// Removes series that have samples nowhere.
-    fn forget_series(&self, sealer: &mut Sealer) -> Result<(), SealError> {
+    pub(crate) fn forget_series(&self, sealer: &mut Sealer) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
         let mut used = read(&self.head).series();
         for sealed in read(&self.sealed).values() {
