@@ -12,5 +12,6 @@ pub mod housekeeping;
 pub mod ingest;
 pub mod ledger;
 pub mod query;
+pub mod remote;
 pub mod status;
 pub mod web;

@@ -66,6 +66,11 @@ impl Host {
     }
 }
 
+/// The names of the metrics that every host has.
+pub fn metric_names() -> impl Iterator<Item = String> {
+    (0..SERIES_PER_HOST).step_by(5).map(|i| format!("load_metric_{:03}", i / 5))
+}
+
 /// What a simulated agent needs to speak for its host.
 pub struct Identity {
     /// Who it is.
@@ -159,15 +164,40 @@ fn dictionary() -> Dictionary {
 /// # Errors
 /// Where the row can't be compressed.
 pub fn remote_write(host: &mut Host, timestamp_ms: i64) -> anyhow::Result<Vec<u8>> {
-    use prost::Message as _;
     let instance = host.name.clone();
-    let series = host.step().iter().enumerate().map(|(i, &value)| {
-        let [name, device, job] = Host::labels(i);
-        let labels = [name, device, ("instance", instance.clone()), job];
-        remote::TimeSeries {
-            labels: labels.into_iter().map(|(name, value)| remote::Label { name: name.into(), value }).collect(),
-            samples: vec![remote::Sample { value, timestamp: timestamp_ms }],
-        }
+    let series: Vec<RemoteSeries> = host
+        .step()
+        .iter()
+        .enumerate()
+        .map(|(i, &value)| {
+            let [name, device, job] = Host::labels(i);
+            let labels = [name, device, ("instance", instance.clone()), job];
+            let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            RemoteSeries { labels, timestamp_ms, value }
+        })
+        .collect();
+    write_request(&series)
+}
+
+/// One sample of a series as remote write tells it.
+pub struct RemoteSeries {
+    /// Names and values, ascending by name.
+    pub labels: Vec<(String, String)>,
+    /// When.
+    pub timestamp_ms: i64,
+    /// What.
+    pub value: f64,
+}
+
+/// One remote-write 1.0 request (snappy-compressed protobuf).
+///
+/// # Errors
+/// Where it can't be compressed.
+pub fn write_request(series: &[RemoteSeries]) -> anyhow::Result<Vec<u8>> {
+    use prost::Message as _;
+    let series = series.iter().map(|series| remote::TimeSeries {
+        labels: series.labels.iter().cloned().map(|(name, value)| remote::Label { name, value }).collect(),
+        samples: vec![remote::Sample { value: series.value, timestamp: series.timestamp_ms }],
     });
     let request = remote::WriteRequest { timeseries: series.collect() };
     Ok(snap::raw::Encoder::new().compress_vec(&request.encode_to_vec())?)

@@ -5,10 +5,12 @@
 
 mod labels;
 mod matcher;
+mod relabel;
 mod rollup;
 mod sample;
 
 pub use labels::{Label, Labels, LabelsBuilder, METRIC_NAME, is_label_name, is_metric_name};
 pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use relabel::{RelabelAction, RelabelError, RelabelRule, RelabelSettings, relabel};
 pub use rollup::{Bucket, RollupSeries};
 pub use sample::{STALE_NAN_BITS, Sample, SeriesData, Timestamp, is_stale, stale_nan};

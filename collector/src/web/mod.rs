@@ -15,6 +15,7 @@ mod parameters;
 mod process;
 mod prometheus_api;
 mod rate;
+mod remote_write;
 pub mod server;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ pub use self::server::{Limits, Listener, serve};
 use self::enrolment::Enrolment;
 use self::prometheus_api::Api;
 use crate::query::QueryService;
+use crate::remote::Receiver;
 
 pub mod public;
 
@@ -157,6 +159,10 @@ impl Operations {
                 rate: rate::Rate::new(enrolment::BURST, enrolment::REFILL),
             })),
         );
+        // The body is large: nobody without a credential gets as far as sending it.
+        let intake = Guard { max_body_bytes: remote_write::MAX_BODY_BYTES, ..guard.clone() };
+        let writing = intake.around(remote_write::routes(Receiver::new(self.queries.store().clone())));
+        let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));
         let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
@@ -167,7 +173,7 @@ impl Operations {
             // Unknown paths ask for the same credential: without it nobody learns which ones exist.
             .fallback(not_found)
             .with_state(api);
-        guard.around(access.guard(reading, exposure, Need::Reading).merge(open))
+        guard.around(access.guard(reading, exposure, Need::Reading).merge(open)).merge(writing)
     }
 }
 

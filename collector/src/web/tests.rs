@@ -433,6 +433,27 @@ fn fill(store: &Store, now: Timestamp) {
 }
 
 #[tokio::test]
+async fn remote_write_needs_a_credential_and_answers_as_prometheus_does() {
+    let site = site(Exposure::Loopback).await;
+    let token = format!("Bearer {}", site.login.token);
+    // The snappy frame of an empty message.
+    let empty = "\0";
+    assert_eq!(site.send("POST", "/api/v1/write", &[], empty).await.status, 401);
+    let content = |kind: &'static str| [("Authorization", token.as_str()), ("Content-Type", kind)];
+    let one = site.send("POST", "/api/v1/write", &content("application/x-protobuf"), empty).await;
+    assert_eq!(one.status, 204, "{one:?}");
+    assert!(!one.head.contains("x-prometheus-remote-write"), "{one:?}");
+    let v2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+    let two = site.send("POST", "/api/v1/write", &content(v2), empty).await;
+    assert_eq!(two.status, 204, "{two:?}");
+    for kind in ["samples", "histograms", "exemplars"] {
+        assert!(two.head.contains(&format!("x-prometheus-remote-write-{kind}-written: 0")), "{two:?}");
+    }
+    assert_eq!(site.send("POST", "/api/v1/write", &content("text/plain"), empty).await.status, 415);
+    assert_eq!(site.send("POST", "/api/v1/write", &content(v2), "no snappy").await.status, 400);
+}
+
+#[tokio::test]
 async fn who_may_do_what_on_either_listener() {
     let basic = |user: &str, password: &str| {
         use base64::Engine as _;

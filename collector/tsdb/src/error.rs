@@ -168,3 +168,27 @@ pub enum SealError {
         source: io::Error,
     },
 }
+
+/// Why a part of the log can't be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TailError {
+    /// A segment can't be read.
+    #[error("cannot read log segment {}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A record is damaged; the rest of its segment is left out.
+    #[error("cannot read log segment {} from byte {offset}: {detail}", path.display())]
+    Damaged {
+        /// Which segment.
+        path: PathBuf,
+        /// Where the record begins.
+        offset: u64,
+        /// What is wrong.
+        detail: String,
+    },
+}

@@ -16,13 +16,15 @@ mod rollup;
 mod seal;
 mod select;
 mod store;
+mod tail;
 mod timecolumn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError};
+pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError, TailError};
+pub use tail::{LogPosition, LogRecord, LogTail};
 use veghe_model::{Labels, Matcher, RollupSeries, SeriesData, Timestamp};
 
 /// A series of this store; stays the same for the life of the data directory.
@@ -138,7 +140,7 @@ pub struct Stats {
     pub head_samples: u64,
     /// Bytes of memory that the head's samples take.
     pub head_bytes: u64,
-    /// Log segments and their bytes on disk.
+    /// Log segments, those held for readers included, and their bytes on disk.
     pub log_segments: u64,
     /// See `log_segments`.
     pub log_bytes: u64,

@@ -19,9 +19,9 @@ use crate::{CommitError, OpenError};
 const MAGIC: [u8; 8] = *b"VEGHELOG";
 /// The newest format of a segment.
 pub(crate) const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 24;
+pub(crate) const HEADER_BYTES: usize = 24;
 /// Length and checksum, not counted by the length.
-const FRAME_BYTES: usize = 8;
+pub(crate) const FRAME_BYTES: usize = 8;
 /// Sequence and uncompressed length, before the compressed bytes.
 const PREFIX_BYTES: usize = 12;
 /// What a record may take before compression.
@@ -59,6 +59,10 @@ impl Draft<'_> {
         let marks = self.marks.iter().map(|(k, v)| 20 + k.len() + v.len()).sum::<usize>();
         64 + series + columns + marks + self.samples.len() * 28
     }
+
+    fn count(&self) -> u64 {
+        (self.columns.iter().map(|c| c.3.len()).sum::<usize>() + self.samples.len()) as u64
+    }
 }
 
 pub(crate) fn labels_bytes(labels: &Labels) -> usize {
@@ -68,9 +72,11 @@ pub(crate) fn labels_bytes(labels: &Labels) -> usize {
 /// A segment as the rest of the store sees it.
 #[derive(Debug)]
 pub(crate) struct Segment {
+    pub(crate) number: u64,
     pub(crate) path: PathBuf,
     pub(crate) bytes: u64,
     pub(crate) last_sequence: u64,
+    pub(crate) samples: u64,
     /// The last record that has samples of each window.
     pub(crate) windows: BTreeMap<i64, u64>,
 }
@@ -151,6 +157,7 @@ impl Log {
         match self.write_to(&mut active, draft) {
             Ok(()) => {
                 active.segment.last_sequence = draft.sequence;
+                active.segment.samples += draft.count();
                 for &window in windows {
                     active.segment.windows.insert(window, draft.sequence);
                 }
@@ -177,12 +184,12 @@ impl Log {
     }
 
     fn create(&mut self, newest: Option<i64>) -> io::Result<Active> {
-        let path = self.next_path();
+        let (number, path) = (self.next_number, self.next_path());
         // The number is used up even if this fails: a file of that name may exist now.
         self.next_number += 1;
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         Ok(Active {
-            segment: Segment { path, bytes: 0, last_sequence: 0, windows: BTreeMap::new() },
+            segment: Segment { number, path, bytes: 0, last_sequence: 0, samples: 0, windows: BTreeMap::new() },
             file,
             groups: HashMap::new(),
             rows: Vec::new(),
@@ -212,8 +219,12 @@ impl Log {
         Ok(())
     }
 
-    /// Deletes closed segments of which `may_go` says so, and the active one too where it says so; oldest first.
-    pub(crate) fn delete(&mut self, may_go: impl Fn(&Segment) -> bool) -> Result<(), (PathBuf, io::Error)> {
+    /// Gives closed segments of which `may_go` says so to `remove`, and the active one too where it says so; oldest first.
+    pub(crate) fn delete(
+        &mut self,
+        may_go: impl Fn(&Segment) -> bool,
+        mut remove: impl FnMut(&Segment) -> io::Result<()>,
+    ) -> Result<(), (PathBuf, io::Error)> {
         if self.active.as_ref().is_some_and(|a| may_go(&a.segment)) {
             self.close();
         }
@@ -223,7 +234,7 @@ impl Log {
                 at += 1;
                 continue;
             }
-            match fs::remove_file(&segment.path) {
+            match remove(segment) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err((segment.path.clone(), error)),
@@ -356,7 +367,7 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     /// The record of `body`, which is what follows length and checksum.
-    fn record(&mut self, body: &[u8]) -> Result<Record, Damaged> {
+    pub(crate) fn record(&mut self, body: &[u8]) -> Result<Record, Damaged> {
         let mut cursor = Cursor::new(body);
         let sequence = cursor.u64()?;
         let raw_len = cursor.u32()? as usize;
@@ -453,11 +464,18 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The length and checksum that a record begins with.
+pub(crate) fn frame(bytes: [u8; FRAME_BYTES]) -> (usize, u32) {
+    let word = u64::from_le_bytes(bytes);
+    (word as u32 as usize, (word >> 32) as u32)
+}
+
 /// Reads every whole record of a segment, cuts what follows the last one, and makes sure that what was read is on disk.
 /// None where not even the header was complete: then the file is gone.
 ///
 /// `window` tells the window of a time stamp.
 pub(crate) fn replay(
+    number: u64,
     path: &Path,
     window: impl Fn(i64) -> i64,
     mut apply: impl FnMut(Record),
@@ -468,7 +486,8 @@ pub(crate) fn replay(
         fs::remove_file(path).map_err(io_error)?;
         return Ok(None);
     }
-    let mut segment = Segment { path: path.to_owned(), bytes: 0, last_sequence: 0, windows: BTreeMap::new() };
+    let (path_owned, windows) = (path.to_owned(), BTreeMap::new());
+    let mut segment = Segment { number, path: path_owned, bytes: 0, last_sequence: 0, samples: 0, windows };
     let mut decoder = Decoder::default();
     let mut records = 0;
     let mut cursor = Cursor::new(&bytes[HEADER_BYTES..]);
@@ -488,6 +507,7 @@ pub(crate) fn replay(
         for time in times {
             segment.windows.insert(window(time), record.sequence);
         }
+        segment.samples += (record.columns.iter().map(|c| c.2.len()).sum::<usize>() + record.samples.len()) as u64;
         apply(record);
     }
     let torn_bytes = (bytes.len() - good) as u64;

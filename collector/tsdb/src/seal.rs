@@ -14,9 +14,10 @@ use veghe_model::{Labels, Timestamp};
 
 use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
 use crate::head::{Frozen, PartKey, PieceTimes, Window};
+use crate::log::Segment;
 use crate::merge::Merger;
 use crate::select::{ReadScratch, merge_samples, part_column};
-use crate::store::{Inner, lock, read, write};
+use crate::store::{Inner, Writer, lock, read, write};
 use crate::{SealError, SealReport};
 
 /// Series written by one call, in one transaction.
@@ -204,10 +205,12 @@ impl Inner {
         let mut writer = lock(&self.writer);
         let catalog_through = writer.catalog_through;
         let sealed = read(&self.sealed).clone();
-        let deleted = writer.log.delete(|segment| {
+        let may_go = |segment: &Segment| {
             segment.last_sequence <= catalog_through
                 && segment.windows.iter().all(|(window, last)| sealed.get(window).is_some_and(|s| s.through >= *last))
-        });
+        };
+        let Writer { log, keep, .. } = &mut *writer;
+        let deleted = log.delete(may_go, |segment| keep.take_over(segment)).and_then(|()| keep.trim());
         self.count_log(&writer);
         deleted.map_err(|(path, source)| SealError::Delete { path, source })
     }
@@ -291,6 +294,11 @@ impl Inner {
     /// Removes series that have samples nowhere.
     pub(crate) fn forget_series(&self, sealer: &mut Sealer) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
+        // Who still reads the log needs the labels of series that are gone from everywhere else.
+        let oldest = writer.log.segments().map(|segment| segment.last_sequence).min();
+        if writer.keep.lags(oldest.unwrap_or(0)) {
+            return Ok(());
+        }
         let mut used = read(&self.head).series();
         for sealed in read(&self.sealed).values() {
             used |= &*sealed.series;

@@ -20,6 +20,7 @@ use crate::head::{Applied, Head, PartKey};
 use crate::index::Index;
 use crate::log::{self, Draft, Log, Record};
 use crate::seal::Sealer;
+use crate::tail::Keep;
 use crate::{Commit, CommitError, GroupId, OpenError, Options, Recovery, SeriesError, SeriesId, Stats};
 
 /// Labels of one series may be this long together.
@@ -56,6 +57,7 @@ impl Groups {
 /// What only one commit at a time uses.
 pub(crate) struct Writer {
     pub(crate) log: Log,
+    pub(crate) keep: Keep,
     /// The last record that is on disk and applied.
     pub(crate) sequence: u64,
     /// Series that the log or the database defines.
@@ -149,6 +151,8 @@ impl Inner {
         if Duration::from_millis(window_ms as u64) != window {
             tracing::warn!(window_ms, "the store keeps the chunk length it was made with");
         }
+        let keep = Keep::open(&log_dir).map_err(io)?;
+        let (first_number, held_through) = keep.after();
         let mut index = Index::default();
         index.reserve(contents.next_series);
         for (id, labels) in &contents.series {
@@ -163,7 +167,11 @@ impl Inner {
             groups: Groups::default(),
             new_series: roaring::RoaringBitmap::new(),
             new_marks: BTreeSet::new(),
-            sequence: contents.windows.values().map(|w| w.through).fold(contents.catalog_through, u64::max),
+            sequence: contents
+                .windows
+                .values()
+                .map(|w| w.through)
+                .fold(contents.catalog_through.max(held_through), u64::max),
             samples: 0,
             unknown: 0,
             scratch: Scratch::default(),
@@ -171,11 +179,11 @@ impl Inner {
         };
         let mut recovery = Recovery::default();
         let mut closed = Vec::new();
-        let mut next_number = 0;
+        let mut next_number = first_number;
         for (number, path) in log::list(&log_dir).map_err(io)? {
-            next_number = number + 1;
+            next_number = next_number.max(number + 1);
             let window_of = |time: i64| time.div_euclid(window_ms);
-            if let Some(replayed) = log::replay(&path, window_of, |record| replay.apply(record))? {
+            if let Some(replayed) = log::replay(number, &path, window_of, |record| replay.apply(record))? {
                 recovery.torn_bytes += replayed.torn_bytes;
                 recovery.replayed_records += replayed.records;
                 closed.push(replayed.segment);
@@ -187,6 +195,7 @@ impl Inner {
         recovery.replayed_samples = replay.samples;
         let writer = Writer {
             log: Log::new(&log_dir, next_number, closed).map_err(io)?,
+            keep,
             sequence: replay.sequence,
             defined: replay.index.alive().clone(),
             new_series: replay.new_series,
@@ -373,8 +382,9 @@ impl Inner {
     }
 
     pub(crate) fn count_log(&self, writer: &Writer) {
-        self.log_segments.store(writer.log.segments().count() as u64, Relaxed);
-        self.log_bytes.store(writer.log.segments().map(|s| s.bytes).sum(), Relaxed);
+        let (held, held_bytes) = writer.keep.size();
+        self.log_segments.store(held + writer.log.segments().count() as u64, Relaxed);
+        self.log_bytes.store(held_bytes + writer.log.segments().map(|s| s.bytes).sum::<u64>(), Relaxed);
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -21,8 +21,8 @@ use veghe_tests::process::{Collector, Process, agent, wait_for};
 /// Example: cargo run --release -p veghe-tests --bin bench
 #[derive(Parser)]
 struct Arguments {
-    /// Cycles of the agent and scrapes of `node_exporter`
-    #[arg(long, default_value_t = 400)]
+    /// Cycles of the agent and scrapes of `node_exporter`, a second apart
+    #[arg(long, default_value_t = 240)]
     cycles: u32,
     /// Hosts of 500 series each
     #[arg(long, default_value_t = 40)]
@@ -112,11 +112,12 @@ fn since(now: Usage, before: Usage) -> Usage {
     Usage { cpu_seconds: now.cpu_seconds - before.cpu_seconds, ..now }
 }
 
-/// The agent connected to a collector, spooling and sending each cycle; `node_exporter` scraped as often at the same time.
+/// The agent connected to a collector, spooling and sending a cycle a second; `node_exporter` scraped after each of them.
+/// The pace matters: in a tight loop both work from warm caches, which no server in earnest has.
 fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
     let collector = start_collector(&dir.join("for-agent"))?;
     let state_dir = dir.join("agent");
-    collector.join("bench", &state_dir, "100ms")?;
+    collector.join("bench", &state_dir, "1s")?;
     let ours = agent(&state_dir)?;
     let port = free_port()?;
     let mut command = Command::new("prometheus-node-exporter");
@@ -128,20 +129,20 @@ fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
     wait_for("node_exporter answers", || Ok(http::get(&metrics).ok()))?;
     let query = r#"max(veghe_agent_cycles_total{instance="bench"})"#;
     let count = || http::query_one(&collector.listeners.ops, query);
-    let begin = wait_for("cycles arrive", || Ok(count()?.filter(|n| *n > 20.0)))?;
-    for _ in 0..20 {
-        http::get(&metrics)?;
-    }
+    let scrape_each_cycle = |from: f64, until: f64| -> anyhow::Result<f64> {
+        let mut taken = from;
+        while taken < until {
+            taken = wait_for("the agent takes a cycle", || Ok(count()?.filter(|n| *n > taken)))?;
+            http::get(&metrics)?;
+        }
+        Ok(taken)
+    };
+    let begin = scrape_each_cycle(0.0, 10.0)?;
     let (ours_before, peer_before) = (usage(ours.id())?, usage(peer.id())?);
-    for _ in 0..cycles {
-        http::get(&metrics)?;
-    }
-    let peer_used = since(usage(peer.id())?, peer_before);
-    wait_for("the agent takes its cycles", || Ok(count()?.filter(|n| *n >= begin + f64::from(cycles))))?;
-    let taken = count()?.context("no cycles")? - begin;
-    let mut ours_used = since(usage(ours.id())?, ours_before);
-    ours_used.cpu_seconds *= f64::from(cycles) / taken;
-    Ok((ours_used, peer_used))
+    let end = scrape_each_cycle(begin, begin + f64::from(cycles))?;
+    let (ours_now, peer_now) = (usage(ours.id())?, usage(peer.id())?);
+    ensure!(end == begin + f64::from(cycles), "the agent took {} cycles instead of {cycles}", end - begin);
+    Ok((since(ours_now, ours_before), since(peer_now, peer_before)))
 }
 
 /// Simulated agents over MQTT with client certificates; the data lies far enough back that it is sealed.
@@ -169,19 +170,20 @@ fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage
         }
         anyhow::Ok(())
     })?;
-    let sealed = "veghe_tsdb_head_samples";
-    let is_sealed = || Ok(http::query_one(&collector.listeners.ops, sealed)?.filter(|n| *n < 100_000.0));
-    // Where the load takes longer than the pause between two seals, what came after the first rests ten minutes.
-    let mut wait = wait_for("the window is sealed", is_sealed);
-    for _ in 0..5 {
-        if wait.is_err() {
-            wait = wait_for("the window is sealed", is_sealed);
-        }
-    }
-    wait?;
+    // Asked of /metrics: the stored samples of it are of seconds ago.
+    let metrics = collector.listeners.ops.join("/metrics")?;
+    wait_for("the window is sealed", || {
+        let text = http::get(&metrics)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("veghe_tsdb_head_samples "));
+        let head_samples: f64 = line.context("no veghe_tsdb_head_samples")?.parse()?;
+        Ok((head_samples < 100_000.0).then_some(()))
+    })?;
     let used = since(usage(collector.process.id())?, before);
-    let query = "sum(count_over_time({__name__=~\"load_metric_.*\"}[1d]))";
-    let stored = http::query_one(&collector.listeners.ops, query)?.context("nothing is stored")?;
+    let mut stored = 0.0;
+    for metric in load::metric_names() {
+        let query = format!("sum(count_over_time({metric}[1d]))");
+        stored += http::query_one(&collector.listeners.ops, &query)?.context("nothing is stored")?;
+    }
     ensure!(stored == (hosts * SERIES_PER_HOST) as f64 * rows as f64, "only {stored} samples are stored");
     Ok((used, disk_bytes(&collector.data_dir)? as f64 - empty))
 }

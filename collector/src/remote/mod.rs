@@ -1,0 +1,8 @@
+//! Prometheus' remote protocols: what other programs write to this collector.
+//!
+//! What it deliberately does not do: HTTP (`web`), or keep samples (`veghe-tsdb`).
+
+mod decode;
+mod receiver;
+
+pub use receiver::{Outcome, Protocol, Receiver, WriteError};
