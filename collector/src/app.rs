@@ -229,7 +229,7 @@ impl Collector {
         )?;
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
         housekeeping::start_sealing(store.clone(), rest.clone(), &background);
-        let retention = housekeeping::start_retention(store.clone(), config.storage.retention).await?;
+        let retention = housekeeping::start_retention(store.clone(), config.storage.retention.of_store()).await?;
         // Last of what can fail for reasons outside: it is shown once, by a start that succeeds.
         let sign_in = access.ensure_first_login(&data_dir, started)?;
 
@@ -255,7 +255,7 @@ impl Collector {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 started,
                 data_dir: data_dir.clone(),
-                retention: format_duration(config.storage.retention),
+                retention: config.storage.retention.to_string(),
                 config_yaml: config.show(),
                 flags: BTreeMap::new(),
                 status_url: Some(listeners.status.clone()),

@@ -8,6 +8,7 @@ mod alerting;
 mod files;
 mod show;
 mod status;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use url::Url;
 use veghe_wire::document::{Node, Problems, Section, parse_duration};
 
 use self::files::{Kind, NamedFile};
+pub use self::storage::{Class, Retention};
 use crate::alerting::{RuleProblems, RuleSet, Sources};
 use crate::query;
 
@@ -33,6 +35,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
     ("storage", &["retention", "max_series"]),
+    ("storage.retention", &["raw", "max_size", "classes"]),
+    ("storage.retention.classes[]", &["match", "raw"]),
     ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
     (
         "alerting",
@@ -138,7 +142,7 @@ pub struct Agents {
 #[derive(Clone, Debug)]
 pub struct Storage {
     /// How long samples are kept.
-    pub retention: Duration,
+    pub retention: Retention,
     /// How many series may exist in all.
     pub max_series: usize,
 }
@@ -152,7 +156,7 @@ impl Config {
             ops: Ops { listen: loopback(9090), names: Vec::new(), tls: None },
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
-            storage: Storage { retention: Duration::from_hours(400 * 24), max_series: 2_000_000 },
+            storage: Storage { retention: Retention::default(), max_series: 2_000_000 },
             agents: Agents { certificate_lifetime: Duration::from_hours(90 * 24), max_series: 50_000 },
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
@@ -245,7 +249,9 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         agents.finish(keys("agents"), p);
     }
     if let Some(mut storage) = file.section("storage", p) {
-        set(&mut config.storage.retention, storage.value("retention", p, at_least(Duration::from_hours(2))));
+        if let Some(retention) = storage.take("retention") {
+            config.storage.retention = storage::read(retention, p);
+        }
         set(&mut config.storage.max_series, storage.value("max_series", p, parse_count));
         storage.finish(keys("storage"), p);
     }

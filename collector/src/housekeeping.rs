@@ -1,12 +1,13 @@
-//! What the store needs now and then: sealing, all the time in small parts; retention, each night.
+//! What the store needs now and then: sealing and merging, all the time in small parts; retention, each hour.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use veghe_tsdb::{SealError, Store};
+use veghe_tsdb::{Retention, SealError, Store};
 
 use crate::clock;
 
@@ -16,8 +17,8 @@ const SEAL_INTERVAL: Duration = Duration::from_secs(10);
 const SEAL_PAUSE: Duration = Duration::from_millis(50);
 /// The pause after a failed seal, which is also how often its log line comes.
 const SEAL_RETRY: Duration = Duration::from_mins(1);
-/// Retention runs at 03:17 UTC: in the night of Europe, and not when everybody's jobs run.
-const RETENTION_SCHEDULE: &str = "0 17 3 * * *";
+/// Retention runs each hour, so that there is little to do at a time, and not when everybody's jobs run.
+const RETENTION_SCHEDULE: &str = "0 17 * * * *";
 
 /// Seals what may be sealed until `stop`.
 pub fn start_sealing(store: Store, stop: CancellationToken, tasks: &TaskTracker) {
@@ -58,18 +59,24 @@ fn is_disk_full(error: &SealError) -> bool {
     matches!(error, SealError::Database(cause) if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
 }
 
-/// Deletes samples older than `retention` each night until the scheduler is dropped.
+/// Deletes what `retention` does not keep each hour until the scheduler is dropped.
 ///
 /// # Errors
 /// Where the scheduler can't be started.
-pub async fn start_retention(store: Store, retention: Duration) -> anyhow::Result<JobScheduler> {
+pub async fn start_retention(store: Store, retention: Retention) -> anyhow::Result<JobScheduler> {
     let scheduler = JobScheduler::new().await.context("cannot make the scheduler")?;
+    let retention = Arc::new(retention);
     let job = Job::new_async(RETENTION_SCHEDULE, move |_id, _scheduler| {
-        let store = store.clone();
+        let (store, retention) = (store.clone(), Arc::clone(&retention));
         Box::pin(async move {
-            let horizon = clock::now().saturating_sub(retention);
-            match tokio::task::spawn_blocking(move || store.drop_before(horizon)).await {
-                Ok(Ok(chunks)) => tracing::info!(chunks, "old samples were deleted"),
+            match tokio::task::spawn_blocking(move || store.retain(&retention, clock::now())).await {
+                Ok(Ok(report)) if report.aged_chunks + report.surplus_chunks == 0 => {}
+                Ok(Ok(report)) => tracing::info!(
+                    aged_chunks = report.aged_chunks,
+                    surplus_chunks = report.surplus_chunks,
+                    used_bytes = report.used_bytes,
+                    "old samples were deleted"
+                ),
                 Ok(Err(error)) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "cannot delete old samples");
                 }

@@ -4,9 +4,9 @@ use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use veghe_wire::document::format_duration;
+use veghe_wire::document::{format_bytes, format_duration};
 
-use super::Config;
+use super::{Config, Retention};
 use crate::alerting::{Channel, Language, Security};
 use crate::status::{ComponentSource, Localized, Need};
 
@@ -29,7 +29,7 @@ pub(super) fn file(config: &Config) -> String {
     out.entry(1, "certificate_lifetime", span(config.agents.certificate_lifetime));
     out.entry(1, "max_series", config.agents.max_series);
     out.open(0, "storage");
-    out.entry(1, "retention", span(config.storage.retention));
+    retention(&config.storage.retention, &mut out);
     out.entry(1, "max_series", config.storage.max_series);
     out.open(0, "query");
     out.entry(1, "timeout", span(config.query.timeout));
@@ -39,6 +39,20 @@ pub(super) fn file(config: &Config) -> String {
     alerting(config, &mut out);
     status(config, &mut out);
     out.0
+}
+
+fn retention(retention: &Retention, out: &mut Lines) {
+    out.open(1, "retention");
+    out.entry(2, "raw", span(retention.raw));
+    out.option(2, "max_size", retention.max_bytes.map(format_bytes));
+    if retention.classes.is_empty() {
+        return;
+    }
+    out.open(2, "classes");
+    for class in &retention.classes {
+        out.item(3, "match", quote(&class.selector));
+        out.entry(4, "raw", span(class.raw));
+    }
 }
 
 fn alerting(config: &Config, out: &mut Lines) {

@@ -153,6 +153,40 @@ status:
 }
 
 #[test]
+fn retention_is_an_age_or_ages_by_class_and_a_size() {
+    let days = |n: u64| Duration::from_hours(24 * n);
+    let alone = parse("storage: {retention: 90d}").storage.retention;
+    assert_eq!((alone.raw, alone.max_bytes, alone.classes.len()), (days(90), None, 0));
+    let text = r#"
+storage:
+  retention:
+    max_size: 200GiB
+    classes:
+      - {match: '{job="node"}', raw: 30d}
+      - {match: 'up{job=~"a|b"}', raw: 10y}
+"#;
+    let config = parse(text);
+    let retention = &config.storage.retention;
+    assert_eq!((retention.raw, retention.max_bytes), (days(400), Some(200 << 30)));
+    assert_eq!(retention.to_string(), "400d or 200GiB");
+    let classes: Vec<_> = retention.classes.iter().map(|c| (c.selector.as_str(), c.matchers.len(), c.raw)).collect();
+    assert_eq!(classes, [(r#"{job="node"}"#, 1, days(30)), (r#"up{job=~"a|b"}"#, 2, days(3650))]);
+    assert_eq!(parse(&config.show()).show(), config.show());
+    let wrong = "
+storage:
+  retention:
+    raw: 1h
+    max_size: 1MiB
+    classes:
+      - {match: '{job=', raw: 30d}
+      - {raw: 5}
+      - {match: up, raw: 5d, age: 1}
+";
+    let problems = Config::parse(wrong, Problems::new("collector.yaml")).expect_err("problems");
+    insta::assert_snapshot!(problems);
+}
+
+#[test]
 fn a_file_that_is_not_there_is_one_problem() {
     let dir = tempfile::tempdir().expect("a directory");
     let problems = Config::load(&dir.path().join("collector.yaml")).expect_err("problems").to_string();

@@ -1,6 +1,7 @@
 //! Measures what the store costs: 40 hosts of 500 series each, 480 rows of data like `node_exporter`'s.
 //!
-//! `cargo run --release -p veghe-tsdb --example ingest [DIR]`
+//! `cargo run --release -p veghe-tsdb --example ingest [DIR [DAYS]]`; with DAYS, one such host for so many days, sealed
+//! and merged as time goes on.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
-    let report = run(&dir)?;
+    let report = match std::env::args().nth(2) {
+        Some(days) => run_days(&dir, days.parse()?)?,
+        None => run(&dir)?,
+    };
     std::io::Write::write_all(&mut std::io::stdout(), report.as_bytes())?;
     std::fs::remove_dir_all(&dir)?;
     Ok(())
@@ -118,6 +122,78 @@ read and decode             {:.0} M samples per CPU-s ({read})
     ) + &format!(
         "left after seal             {} log segments, {} head samples\n",
         stats.log_segments, stats.head_samples
+    ))
+}
+
+/// A host of [`SERIES`] series for `days`.
+fn run_days(dir: &Path, days: usize) -> Result<String, Box<dyn Error>> {
+    const ROWS_PER_DAY: usize = 86_400_000 / STEP_MS as usize;
+    let (store, _) = Store::open(options(dir))?;
+    let labels = |n: usize| Labels::from_pairs([("__name__", format!("node_metric_{n}_total"))]);
+    let group = store.group(&(0..SERIES).map(|n| store.series(&labels(n))).collect::<Result<Vec<_>, _>>()?);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut values: Vec<f64> = (0..SERIES).map(|n| start_value(n, &mut random)).collect();
+    let (mut sealed, mut merged, mut merge_seconds, mut longest_step) = ([0; 2], [0; 2], 0.0, 0.0_f64);
+    // Two days go on without samples, so that the last day is merged too.
+    for row in 0..(days + 2) * ROWS_PER_DAY {
+        let now = START_MS + row as i64 * STEP_MS;
+        if row < days * ROWS_PER_DAY {
+            values.iter_mut().enumerate().for_each(|(n, value)| next_value(n, value, &mut random));
+            let timestamp = Timestamp(now + random.below(5) as i64);
+            let columns = vec![Column { group, timestamp, values: values.clone() }];
+            store.commit(Commit { columns, ..Commit::default() })?;
+        }
+        if row % 240 != 0 {
+            continue;
+        }
+        loop {
+            let before = cpu_seconds();
+            let report = store.seal(Timestamp(now))?;
+            if report.samples == 0 {
+                let step = cpu_seconds() - before;
+                merge_seconds += step;
+                longest_step = longest_step.max(step);
+            }
+            sealed = [sealed[0] + report.samples, sealed[1] + report.bytes];
+            merged = [merged[0] + report.merged_samples, merged[1] + report.merged_bytes];
+            if !report.more {
+                break;
+            }
+        }
+    }
+    let resident = resident_kib()?;
+    let before = cpu_seconds();
+    let (start, end) = (Timestamp::MIN, Timestamp::MAX);
+    let one = [Matcher::new("__name__", MatchOp::Regex, "node_metric_1?[0-9]_total")?];
+    let found = store.select(&one, start, end)?;
+    let read: usize = found.iter().map(veghe_model::SeriesData::len).sum();
+    let read_seconds = cpu_seconds() - before;
+    drop(found);
+    let stats = store.stats();
+    drop(store);
+    let before = cpu_seconds();
+    let (_store, _) = Store::open(options(dir))?;
+    let open_seconds = cpu_seconds() - before;
+    Ok(format!(
+        "samples sealed, merged      {}, {}
+bytes per sample of windows {:.3}
+bytes per sample of days    {:.3}
+merging, CPU-s per M samples {:.3}, longest step {longest_step:.3} CPU-s
+resident after it           {:.1} MB
+read of 20 series, M samples per CPU-s {:.0} ({read})
+start                       {open_seconds:.3} CPU-s
+files, bytes per sample     {:.3} ({} log segments, {} head samples left)
+",
+        sealed[0],
+        merged[0],
+        sealed[1] as f64 / sealed[0] as f64,
+        merged[1] as f64 / merged[0] as f64,
+        merge_seconds / (merged[0] as f64 / 1e6),
+        resident as f64 / 1024.0,
+        read as f64 / 1e6 / read_seconds,
+        stats.chunk_bytes as f64 / sealed[0] as f64,
+        stats.log_segments,
+        stats.head_samples,
     ))
 }
 

@@ -19,7 +19,7 @@ use crate::codec::{self, Packing, Scratch};
 use crate::{log, timecolumn};
 
 /// The newest format of the database, in `user_version`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -32,6 +32,39 @@ CREATE TABLE chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE times (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE damaged (id INTEGER PRIMARY KEY, chunk INTEGER NOT NULL, data BLOB NOT NULL);
 ";
+
+/// What format 2 has in addition.
+const SCHEMA_OF_DAYS: &str = "
+CREATE TABLE day (day INTEGER PRIMARY KEY, series BLOB NOT NULL);
+CREATE TABLE day_chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE day_times (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+";
+
+/// How many windows make a day, as chunks are merged; 24 h of windows of 2 h.
+pub(crate) const WINDOWS_PER_DAY: i64 = 12;
+
+/// What a chunk spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Level {
+    Window,
+    Day,
+}
+
+impl Level {
+    pub(crate) fn chunks(self) -> &'static str {
+        match self {
+            Self::Window => "chunk",
+            Self::Day => "day_chunk",
+        }
+    }
+
+    pub(crate) fn times(self) -> &'static str {
+        match self {
+            Self::Window => "times",
+            Self::Day => "day_times",
+        }
+    }
+}
 
 const OWN_TIMES: u8 = 0;
 const SHARED_TIMES: u8 = 1;
@@ -56,6 +89,7 @@ pub(crate) struct Contents {
     pub(crate) series: Vec<(u32, Labels)>,
     pub(crate) marks: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) windows: BTreeMap<i64, Sealed>,
+    pub(crate) days: BTreeMap<i64, Arc<RoaringBitmap>>,
     pub(crate) next_series: u32,
     /// Records up to this one are in here as far as series and marks go.
     pub(crate) catalog_through: u64,
@@ -93,9 +127,18 @@ impl Chunks {
             let transaction = writer.transaction().map_err(database)?;
             transaction
                 .execute_batch(SCHEMA)
+                .and_then(|()| transaction.execute_batch(SCHEMA_OF_DAYS))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
+                .map_err(database)?;
+            transaction.commit().map_err(database)?;
+        } else if found < VERSION {
+            // Days fill by and by as windows are merged: nothing that is there changes here.
+            let transaction = writer.transaction().map_err(database)?;
+            transaction
+                .execute_batch(SCHEMA_OF_DAYS)
+                .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         }
@@ -107,6 +150,12 @@ impl Chunks {
     /// Bytes on disk, the write-ahead log included.
     pub(crate) fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |m| m.len()) + self.wal_bytes()
+    }
+
+    /// Bytes of the pages that hold something.
+    pub(crate) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+        let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0));
+        Ok(((pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?) as u64)
     }
 
     /// Bytes of the write-ahead log on disk.
@@ -153,6 +202,12 @@ pub(crate) fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
+/// Makes the read transaction of `connection` see what is committed now, and nothing later.
+pub(crate) fn take_snapshot(connection: &Connection) -> rusqlite::Result<()> {
+    // A transaction begins with its first read.
+    meta(connection, "window_ms").map(drop)
+}
+
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
 }
@@ -192,12 +247,16 @@ fn contents(connection: &Connection, path: &Path) -> Result<Contents, OpenError>
     while let Some(row) = rows.next().map_err(database)? {
         let (window, through): (i64, i64) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
         let bytes: Vec<u8> = row.get(2).map_err(database)?;
-        let series = checked(window, &bytes)
-            .and_then(|body| {
-                RoaringBitmap::deserialize_from(body).or(Err(Damaged("its set of series does not decode")))
-            })
-            .map_err(|damage| damaged(format!("window {window}: {damage}")))?;
+        let series = take_bitmap(window, &bytes).map_err(|damage| damaged(format!("window {window}: {damage}")))?;
         contents.windows.insert(window, Sealed { through: through as u64, series: Arc::new(series) });
+    }
+    drop(rows);
+    let mut statement = connection.prepare("SELECT day, series FROM day").map_err(database)?;
+    let mut rows = statement.query([]).map_err(database)?;
+    while let Some(row) = rows.next().map_err(database)? {
+        let (day, bytes): (i64, Vec<u8>) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
+        let series = take_bitmap(day, &bytes).map_err(|damage| damaged(format!("day {day}: {damage}")))?;
+        contents.days.insert(day, Arc::new(series));
     }
     Ok(contents)
 }
@@ -249,37 +308,60 @@ pub(crate) fn put_marks<'a>(
     Ok(())
 }
 
-pub(crate) fn put_window(transaction: &Transaction<'_>, window: i64, sealed: &Sealed) -> rusqlite::Result<()> {
+fn bitmap_bytes(key: i64, series: &RoaringBitmap) -> rusqlite::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    sealed
-        .series
-        .serialize_into(&mut bytes)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-    seal_bytes(window, &mut bytes);
+    series.serialize_into(&mut bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    seal_bytes(key, &mut bytes);
+    Ok(bytes)
+}
+
+fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
+    RoaringBitmap::deserialize_from(checked(key, bytes)?).or(Err(Damaged("its set of series does not decode")))
+}
+
+/// Which series have a chunk of `day`; none removes the day.
+pub(crate) fn put_day(transaction: &Transaction<'_>, day: i64, series: &RoaringBitmap) -> rusqlite::Result<()> {
+    if series.is_empty() {
+        return transaction.execute("DELETE FROM day WHERE day = ?1", [day]).map(drop);
+    }
+    let bytes = bitmap_bytes(day, series)?;
+    transaction.execute("INSERT OR REPLACE INTO day VALUES (?1, ?2)", params![day, bytes]).map(drop)
+}
+
+pub(crate) fn put_window(transaction: &Transaction<'_>, window: i64, sealed: &Sealed) -> rusqlite::Result<()> {
+    let bytes = bitmap_bytes(window, &sealed.series)?;
     transaction
         .execute("INSERT OR REPLACE INTO window VALUES (?1, ?2, ?3)", params![window, sealed.through as i64, bytes])
         .map(drop)
 }
 
-/// Shared time columns of one window while it is written.
-#[derive(Debug, Default)]
+/// Shared time columns of one window or day while it is written.
+#[derive(Debug)]
 pub(crate) struct TimesWriter {
+    level: Level,
     next: i64,
+    /// Time stamps in `written`.
+    remembered: usize,
     written: HashMap<Arc<[i64]>, u32>,
 }
 
-/// Distinct columns remembered; forgetting costs bytes on disk, not correctness.
-const REMEMBERED_COLUMNS: usize = 4096;
+/// Time stamps of distinct columns remembered, 16 MiB; forgetting costs bytes on disk, not correctness.
+const REMEMBERED_TIMES: usize = 2 << 20;
 
 impl TimesWriter {
-    /// A writer that goes on after the columns `window` has.
-    pub(crate) fn new(connection: &Connection, window: i64) -> rusqlite::Result<Self> {
+    /// A writer that goes on after the columns `window`, or the day of that number, has.
+    pub(crate) fn new(connection: &Connection, level: Level, window: i64) -> rusqlite::Result<Self> {
         let last: Option<i64> = connection.query_row(
-            "SELECT max(id) FROM times WHERE id BETWEEN ?1 AND ?2",
+            &format!("SELECT max(id) FROM {} WHERE id BETWEEN ?1 AND ?2", level.times()),
             [row(window, 0), row(window, u32::MAX)],
             |r| r.get(0),
         )?;
-        Ok(Self { next: last.map_or(0, |id| (id & i64::from(u32::MAX)) + 1), written: HashMap::new() })
+        Ok(Self {
+            level,
+            next: last.map_or(0, |id| (id & i64::from(u32::MAX)) + 1),
+            remembered: 0,
+            written: HashMap::new(),
+        })
     }
 
     /// Writes the time part of a chunk: in place where it is short, otherwise the number of a shared column.
@@ -303,10 +385,13 @@ impl TimesWriter {
             let mut bytes = Vec::new();
             timecolumn::encode(times, Packing::Pco, &mut bytes);
             seal_bytes(id, &mut bytes);
-            transaction.execute("INSERT OR REPLACE INTO times VALUES (?1, ?2)", params![id, bytes])?;
+            let statement = format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2)", self.level.times());
+            transaction.execute(&statement, params![id, bytes])?;
             self.next += 1;
-            if self.written.len() >= REMEMBERED_COLUMNS {
+            self.remembered += times.len();
+            if self.remembered > REMEMBERED_TIMES {
                 self.written.clear();
+                self.remembered = times.len();
             }
             self.written.insert(Arc::clone(times), number);
             number
@@ -356,7 +441,7 @@ impl From<Damaged> for ChunkError {
 /// Decodes chunks, each distinct time column once.
 #[derive(Default)]
 pub(crate) struct TimesReader {
-    shared: HashMap<i64, Arc<[i64]>>,
+    shared: HashMap<(Level, i64), Arc<[i64]>>,
     own: HashMap<Vec<u8>, Arc<[i64]>>,
 }
 
@@ -365,6 +450,7 @@ impl TimesReader {
     pub(crate) fn chunk(
         &mut self,
         connection: &Connection,
+        level: Level,
         (window, id): (i64, u32),
         data: &[u8],
     ) -> Result<(Arc<[i64]>, Vec<f64>), ChunkError> {
@@ -381,7 +467,7 @@ impl TimesReader {
                     times
                 }
             }
-            SHARED_TIMES => self.shared(connection, row(window, cursor.varint_u32()?))?,
+            SHARED_TIMES => self.shared(connection, level, row(window, cursor.varint_u32()?))?,
             _ => return Err(Damaged("its time column is of an unknown kind").into()),
         };
         let mut values = Vec::new();
@@ -389,16 +475,16 @@ impl TimesReader {
         Ok((times, values))
     }
 
-    fn shared(&mut self, connection: &Connection, id: i64) -> Result<Arc<[i64]>, ChunkError> {
-        if let Some(times) = self.shared.get(&id) {
+    fn shared(&mut self, connection: &Connection, level: Level, id: i64) -> Result<Arc<[i64]>, ChunkError> {
+        if let Some(times) = self.shared.get(&(level, id)) {
             return Ok(Arc::clone(times));
         }
         let bytes: Vec<u8> = connection
-            .query_row("SELECT data FROM times WHERE id = ?1", [id], |r| r.get(0))
+            .query_row(&format!("SELECT data FROM {} WHERE id = ?1", level.times()), [id], |r| r.get(0))
             .optional()?
             .ok_or(Damaged("its time column is missing"))?;
         let times = timecolumn::decode(&mut Cursor::new(checked(id, &bytes)?), Packing::Pco)?;
-        self.shared.insert(id, Arc::clone(&times));
+        self.shared.insert((level, id), Arc::clone(&times));
         Ok(times)
     }
 }

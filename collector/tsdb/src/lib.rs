@@ -10,6 +10,9 @@ mod error;
 mod head;
 mod index;
 mod log;
+mod merge;
+mod retain;
+mod rollup;
 mod seal;
 mod select;
 mod store;
@@ -22,7 +25,7 @@ use std::time::Duration;
 
 pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError, TailError};
 pub use tail::{LogPosition, LogRecord, LogTail};
-use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
+use veghe_model::{Labels, Matcher, RollupSeries, SeriesData, Timestamp};
 
 /// A series of this store; stays the same for the life of the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,8 +92,43 @@ pub struct SealReport {
     pub samples: u64,
     /// Bytes of those chunks.
     pub bytes: u64,
-    /// Whether windows that may be sealed remain: call again soon.
+    /// Samples that moved from chunks of a window to chunks of a day.
+    pub merged_samples: u64,
+    /// Bytes of those chunks of a day.
+    pub merged_bytes: u64,
+    /// Whether windows that may be sealed or merged remain: call again soon.
     pub more: bool,
+}
+
+/// How long samples are kept.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Series that are kept for another time; the first class that a series belongs to decides.
+    pub classes: Vec<RetentionClass>,
+    /// How long those of every other series are kept.
+    pub raw: Duration,
+    /// Above this the oldest samples go, whatever their age, but those of the last day.
+    pub max_bytes: Option<u64>,
+}
+
+/// Series that are kept for a time of their own.
+#[derive(Clone, Debug)]
+pub struct RetentionClass {
+    /// What a series of this class satisfies, all of them.
+    pub matchers: Vec<Matcher>,
+    /// How long their samples are kept.
+    pub raw: Duration,
+}
+
+/// What a call of [`Store::retain`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetainReport {
+    /// Chunks deleted because of their age.
+    pub aged_chunks: u64,
+    /// Chunks deleted because the store was larger than it may be.
+    pub surplus_chunks: u64,
+    /// Bytes in use after that; SQLite keeps the room of what was deleted and fills it again.
+    pub used_bytes: u64,
 }
 
 /// How large everything is.
@@ -168,6 +206,30 @@ impl Store {
         self.inner.select(matchers, start, end)
     }
 
+    /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
+    pub const fn resolutions() -> [Duration; 2] {
+        [Duration::from_mins(5), Duration::from_hours(1)]
+    }
+
+    /// The buckets that end in `[start, end]` of the series that satisfy all `matchers`, in ascending order of labels;
+    /// series without a bucket there are left out. They stand for everything committed so far: one that ends later
+    /// than the newest sample may still grow. None where `resolution` is not one of [`Self::resolutions`].
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn rollups(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        resolution: Duration,
+    ) -> Result<Option<Vec<RollupSeries>>, ReadError> {
+        if !Self::resolutions().contains(&resolution) {
+            return Ok(None);
+        }
+        self.inner.rollups(matchers, start, end, resolution.as_millis() as i64).map(Some)
+    }
+
     /// The labels of the series that satisfy all `matchers` and may have samples in `[start, end]`, ascending.
     ///
     /// # Errors
@@ -182,7 +244,8 @@ impl Store {
     }
 
     /// Moves windows that ended before `now` (less a grace for late samples) from the head to chunks, a bounded part
-    /// of the work per call, and deletes log segments that hold nothing else.
+    /// of the work per call, and deletes log segments that hold nothing else. Where nothing is left to seal, merges
+    /// chunks of days that ended a while before `now`, a bounded part per call too.
     ///
     /// # Errors
     /// [`SealError`]; the head keeps everything.
@@ -191,12 +254,22 @@ impl Store {
     }
 
     /// Deletes whole windows that ended before `horizon`, oldest first, and series without samples; gives the number
-    /// of chunks deleted.
+    /// of chunks deleted. What is merged to chunks of a day goes when the whole day ended before `horizon`.
     ///
     /// # Errors
     /// [`SealError`]; what was deleted so far stays deleted.
     pub fn drop_before(&self, horizon: Timestamp) -> Result<u64, SealError> {
         self.inner.drop_before(horizon)
+    }
+
+    /// Deletes what is older than `retention` keeps it, and the oldest of what is left while that takes more than
+    /// `max_bytes`; then series without samples. Whole chunks go: those of a window that ended, or, once merged, of a
+    /// day. Samples of a class that are not sealed yet wait for the next call after they are.
+    ///
+    /// # Errors
+    /// [`SealError`]; what was deleted so far stays deleted.
+    pub fn retain(&self, retention: &Retention, now: Timestamp) -> Result<RetainReport, SealError> {
+        self.inner.retain(retention, now)
     }
 
     /// How large everything is now; cheap.

@@ -12,17 +12,18 @@ use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
-use crate::chunks::{self, ChunkError, Sealed, TimesReader, TimesWriter, row};
+use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
 use crate::head::{Frozen, PartKey, PieceTimes, Window};
 use crate::log::Segment;
+use crate::merge::Merger;
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, Writer, lock, read, write};
 use crate::{SealError, SealReport};
 
 /// Series written by one call, in one transaction.
-const SERIES_PER_CALL: usize = 2_000;
+pub(crate) const SERIES_PER_CALL: usize = 2_000;
 /// Chunks deleted in one transaction.
-const DELETED_PER_TRANSACTION: i64 = 20_000;
+pub(crate) const DELETED_PER_TRANSACTION: i64 = 20_000;
 /// Late samples have a twelfth of a window: 10 minutes of 2 hours.
 const GRACE_PER_WINDOW: i64 = 12;
 /// A window that got no sample for this part of its length has stopped growing: 1 minute of 2 hours.
@@ -35,8 +36,9 @@ const IDLE_WAL_BYTES: u64 = 1 << 20;
 
 /// What one seal at a time uses.
 pub(crate) struct Sealer {
-    connection: Connection,
+    pub(crate) connection: Connection,
     job: Option<Job>,
+    pub(crate) merger: Merger,
 }
 
 /// A window on its way.
@@ -54,7 +56,7 @@ struct Job {
 
 impl Sealer {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, job: None }
+        Self { connection, job: None, merger: Merger::default() }
     }
 }
 
@@ -83,9 +85,11 @@ impl Inner {
         }
         let mut report = SealReport::default();
         if sealer.job.is_some() {
-            self.advance(sealer, &mut report)?;
+            self.advance(sealer, now, &mut report)?;
+        } else {
+            self.merge(sealer, now, &mut report)?;
         }
-        report.more = sealer.job.is_some() || self.next_window(now).is_some();
+        report.more = sealer.job.is_some() || self.next_window(now).is_some() || self.may_merge(sealer, now);
         self.delete_segments()?;
         if !report.more && self.chunks.wal_bytes() > IDLE_WAL_BYTES {
             chunks::empty_wal(&sealer.connection).map_err(SealError::Database)?;
@@ -94,7 +98,7 @@ impl Inner {
     }
 
     /// Writes series and marks of the log to the database, so that segments do not have to stay for them.
-    fn persist_catalog(&self, sealer: &mut Sealer) -> Result<(), SealError> {
+    pub(crate) fn persist_catalog(&self, sealer: &mut Sealer) -> Result<(), SealError> {
         let catalog = {
             let mut writer = lock(&self.writer);
             let ids = std::mem::take(&mut writer.new_series);
@@ -120,7 +124,7 @@ impl Inner {
 
     fn start(&self, sealer: &mut Sealer, now: Timestamp) -> Result<(), SealError> {
         let Some(window) = self.next_window(now) else { return Ok(()) };
-        let times = TimesWriter::new(&sealer.connection, window).map_err(SealError::Database)?;
+        let times = TimesWriter::new(&sealer.connection, Level::Window, window).map_err(SealError::Database)?;
         let frozen = {
             let writer = lock(&self.writer);
             write(&self.head).freeze(window, writer.sequence)
@@ -156,14 +160,14 @@ impl Inner {
     }
 
     /// Writes the next series of the job.
-    fn advance(&self, sealer: &mut Sealer, report: &mut SealReport) -> Result<(), SealError> {
+    fn advance(&self, sealer: &mut Sealer, now: Timestamp, report: &mut SealReport) -> Result<(), SealError> {
         let Some(job) = &mut sealer.job else { return Ok(()) };
         let window = job.frozen.window;
         let before = read(&self.sealed).get(&window).cloned().unwrap_or_default();
         let before_report = report.clone();
         // Shared columns of a part that failed were rolled back with it.
         if job.failed {
-            job.times = TimesWriter::new(&sealer.connection, window).map_err(SealError::Database)?;
+            job.times = TimesWriter::new(&sealer.connection, Level::Window, window).map_err(SealError::Database)?;
             job.failed = false;
         }
         let written = (|| {
@@ -174,9 +178,9 @@ impl Inner {
             let sealed = Sealed { through, series: Arc::new(&*before.series | &series) };
             chunks::put_window(&transaction, window, &sealed)?;
             transaction.commit()?;
-            Ok((sealed, to, finished))
+            Ok((sealed, series, to, finished))
         })();
-        let (sealed, to, finished) = match written {
+        let (sealed, series, to, finished) = match written {
             Ok(written) => written,
             Err(error) => {
                 job.failed = true;
@@ -185,6 +189,7 @@ impl Inner {
             }
         };
         job.done = to;
+        sealer.merger.sealed(window.div_euclid(WINDOWS_PER_DAY), &series, now);
         write(&self.sealed).insert(window, sealed);
         if finished {
             let writer = lock(&self.writer);
@@ -196,7 +201,7 @@ impl Inner {
     }
 
     /// Deletes log segments that hold nothing which is not in the database.
-    fn delete_segments(&self) -> Result<(), SealError> {
+    pub(crate) fn delete_segments(&self) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
         let catalog_through = writer.catalog_through;
         let sealed = read(&self.sealed).clone();
@@ -215,9 +220,13 @@ impl Inner {
         let sealer = &mut *sealer;
         self.persist_catalog(sealer)?;
         let first_kept = horizon.0.div_euclid(self.window_ms).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
-        self.hide_windows(sealer, first_kept)?;
+        sealer.merger.abandon();
+        let first_day = first_kept.div_euclid(WINDOWS_PER_DAY);
+        self.hide_windows(sealer, first_kept, first_day)?;
         let mut deleted = 0;
-        for table in ["chunk", "times"] {
+        for (table, first_kept) in
+            [("chunk", first_kept), ("times", first_kept), ("day_chunk", first_day), ("day_times", first_day)]
+        {
             let statement =
                 format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)");
             loop {
@@ -226,7 +235,7 @@ impl Inner {
                     .connection
                     .execute(&statement, params![row(first_kept, 0), DELETED_PER_TRANSACTION])
                     .map_err(SealError::Database)?;
-                if table == "chunk" {
+                if table.ends_with("chunk") {
                     deleted += gone as u64;
                 }
                 if gone == 0 {
@@ -236,18 +245,21 @@ impl Inner {
         }
         self.forget_series(sealer)?;
         self.delete_segments()?;
-        self.forget_windows(sealer, first_kept)?;
+        self.forget_windows(sealer)?;
         Ok(deleted)
     }
 
-    /// Makes windows before `first_kept` empty for readers and for replay, in one transaction.
-    fn hide_windows(&self, sealer: &mut Sealer, first_kept: i64) -> Result<(), SealError> {
+    /// Makes windows before `first_kept` and days before `first_day` empty for readers and for replay, in one
+    /// transaction.
+    fn hide_windows(&self, sealer: &mut Sealer, first_kept: i64, first_day: i64) -> Result<(), SealError> {
         let writer = lock(&self.writer);
         let mut windows: BTreeSet<i64> = read(&self.head).windows.range(..first_kept).map(|(w, _)| *w).collect();
         windows.extend(sealer.job.iter().map(|job| job.frozen.window).filter(|w| *w < first_kept));
         windows.extend(read(&self.sealed).range(..first_kept).filter(|(_, s)| !s.series.is_empty()).map(|(w, _)| *w));
         windows.extend(writer.log.segments().flat_map(|s| s.windows.range(..first_kept)).map(|(w, _)| *w));
-        if windows.is_empty() {
+        let mut days = write(&self.days);
+        let gone: Vec<i64> = days.range(..first_day).map(|(day, _)| *day).collect();
+        if windows.is_empty() && gone.is_empty() {
             return Ok(());
         }
         let empty = Sealed { through: writer.sequence, series: Arc::default() };
@@ -256,9 +268,13 @@ impl Inner {
             for window in &windows {
                 chunks::put_window(&transaction, *window, &empty)?;
             }
+            for day in &gone {
+                chunks::put_day(&transaction, *day, &empty.series)?;
+            }
             transaction.commit()
         })();
         hidden.map_err(SealError::Database)?;
+        *days = days.split_off(&first_day);
         {
             let mut sealed = write(&self.sealed);
             for window in &windows {
@@ -271,11 +287,12 @@ impl Inner {
             head.frozen = None;
             sealer.job = None;
         }
+        drop(days);
         Ok(())
     }
 
     /// Removes series that have samples nowhere.
-    fn forget_series(&self, sealer: &mut Sealer) -> Result<(), SealError> {
+    pub(crate) fn forget_series(&self, sealer: &mut Sealer) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
         // Who still reads the log needs the labels of series that are gone from everywhere else.
         let oldest = writer.log.segments().map(|segment| segment.last_sequence).min();
@@ -285,6 +302,9 @@ impl Inner {
         let mut used = read(&self.head).series();
         for sealed in read(&self.sealed).values() {
             used |= &*sealed.series;
+        }
+        for series in read(&self.days).values() {
+            used |= &**series;
         }
         // Series that no file defines were just made and wait for their first commit.
         let unused = &writer.defined - &used;
@@ -311,11 +331,11 @@ impl Inner {
     }
 
     /// Forgets watermarks of empty windows that no segment mentions any more.
-    fn forget_windows(&self, sealer: &mut Sealer, first_kept: i64) -> Result<(), SealError> {
+    pub(crate) fn forget_windows(&self, sealer: &mut Sealer) -> Result<(), SealError> {
         let mentioned: BTreeSet<i64> =
             lock(&self.writer).log.segments().flat_map(|s| s.windows.keys().copied()).collect();
         let gone: Vec<i64> = read(&self.sealed)
-            .range(..first_kept)
+            .iter()
             .filter(|(window, sealed)| sealed.series.is_empty() && !mentioned.contains(window))
             .map(|(window, _)| *window)
             .collect();
@@ -372,7 +392,7 @@ fn write_part(
         let old: Option<Vec<u8>> = existing.query_row([row(window, id)], |r| r.get(0)).optional()?;
         let merged = old.is_some();
         if let Some(data) = old {
-            match chunk_times.chunk(transaction, (window, id), &data) {
+            match chunk_times.chunk(transaction, Level::Window, (window, id), &data) {
                 Ok((times, values)) => samples.extend(times.iter().copied().zip(values)),
                 Err(ChunkError::Database(error)) => return Err(error),
                 Err(ChunkError::Damaged(damage)) => {

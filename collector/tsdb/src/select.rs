@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
 use crate::bytes::Damaged;
-use crate::chunks::{ChunkError, TimesReader, row};
+use crate::chunks::{ChunkError, Level, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
 use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
 use crate::store::{Inner, read};
 use crate::{ReadError, codec};
@@ -58,11 +58,16 @@ impl Inner {
         let (start, end) = (start.0, end.0);
         let (found, mut labels) = self.matching(matchers);
         let snapshot = self.snapshot(&found, start, end);
-        let sealed: Vec<(i64, RoaringBitmap)> = self
-            .sealed_between(start, end)
-            .into_iter()
-            .map(|(window, series)| (window, &*series & &found))
-            .filter(|(_, series)| !series.is_empty())
+        let days = read(&self.days);
+        let in_days = days_between(&days, self.window_of(start), self.window_of(end));
+        let wanted = |level| {
+            let found = &found;
+            move |(unit, series): (i64, Arc<RoaringBitmap>)| (level, unit, &*series & found)
+        };
+        // Days before windows: of a repeat what was sealed first stays.
+        let sealed: Vec<(Level, i64, RoaringBitmap)> = (in_days.into_iter().map(wanted(Level::Day)))
+            .chain(self.sealed_between(start, end).into_iter().map(wanted(Level::Window)))
+            .filter(|(.., series)| !series.is_empty())
             .collect();
         // By series, each series' runs by window, chunks before the head: of a repeat the first stays.
         let mut runs: BTreeMap<u32, Vec<Run>> = BTreeMap::new();
@@ -71,18 +76,23 @@ impl Inner {
             window: Timestamp(self.window_start(window)),
             detail: damage.to_string(),
         };
-        if !sealed.is_empty() {
+        if sealed.is_empty() {
+            drop(days);
+        } else {
             self.chunks.read(|connection| {
                 let mut times = TimesReader::default();
-                for (window, series) in &sealed {
-                    read_window(connection, *window, series, |id, data| {
-                        match times.chunk(connection, (*window, id), data) {
+                take_snapshot(connection)?;
+                drop(days);
+                for (level, unit, series) in &sealed {
+                    let window = if *level == Level::Day { unit * WINDOWS_PER_DAY } else { *unit };
+                    read_chunks(connection, *level, *unit, series, |id, data| {
+                        match times.chunk(connection, *level, (*unit, id), data) {
                             Ok((times, values)) => {
                                 runs.entry(id).or_default().push(Run { times, values });
                                 Ok(())
                             }
                             Err(ChunkError::Database(error)) => Err(ReadFailure(ReadError::Database(error))),
-                            Err(ChunkError::Damaged(damage)) => Err(ReadFailure(corrupt(*window, id, damage))),
+                            Err(ChunkError::Damaged(damage)) => Err(ReadFailure(corrupt(window, id, damage))),
                         }
                     })?;
                 }
@@ -136,8 +146,12 @@ impl Inner {
                 there |= &frozen.content.series;
             }
         }
-        for (_, series) in self.sealed_between(start.0, end.0) {
-            there |= &*series;
+        {
+            let days = read(&self.days);
+            let in_days = days_between(&days, first, last);
+            for (_, series) in in_days.into_iter().chain(self.sealed_between(start.0, end.0)) {
+                there |= &*series;
+            }
         }
         let index = read(&self.index);
         let mut labels: Vec<Labels> = (index.select(matchers) & there).iter().map(|id| index.labels(id)).collect();
@@ -183,6 +197,12 @@ impl Inner {
         }
         snapshot
     }
+}
+
+/// The days that have a window of `[first, last]`, and their series.
+fn days_between(days: &BTreeMap<i64, Arc<RoaringBitmap>>, first: i64, last: i64) -> Vec<(i64, Arc<RoaringBitmap>)> {
+    let range = first.div_euclid(WINDOWS_PER_DAY)..=last.div_euclid(WINDOWS_PER_DAY);
+    days.range(range).map(|(day, series)| (*day, Arc::clone(series))).collect()
 }
 
 impl Snapshot {
@@ -310,9 +330,10 @@ impl From<ReadFailure> for ReadError {
     }
 }
 
-/// Gives the chunks of these series of a window, ascending: a scan where most are asked for, else one by one.
-fn read_window(
+/// Gives the chunks of these series of a window or day, ascending: a scan where most are asked for, else one by one.
+fn read_chunks(
     connection: &Connection,
+    level: Level,
     window: i64,
     series: &RoaringBitmap,
     mut each: impl FnMut(u32, &[u8]) -> Result<(), ReadFailure>,
@@ -320,7 +341,8 @@ fn read_window(
     let (Some(first), Some(last)) = (series.min(), series.max()) else { return Ok(()) };
     let dense = series.len() * 8 >= u64::from(last - first);
     if dense {
-        let mut statement = connection.prepare("SELECT id, data FROM chunk WHERE id BETWEEN ?1 AND ?2")?;
+        let mut statement =
+            connection.prepare(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
         let mut rows = statement.query([row(window, first), row(window, last)])?;
         while let Some(found) = rows.next()? {
             let id = found.get::<_, i64>(0)? as u32;
@@ -330,7 +352,7 @@ fn read_window(
         }
         return Ok(());
     }
-    let mut statement = connection.prepare("SELECT data FROM chunk WHERE id = ?1")?;
+    let mut statement = connection.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
     for id in series {
         let mut rows = statement.query([row(window, id)])?;
         if let Some(found) = rows.next()? {

@@ -1,7 +1,7 @@
 //! The parts put together: who locks what, and in which order.
 //!
-//! Invariants: locks are taken in the order sealer, writer, index or head or sealed windows or marks (these one at a
-//! time). Only a holder of the writer lock changes the head. What a reader sees is on disk.
+//! Invariants: locks are taken in the order sealer, writer, days, index or head or sealed windows or marks (these one
+//! at a time). Only a holder of the writer lock changes the head. What a reader sees is on disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -82,6 +82,10 @@ pub(crate) struct Inner {
     groups: RwLock<Groups>,
     pub(crate) marks: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
     pub(crate) sealed: RwLock<BTreeMap<i64, Sealed>>,
+    /// The series that may have a chunk of each day. Whoever takes rows away from where the lists of windows and days say
+    /// they are commits while holding this for writing; a reader copies both lists and begins its transaction while
+    /// holding it for reading.
+    pub(crate) days: RwLock<BTreeMap<i64, Arc<roaring::RoaringBitmap>>>,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) sealer: Mutex<Sealer>,
     pub(crate) chunks: Chunks,
@@ -211,6 +215,7 @@ impl Inner {
             sealed: RwLock::new(
                 contents.windows.into_iter().filter(|(_, w)| !w.series.is_empty() || w.through > 0).collect(),
             ),
+            days: RwLock::new(contents.days),
             sealer: Mutex::new(Sealer::new(connection)),
             chunks,
             log_segments: AtomicU64::new(0),

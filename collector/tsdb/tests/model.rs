@@ -9,12 +9,13 @@ use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
 use veghe_tsdb::{Column, Commit, GroupId, OpenError, Options, SeriesId, Store};
 
 const WINDOW_MS: i64 = 60_000;
+const DAY_MS: i64 = 12 * WINDOW_MS;
 const SERIES: usize = 8;
 
 type Model = BTreeMap<Labels, BTreeMap<i64, u64>>;
 
 fn options(dir: &Path) -> Options {
-    Options { dir: dir.to_owned(), window: Duration::from_millis(WINDOW_MS as u64), max_series: 1_000 }
+    Options { dir: dir.to_owned(), window: Duration::from_millis(WINDOW_MS as u64), max_series: 10_000 }
 }
 
 fn open(dir: &Path) -> Store {
@@ -79,6 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::collection::vec((0..SERIES, time(), value()), 1..20).prop_map(Step::Samples),
         1 => (0_u8..3, prop::collection::vec(any::<u8>(), 0..3)).prop_map(|(key, value)| Step::Mark { key, value }),
         3 => (-100_000_i64..900_000, 1_usize..3).prop_map(|(now, calls)| Step::Seal { now, calls }),
+        // Late enough for days to be merged, in part or wholly.
+        2 => (1_i64..20, 1_usize..40).prop_map(|(n, calls)| Step::Seal { now: n * 1_000_000, calls }),
         1 => (-100_000_i64..400_000).prop_map(|horizon| Step::Drop { horizon }),
         1 => Just(Step::Reopen),
     ]
@@ -158,8 +161,12 @@ proptest! {
                 Step::Drop { horizon } => {
                     world.store.drop_before(Timestamp(horizon)).expect("drop");
                     let first = horizon.div_euclid(WINDOW_MS) * WINDOW_MS;
-                    for samples in model.values_mut() {
-                        *samples = samples.split_off(&first);
+                    let first_day = horizon.div_euclid(DAY_MS) * DAY_MS;
+                    // What is merged stays as long as its day does.
+                    let found = contents(&world.store, i64::MIN, first - 1);
+                    for (labels, samples) in &mut model {
+                        let left = |t: &i64| found.get(labels).is_some_and(|found| found.contains_key(t));
+                        samples.retain(|t, _| *t >= first || *t >= first_day && left(t));
                     }
                 }
                 Step::Reopen => {
@@ -338,4 +345,127 @@ fn a_past_window_is_sealed_soon_after_it_stops_growing_and_not_before() {
     assert_eq!((tick(100, true), tick(200, false), tick(300, false)), (1, 1, 0));
     // Without an end it is sealed after the length of a window.
     assert!((0..200).map(|_| tick(400, true)).any(|left| left == 0));
+}
+
+/// A day of rows, 1 s apart, sealed and, after a rest, merged.
+fn merged(dir: &Path) -> (World, Model) {
+    let world = World::new(dir);
+    for row in 0..DAY_MS / 1_000 {
+        let values = (0..4).map(|n| (row * n) as f64 / 4.0).collect();
+        let columns = vec![Column { group: world.groups[0].0, timestamp: Timestamp(row * 1_000 + row % 3), values }];
+        world.store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+    }
+    while world.store.seal(Timestamp(2 * DAY_MS)).expect("seal").more {}
+    let before = contents(&world.store, i64::MIN, i64::MAX);
+    let mut samples = 0;
+    loop {
+        let report = world.store.seal(Timestamp(3 * DAY_MS)).expect("merge");
+        samples += report.merged_samples;
+        if !report.more {
+            break;
+        }
+    }
+    assert_eq!(samples as i64, 4 * DAY_MS / 1_000);
+    (world, before)
+}
+
+fn rows_of(dir: &Path, table: &str) -> i64 {
+    let database = rusqlite::Connection::open(dir.join("chunks.db")).expect("database");
+    database.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).expect("count")
+}
+
+#[test]
+fn a_past_day_has_one_chunk_a_series_and_the_same_samples() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (world, before) = merged(dir.path());
+    assert_eq!(contents(&world.store, i64::MIN, i64::MAX), before);
+    let range = (100_500, 400_250);
+    assert_eq!(contents(&world.store, range.0, range.1), part(&before, range.0, range.1));
+    let count = |table| rows_of(dir.path(), table);
+    assert_eq!(["chunk", "times", "window", "day", "day_chunk", "day_times"].map(count), [0, 0, 0, 1, 4, 1]);
+    // Series of one group still share their time stamps.
+    let found = world.store.select(&[all()], Timestamp::MIN, Timestamp::MAX).expect("select");
+    assert!(found.windows(2).all(|pair| std::sync::Arc::ptr_eq(&pair[0].timestamps, &pair[1].timestamps)));
+    drop((world, found));
+    assert_eq!(contents(&open(dir.path()), i64::MIN, i64::MAX), before);
+    let store = open(dir.path());
+    assert_eq!(store.drop_before(Timestamp(DAY_MS - 1)).expect("drop"), 0);
+    assert_eq!(contents(&store, i64::MIN, i64::MAX), before);
+    assert_eq!(store.drop_before(Timestamp(DAY_MS)).expect("drop"), 4);
+    assert_eq!((store.stats().series, rows_of(dir.path(), "day_times")), (0, 0));
+}
+
+#[test]
+fn late_samples_of_a_merged_day_are_taken_and_merged_too() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (world, mut expected) = merged(dir.path());
+    // One is new, one is a repeat with another value, one is of a series that the day does not have.
+    let late = [(0, 61_500, 9.5), (1, 60_000, -5.0), (6, 700_000, 2.0)];
+    for (n, t, v) in late {
+        expected.entry(labels(n)).or_default().entry(t).or_insert(f64::to_bits(v));
+    }
+    let samples = late.map(|(n, t, v)| (world.series[n], Timestamp(t), v)).to_vec();
+    world.store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+    for (now, left) in [(0, 0), (4 * DAY_MS, 3), (5 * DAY_MS, 0)] {
+        while world.store.seal(Timestamp(now)).expect("seal").more {}
+        assert_eq!(contents(&world.store, i64::MIN, i64::MAX), expected);
+        assert_eq!(rows_of(dir.path(), "chunk"), left);
+    }
+    assert_eq!(rows_of(dir.path(), "day_chunk"), 5);
+}
+
+#[test]
+fn readers_see_everything_once_while_days_are_merged() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = open(dir.path());
+    let (days, rows) = (6, 36);
+    for n in 0..2_500 {
+        let id = store.series(&labels(n)).expect("series");
+        let samples = (0..days * rows).map(|row| (id, Timestamp(row * DAY_MS / rows), row as f64)).collect();
+        store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+    }
+    while store.seal(Timestamp(100 * DAY_MS)).expect("seal").more {}
+    let merging = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let (store, merging) = (&store, &merging);
+        scope.spawn(move || {
+            while store.seal(Timestamp(200 * DAY_MS)).expect("merge").more {}
+            merging.store(false, std::sync::atomic::Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            let one = Matcher::new("n", MatchOp::Regex, "[0-9]*77").expect("pattern");
+            let mut reads = 0;
+            while merging.load(std::sync::atomic::Ordering::SeqCst) || reads == 0 {
+                let found = store.select(std::slice::from_ref(&one), Timestamp::MIN, Timestamp::MAX).expect("select");
+                assert_eq!(found.len(), 25);
+                assert!(found.iter().all(|s| s.len() as i64 == days * rows), "{}", found[0].len());
+                reads += 1;
+            }
+        });
+    });
+    assert_eq!((rows_of(dir.path(), "chunk"), rows_of(dir.path(), "day_chunk")), (0, 6 * 2_500));
+}
+
+#[test]
+fn a_damaged_chunk_keeps_its_series_from_being_merged_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = open(dir.path());
+    for n in 0..3 {
+        let id = store.series(&labels(n)).expect("series");
+        let samples = (0..12).map(|row| (id, Timestamp(row * WINDOW_MS), 1.0)).collect();
+        store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+    }
+    while store.seal(Timestamp(2 * DAY_MS)).expect("seal").more {}
+    drop(store);
+    let database = rusqlite::Connection::open(dir.path().join("chunks.db")).expect("database");
+    let damaged = 3_i64 << 32 | 1;
+    database.execute("UPDATE chunk SET data = zeroblob(length(data)) WHERE id = ?1", [damaged]).expect("damage");
+    drop(database);
+    let store = open(dir.path());
+    while store.seal(Timestamp(3 * DAY_MS)).expect("merge").more {}
+    assert_eq!((rows_of(dir.path(), "chunk"), rows_of(dir.path(), "day_chunk")), (12, 2));
+    let select = |n: usize| store.select(&[Matcher::equal("n", n.to_string())], Timestamp(0), Timestamp::MAX);
+    assert_eq!((select(0).expect("whole")[0].len(), select(2).expect("whole")[0].len()), (12, 12));
+    let error = select(1).expect_err("damaged");
+    assert!(error.to_string().contains("from 180"), "{error}");
 }
