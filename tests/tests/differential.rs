@@ -241,7 +241,7 @@ impl Fleet {
                 cumulative += self.values[base + 16 + i];
                 put(vec![("__name__", "request_seconds_bucket".into()), ("le", le.into())], cumulative);
             }
-            put(vec![("__name__", "up".into())], f64::from(u8::from(self.random.below(20) > 0)));
+            put(vec![("__name__", "alive".into())], f64::from(u8::from(self.random.below(20) > 0)));
             put(vec![("__name__", "info".into()), ("version", format!("1.{}", host % 3))], 1.0);
         }
         series
@@ -276,7 +276,7 @@ impl Random {
 
     fn selector(&mut self) -> String {
         let name =
-            *self.pick(&["cpu_seconds_total", "free_bytes", "size_bytes", "request_seconds_bucket", "up", "info"]);
+            *self.pick(&["cpu_seconds_total", "free_bytes", "size_bytes", "request_seconds_bucket", "alive", "info"]);
         let matchers = [
             "",
             "",

@@ -32,6 +32,13 @@ fn one_command_shows_this_machine_in_both_languages_and_ends_cleanly() {
         assert_promtool_parses(&text);
     }
 
+    let server = listeners.ops.as_str().trim_end_matches('/');
+    let memory = "node_memory_MemTotal_bytes";
+    assert!(promtool(&["query", "instant", server, memory]).contains("node_memory_MemTotal_bytes{instance="));
+    assert!(promtool(&["query", "range", "--step=15s", server, memory]).contains(" @["));
+    assert!(promtool(&["query", "series", "--match=node_load1", server]).contains("__name__=\"node_load1\""));
+    assert!(promtool(&["query", "labels", server, "job"]).lines().any(|line| line == "node"));
+
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").expect("hostname").trim().to_lowercase();
     for (language, words) in [("ro", "Toate sistemele funcționează"), ("en", "All systems operational")] {
         let page = wait_for("the status page is operational", || {
@@ -90,6 +97,13 @@ fn an_agent_joins_is_listed_and_is_cut_off_at_once_when_revoked() {
     })
     .expect("refusals");
     assert_eq!(http::query_one(&collector.listeners.ops, cycles).expect("query"), count);
+}
+
+/// What Debian's promtool prints, which must succeed.
+fn promtool(arguments: &[&str]) -> String {
+    let output = Command::new("promtool").args(arguments).output().expect("promtool (Debian package prometheus)");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
 }
 
 fn assert_promtool_parses(text: &str) {

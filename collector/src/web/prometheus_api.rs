@@ -49,15 +49,19 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/api/v1/series", get(series).post(series))
         .route("/api/v1/labels", get(labels).post(labels))
         .route("/api/v1/label/{name}/values", get(label_values))
+        .route("/api/v1/query_exemplars", get(query_exemplars).post(query_exemplars))
         .route("/api/v1/metadata", get(metadata))
         .route("/api/v1/rules", get(rules))
         .route("/api/v1/alerts", get(alerts))
+        .route("/api/v1/alertmanagers", get(alertmanagers))
         .route("/api/v1/targets", get(targets))
+        .route("/api/v1/scrape_pools", get(scrape_pools))
         .route("/api/v1/status/buildinfo", get(build_info))
         .route("/api/v1/status/runtimeinfo", get(runtime_info))
         .route("/api/v1/status/config", get(config))
         .route("/api/v1/status/flags", get(flags))
         .route("/api/v1/status/tsdb", get(tsdb))
+        .route("/api/v1/status/walreplay", get(wal_replay))
 }
 
 /// An error in Prometheus' form.
@@ -331,6 +335,16 @@ async fn label_values(
     Ok(list(values.into_iter().collect(), limit, |out, text| push_text(out, text)))
 }
 
+/// Exemplars are not stored: a query of them is checked and answered with none.
+async fn query_exemplars(parameters: Parameters) -> Result<Response, ApiError> {
+    let (start, end) = parameters.range()?;
+    if end < start {
+        return Err(ApiError::invalid_parameter("end", "end timestamp must not be before start time"));
+    }
+    Query::parse(parameters.get("query")).map_err(QueryError::from)?;
+    Ok(success(&json!([])))
+}
+
 /// Kind and help of the catalogue's metrics; those that the kernel names come with their names as stored.
 async fn metadata(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
     let limit = parameters.limit()?.unwrap_or(usize::MAX);
@@ -383,9 +397,22 @@ async fn alerts(State(api): Shared) -> Response {
     success(&json!({ "alerts": api.parts.alerting.alerts() }))
 }
 
+/// Notifications leave by webhook and mail, not through another Alertmanager.
+async fn alertmanagers() -> Response {
+    success(&json!({ "activeAlertmanagers": [], "droppedAlertmanagers": [] }))
+}
+
+async fn scrape_pools() -> Response {
+    success(&json!({ "scrapePools": [SCRAPE_POOL] }))
+}
+
+/// The one pool of targets: whoever enrolled.
+const SCRAPE_POOL: &str = "agents";
+
 /// Agents in the place of scrape targets.
 async fn targets(State(api): Shared, parameters: Parameters) -> Response {
-    let active = !matches!(parameters.get("state"), "dropped");
+    let pool = parameters.get("scrapePool");
+    let active = parameters.get("state") != "dropped" && (pool.is_empty() || pool == SCRAPE_POOL);
     let agents = if active { api.parts.fleet.agents() } else { vec![] };
     let targets: Vec<_> = agents
         .iter()
@@ -400,7 +427,7 @@ async fn targets(State(api): Shared, parameters: Parameters) -> Response {
             json!({
                 "discoveredLabels": labels,
                 "labels": labels,
-                "scrapePool": "agents",
+                "scrapePool": SCRAPE_POOL,
                 "scrapeUrl": format!("veghe-agent://{}", agent.id),
                 "globalUrl": format!("veghe-agent://{}", agent.id),
                 "lastError": error,
@@ -459,6 +486,11 @@ async fn config(State(api): Shared) -> Response {
 
 async fn flags(State(api): Shared) -> Json<Tree> {
     Json(json!({ "status": "success", "data": api.parts.about.flags }))
+}
+
+/// The log is replayed before anything listens, so it is always done here.
+async fn wal_replay() -> Response {
+    success(&json!({ "min": 0, "max": 0, "current": 0, "state": "done" }))
 }
 
 async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {

@@ -630,6 +630,13 @@ async fn queries_answer_in_the_form_of_prometheus() {
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let posted = site.send("POST", "/api/v1/query?time=9&query=2", &form, "query=1&time=4").await;
     insta::assert_snapshot!(posted.body, @r#"{"status":"success","data":{"resultType":"scalar","result":[4,"1"]}}"#);
+    insta::assert_snapshot!(shown("/api/v1/query_exemplars?query=up").await, @r#"{"status":"success","data":[]}"#);
+    assert_eq!(site.get("/api/v1/query_exemplars?query=up%7B").await.json()["errorType"], "bad_data");
+    assert_eq!(site.get("/api/v1/scrape_pools").await.json()["data"]["scrapePools"][0], "agents");
+    let of_another_pool = site.get("/api/v1/targets?scrapePool=other").await.json();
+    assert_eq!(of_another_pool["data"]["activeTargets"], serde_json::json!([]));
+    assert_eq!(site.get("/api/v1/alertmanagers").await.json()["data"]["activeAlertmanagers"], serde_json::json!([]));
+    assert_eq!(site.get("/api/v1/status/walreplay").await.json()["data"]["state"], "done");
     for other in ["buildinfo", "runtimeinfo", "config", "tsdb"] {
         assert_eq!(site.get(&format!("/api/v1/status/{other}")).await.json()["status"], "success");
     }
