@@ -339,9 +339,9 @@ async fn label_values(
 async fn query_exemplars(parameters: Parameters) -> Result<Response, ApiError> {
     let (start, end) = parameters.range()?;
     if end < start {
-        return Err(ApiError::invalid_parameter("end", "end timestamp must not be before start time"));
+        return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    Query::parse(parameters.get("query")).map_err(QueryError::from)?;
+    Query::parse(parameters.get("query")).map_err(ApiError::bad_data)?;
     Ok(success(&json!([])))
 }
 
@@ -412,7 +412,8 @@ const SCRAPE_POOL: &str = "agents";
 /// Agents in the place of scrape targets.
 async fn targets(State(api): Shared, parameters: Parameters) -> Response {
     let pool = parameters.get("scrapePool");
-    let active = parameters.get("state") != "dropped" && (pool.is_empty() || pool == SCRAPE_POOL);
+    let state = parameters.get("state").to_lowercase();
+    let active = ["", "any", "active"].contains(&state.as_str()) && (pool.is_empty() || pool == SCRAPE_POOL);
     let agents = if active { api.parts.fleet.agents() } else { vec![] };
     let targets: Vec<_> = agents
         .iter()
