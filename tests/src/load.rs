@@ -17,7 +17,8 @@ use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
 /// Series that one host has.
 pub const SERIES_PER_HOST: usize = 500;
 
-/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges.
+/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges. How much chance is in them is
+/// chosen so that Prometheus needs about the 1.5 bytes a sample that it needs for recorded `node_exporter` data.
 pub struct Host {
     /// Its name.
     pub name: String,
@@ -49,8 +50,9 @@ impl Host {
             let step = match i % 20 {
                 0..13 => 0.0,
                 13 | 14 => self.below(5) as f64,
-                15..18 => self.below(1_000_000) as f64,
-                18 => (self.below(2_000_001) as f64 - 1_000_000.0) * 4096.0,
+                15 | 16 => 1_500.0 + self.below(1_000) as f64,
+                17 => self.below(1_000_000) as f64,
+                18 => (self.below(2_001) as f64 - 1_000.0) * 4096.0,
                 _ => (self.below(201) as f64 - 100.0) / 100.0,
             };
             self.values[i] += step;
