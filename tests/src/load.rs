@@ -17,8 +17,8 @@ use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
 /// Series that one host has.
 pub const SERIES_PER_HOST: usize = 500;
 
-/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges. How much chance is in them is
-/// chosen so that Prometheus needs about the 1.5 bytes a sample that it needs for recorded `node_exporter` data.
+/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges. Synthetic: how much chance is in the
+/// increments decides the bytes a sample of every store, so those say nothing of recorded data.
 pub struct Host {
     /// Its name.
     pub name: String,

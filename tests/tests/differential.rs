@@ -1,6 +1,7 @@
 //! The query engine beside Debian's Prometheus: the same data by remote write, the same generated queries, the same answers.
 //!
-//! Prometheus is 2.42 and our semantics are Prometheus 3's. What differs by version is kept out of the generated queries:
+//! Prometheus is 2.42 and our semantics are Prometheus 3's. What differs by version, or is taken to (the zero extrapolation, `atan2`,
+//! `predict_linear` with `@` and the standard deviation of NaN are not checked against 3's source), is not generated:
 //! - range and lookback windows include their start in 2 and exclude it in 3: samples, steps of subqueries and evaluation
 //!   times each have milliseconds of their own, so that no sample is on a boundary;
 //! - where a counter begins inside a window and near zero, 2 extrapolates to zero before it looks how far the window's start
