@@ -53,7 +53,8 @@ fn crates_import_downward_only() {
         ("veghe-model", &[]),
         ("veghe-tsdb", &["veghe-model"]),
         ("veghe-promql", &["veghe-model"]),
-        ("veghe-agent", &["veghe-wire"]),
+        ("veghe-imagefile", &[]),
+        ("veghe-agent", &["veghe-wire", "veghe-imagefile"]),
     ];
     let metadata = metadata();
     for (name, may) in allowed {
@@ -146,6 +147,7 @@ fn assert_known_metrics(file: &Path, text: &str) {
             "veghe_tsdb",
             "veghe_promql",
             "veghe_agent",
+            "veghe_imagefile",
             "veghe_collector",
             "veghe_tests",
         ]
