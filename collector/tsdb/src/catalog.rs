@@ -1,250 +1,296 @@
-//! What the database says at the start: series, marks, and which series have chunks where.
+//! The labels of series in the database: neighbours stand together in blocks that are compressed as one, because most of
+//! what is in one label set is in the next one too. FORMAT.md has the bytes.
 //!
-//! Invariants: one damaged row costs what it alone holds, and is named. A list of series that does not hold is made again
-//! from the rows that it names; a watermark that is lost counts as none, which only replays what is there already. A
-//! lost series keeps its number, so that its chunks never become another's.
+//! Invariants: a series is in the block of its number and in no other; blocks are rewritten whole, in the caller's
+//! transaction. Rows of `series`, one a series, are of formats 1 and 2: they are read, and never written.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 use roaring::RoaringBitmap;
-use rusqlite::{Connection, OptionalExtension};
-use veghe_model::{Labels, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use veghe_model::Labels;
 
-use crate::bytes::{Cursor, Damaged};
-use crate::chunks::{self, Level, Sealed, WINDOWS_PER_DAY, checked, row, take_bitmap};
-use crate::{Damage, log};
+use crate::bytes::{Cursor, Damaged, put_varint};
+use crate::chunks::{checked, seal_bytes};
+use crate::log;
 
-/// What the database says at the start.
-#[derive(Debug, Default)]
-pub(crate) struct Catalog {
-    pub(crate) series: Vec<(u32, Labels)>,
-    /// Numbers of series whose labels can't be read.
-    pub(crate) lost: RoaringBitmap,
-    pub(crate) marks: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) windows: BTreeMap<i64, Sealed>,
-    pub(crate) days: BTreeMap<i64, Arc<RoaringBitmap>>,
-    pub(crate) next_series: u32,
-    /// Records up to this one are in here as far as series and marks go.
-    pub(crate) through: u64,
-    pub(crate) damages: Vec<Damage>,
+/// Since format 3.
+pub(crate) const SCHEMA: &str = "CREATE TABLE series_block (block INTEGER PRIMARY KEY, data BLOB NOT NULL);";
+
+/// Series of a block: enough to compress well, few enough to rewrite when one more comes.
+const BLOCK_BITS: u32 = 8;
+/// Before compression: 4 MiB of labels for each series, which writers stay far below.
+const MAX_RAW_BYTES: usize = 1 << 30;
+const LEVEL: i32 = 3;
+
+/// Encoded labels by place in the block.
+type Block = BTreeMap<u8, Vec<u8>>;
+
+/// Series whose labels can't be had.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// Which table and row.
+    pub(crate) place: String,
+    pub(crate) ids: RangeInclusive<u32>,
+    pub(crate) detail: String,
 }
 
-/// Reads all of it.
+/// What is there.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) series: Vec<(u32, Labels)>,
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// Every series that is there; `highest` is the greatest number known from elsewhere.
 ///
 /// # Errors
-/// Where the database has no such tables.
-pub(crate) fn read(connection: &Connection, path: &Path, window_ms: i64) -> rusqlite::Result<Catalog> {
-    let mut reader = Reader { connection, path, window_ms, catalog: Catalog::default() };
-    reader.windows()?;
-    reader.days()?;
-    reader.series()?;
-    reader.marks()?;
-    let mut catalog = reader.catalog;
-    catalog.next_series = chunks::meta(connection, "next_series")?.unwrap_or(0) as u32;
-    catalog.through = chunks::meta(connection, "catalog_through")?.unwrap_or(0) as u64;
-    if !catalog.damages.is_empty() {
-        // A number that only chunks know must not be given again.
-        let highest = named(&catalog).max().into_iter().chain(catalog.lost.max()).max();
-        catalog.next_series = catalog.next_series.max(highest.map_or(0, |id| id.saturating_add(1)));
+/// Where there are no such tables. What can't be read of them is named.
+pub(crate) fn load(connection: &Connection, highest: Option<u32>) -> rusqlite::Result<Loaded> {
+    let mut loaded = Loaded::default();
+    let mut statement = connection.prepare("SELECT id, labels FROM series")?;
+    let mut rows = statement.query([])?;
+    loop {
+        match rows.next() {
+            Ok(Some(row)) => loaded.row(row.get(0)?, &row.get::<_, Vec<u8>>(1).unwrap_or_default()),
+            Ok(None) => break,
+            Err(error) => {
+                let (place, ids, detail) = ("table series".to_owned(), 0..=u32::MAX, error.to_string());
+                loaded.lost.push(Lost { place, ids, detail });
+                break;
+            }
+        }
     }
-    Ok(catalog)
+    let mut statement = connection.prepare("SELECT block, data FROM series_block ORDER BY block")?;
+    let mut rows = statement.query([])?;
+    let mut next = 0;
+    loop {
+        match rows.next() {
+            Ok(Some(row)) => {
+                let block: i64 = row.get(0)?;
+                next = block.saturating_add(1);
+                loaded.block(block, &row.get::<_, Vec<u8>>(1).unwrap_or_default());
+            }
+            Ok(None) => break,
+            Err(error) => {
+                // Pages are damaged: what lies behind them can still be looked up.
+                let mut one = connection.prepare("SELECT data FROM series_block WHERE block = ?1")?;
+                let last = highest.map_or(-1, |highest| i64::from(highest >> BLOCK_BITS));
+                for block in next..=last {
+                    match one.query_row([block], |row| row.get::<_, Vec<u8>>(0)).optional() {
+                        Ok(Some(bytes)) => loaded.block(block, &bytes),
+                        Ok(None) => {}
+                        Err(_) => loaded.lose_block(block, &error.to_string()),
+                    }
+                }
+                break;
+            }
+        }
+    }
+    Ok(loaded)
 }
 
-/// Every series that a list names.
-fn named(catalog: &Catalog) -> RoaringBitmap {
-    let windows = catalog.windows.values().map(|sealed| &sealed.series);
-    windows.chain(catalog.days.values()).fold(RoaringBitmap::new(), |all, series| all | &**series)
-}
-
-struct Reader<'a> {
-    connection: &'a Connection,
-    path: &'a Path,
-    window_ms: i64,
-    catalog: Catalog,
-}
-
-impl Reader<'_> {
-    fn damaged(&mut self, place: String, range: Option<(Timestamp, Timestamp)>, detail: &dyn std::fmt::Display) {
-        let (path, detail) = (self.path.to_owned(), detail.to_string());
-        self.catalog.damages.push(Damage { path, place, series: None, range, detail });
-    }
-
-    fn windows(&mut self) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare("SELECT window, through, series FROM window")?;
-        let mut rows = statement.query([])?;
-        loop {
-            let found = match rows.next() {
-                Ok(Some(found)) => found,
-                Ok(None) => return Ok(()),
-                Err(error) => return self.rebuild_rest(Level::Window, &error),
-            };
-            let window: i64 = found.get(0)?;
-            let through: Option<i64> = found.get(1).ok();
-            let bytes: Vec<u8> = found.get(2).unwrap_or_default();
-            match (through, take_bitmap(window, &bytes)) {
-                (Some(through), Ok(series)) => {
-                    let sealed = Sealed { through: through as u64, series: Arc::new(series) };
-                    self.catalog.windows.insert(window, sealed);
-                }
-                (None, Ok(_)) => self.rebuild(Level::Window, window, &Damaged("its watermark is no number"))?,
-                (_, Err(damage)) => self.rebuild(Level::Window, window, &damage)?,
+impl Loaded {
+    fn row(&mut self, id: i64, bytes: &[u8]) {
+        let number = u32::try_from(id).ok().filter(|id| *id < u32::MAX);
+        let labels = checked(id, bytes).and_then(|body| log::take_labels(&mut Cursor::new(body)));
+        match (number, labels) {
+            (Some(id), Ok(labels)) => self.series.push((id, labels)),
+            (number, labels) => {
+                let detail = labels.err().unwrap_or(Damaged("no series has such a number")).to_string();
+                let place = format!("table series, row {id}");
+                self.lost.push(Lost { place, ids: number.map_or(u32::MAX..=u32::MAX, |id| id..=id), detail });
             }
         }
     }
 
-    fn days(&mut self) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare("SELECT day, series FROM day")?;
-        let mut rows = statement.query([])?;
-        loop {
-            let found = match rows.next() {
-                Ok(Some(found)) => found,
-                Ok(None) => return Ok(()),
-                Err(error) => return self.rebuild_rest(Level::Day, &error),
-            };
-            let (day, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1).unwrap_or_default());
-            match take_bitmap(day, &bytes) {
-                Ok(series) => {
-                    self.catalog.days.insert(day, Arc::new(series));
-                }
-                Err(damage) => self.rebuild(Level::Day, day, &damage)?,
-            }
+    fn block(&mut self, block: i64, bytes: &[u8]) {
+        match labels_of_block(block, bytes) {
+            Ok(series) => self.series.extend(series),
+            Err(damage) => self.lose_block(block, &damage.to_string()),
         }
     }
 
-    /// Makes the list of one window or day again from its rows.
-    fn rebuild(&mut self, level: Level, unit: i64, detail: &dyn std::fmt::Display) -> rusqlite::Result<()> {
-        let range = range_of(level, unit, self.window_ms);
-        self.damaged(format!("table {}, row {unit}", level.unit()), Some(range), detail);
-        let series = Arc::new(rows_of(self.connection, level, unit)?);
-        match level {
-            Level::Window => {
-                self.catalog.windows.insert(unit, Sealed { through: 0, series });
-            }
-            Level::Day => {
-                self.catalog.days.insert(unit, series);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the lists again that could not be read because pages of the table are damaged.
-    fn rebuild_rest(&mut self, level: Level, error: &rusqlite::Error) -> rusqlite::Result<()> {
-        self.damaged(format!("table {}", level.unit()), None, error);
-        let next = format!("SELECT id FROM {} WHERE id >= ?1 ORDER BY id LIMIT 1", level.chunks());
-        let mut next = self.connection.prepare(&next)?;
-        let mut from = i64::MIN;
-        while let Some(id) = next.query_row([from], |r| r.get::<_, i64>(0)).optional()? {
-            let unit = id >> 32;
-            let known = match level {
-                Level::Window => self.catalog.windows.contains_key(&unit),
-                Level::Day => self.catalog.days.contains_key(&unit),
-            };
-            if !known {
-                self.rebuild(level, unit, error)?;
-            }
-            from = row(unit, u32::MAX).saturating_add(1);
-        }
-        Ok(())
-    }
-
-    fn series(&mut self) -> rusqlite::Result<()> {
-        let mut seen = RoaringBitmap::new();
-        let mut statement = self.connection.prepare("SELECT id, labels FROM series")?;
-        let mut rows = statement.query([])?;
-        let error = loop {
-            match rows.next() {
-                Ok(Some(found)) => {
-                    let (id, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1).unwrap_or_default());
-                    seen.extend(u32::try_from(id));
-                    self.one_series(id, &bytes);
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => break error,
-            }
-        };
-        self.damaged("table series".to_owned(), None, &error);
-        let mut one = self.connection.prepare("SELECT labels FROM series WHERE id = ?1")?;
-        for id in named(&self.catalog) - seen {
-            match one.query_row([i64::from(id)], |r| r.get::<_, Vec<u8>>(0)).optional() {
-                Ok(Some(bytes)) => self.one_series(i64::from(id), &bytes),
-                Ok(None) => {}
-                Err(error) => {
-                    self.damaged(format!("table series, row {id}"), None, &error);
-                    self.catalog.lost.insert(id);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn one_series(&mut self, id: i64, bytes: &[u8]) {
-        match (u32::try_from(id), labels(id, bytes)) {
-            (Ok(id), Ok(labels)) if id < u32::MAX => self.catalog.series.push((id, labels)),
-            (found, labels) => {
-                let detail = labels.err().unwrap_or(Damaged("it has a number that none can have"));
-                self.damaged(format!("table series, row {id}"), None, &detail);
-                self.catalog.lost.extend(found.ok().filter(|id| *id < u32::MAX));
-            }
-        }
-    }
-
-    fn marks(&mut self) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare("SELECT key, value FROM mark")?;
-        let mut rows = statement.query([])?;
-        loop {
-            match rows.next() {
-                Ok(Some(found)) => {
-                    self.catalog.marks.insert(found.get(0)?, found.get(1)?);
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    self.damaged("table mark".to_owned(), None, &error);
-                    return Ok(());
-                }
-            }
-        }
+    fn lose_block(&mut self, block: i64, detail: &str) {
+        let first = first_of(block).unwrap_or(u32::MAX);
+        let ids = first..=first.saturating_add((1 << BLOCK_BITS) - 1);
+        self.lost.push(Lost { place: format!("table series_block, row {block}"), ids, detail: detail.to_owned() });
     }
 }
 
-fn labels(id: i64, bytes: &[u8]) -> Result<Labels, Damaged> {
-    log::take_labels(&mut Cursor::new(checked(id, bytes)?))
+fn first_of(block: i64) -> Option<u32> {
+    u32::try_from(block).ok().filter(|block| *block <= u32::MAX >> BLOCK_BITS).map(|block| block << BLOCK_BITS)
 }
 
-/// The labels of a series, if they can be read.
+fn labels_of_block(block: i64, bytes: &[u8]) -> Result<Vec<(u32, Labels)>, Damaged> {
+    let first = first_of(block).ok_or(Damaged("no series has such a number"))?;
+    let labels = decode(block, bytes)?
+        .into_iter()
+        .map(|(place, labels)| Ok((first + u32::from(place), log::take_labels(&mut Cursor::new(&labels))?)));
+    labels.collect()
+}
+
+/// The labels of one series, if they can be read.
 pub(crate) fn labels_of(connection: &Connection, id: u32) -> Option<Labels> {
-    let id = i64::from(id);
-    let bytes: Vec<u8> = connection.query_row("SELECT labels FROM series WHERE id = ?1", [id], |r| r.get(0)).ok()?;
-    labels(id, &bytes).ok()
-}
-
-/// The first and the last time stamp that a window or day may have.
-pub(crate) fn range_of(level: Level, unit: i64, window_ms: i64) -> (Timestamp, Timestamp) {
-    let length = match level {
-        Level::Window => window_ms,
-        Level::Day => window_ms.saturating_mul(WINDOWS_PER_DAY),
-    };
-    let start = unit.saturating_mul(length);
-    (Timestamp(start), Timestamp(start.saturating_add(length - 1)))
-}
-
-/// The series that have a row of a window or day.
-fn rows_of(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result<RoaringBitmap> {
-    let statement = format!("SELECT id FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks());
-    let mut statement = connection.prepare(&statement)?;
-    let mut series = RoaringBitmap::new();
-    let mut rows = statement.query([row(unit, 0), row(unit, u32::MAX)])?;
-    // What lies behind a damaged page is beyond reach.
-    while let Ok(Some(found)) = rows.next() {
-        series.insert(found.get::<_, i64>(0)? as u32);
+    let block = i64::from(id >> BLOCK_BITS);
+    let get = |statement: &str, row: i64| connection.query_row(statement, [row], |r| r.get::<_, Vec<u8>>(0)).ok();
+    if let Some(bytes) = get("SELECT data FROM series_block WHERE block = ?1", block)
+        && let Some((_, labels)) = labels_of_block(block, &bytes).ok()?.into_iter().find(|(found, _)| *found == id)
+    {
+        return Some(labels);
     }
-    Ok(series)
+    let bytes = get("SELECT labels FROM series WHERE id = ?1", i64::from(id))?;
+    log::take_labels(&mut Cursor::new(checked(i64::from(id), &bytes).ok()?)).ok()
 }
 
-/// The series that may have a row of a window or day, as its list says.
-pub(crate) fn listed(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result<RoaringBitmap> {
-    let statement = format!("SELECT series FROM {0} WHERE {0} = ?1", level.unit());
-    let bytes: Option<Vec<u8>> = connection.query_row(&statement, [unit], |r| r.get(0)).optional()?;
-    Ok(bytes.and_then(|bytes| take_bitmap(unit, &bytes).ok()).unwrap_or_default())
+/// Adds series, or replaces them.
+pub(crate) fn put(transaction: &Transaction<'_>, series: &[(u32, Labels)]) -> rusqlite::Result<()> {
+    let mut by_block: BTreeMap<u32, Block> = BTreeMap::new();
+    for (id, labels) in series {
+        let mut bytes = Vec::new();
+        log::put_labels(&mut bytes, labels);
+        by_block.entry(id >> BLOCK_BITS).or_default().insert(*id as u8, bytes);
+    }
+    for (number, added) in by_block {
+        let mut block = read(transaction, number)?.unwrap_or_default();
+        block.extend(added);
+        write(transaction, number, &block)?;
+    }
+    Ok(())
+}
+
+/// Removes series, whether or not they are there.
+pub(crate) fn remove(transaction: &Transaction<'_>, series: &RoaringBitmap) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare("DELETE FROM series WHERE id = ?1")?;
+    let mut by_block: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    for id in series {
+        statement.execute([i64::from(id)])?;
+        by_block.entry(id >> BLOCK_BITS).or_default().push(id as u8);
+    }
+    for (number, places) in by_block {
+        let Some(mut block) = read(transaction, number)? else { continue };
+        block.retain(|place, _| !places.contains(place));
+        write(transaction, number, &block)?;
+    }
+    Ok(())
+}
+
+/// A block, if it is there. One that can't be read is kept aside: it must not keep new series from being written.
+fn read(transaction: &Transaction<'_>, number: u32) -> rusqlite::Result<Option<Block>> {
+    let mut statement = transaction.prepare("SELECT data FROM series_block WHERE block = ?1")?;
+    let bytes: Option<Vec<u8>> = statement.query_row([number], |row| row.get(0)).optional()?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    match decode(i64::from(number), &bytes) {
+        Ok(block) => Ok(Some(block)),
+        Err(damage) => {
+            tracing::error!(block = number, %damage, "block of series is damaged; it is kept aside and begun anew");
+            transaction
+                .execute("INSERT INTO damaged (chunk, data) VALUES (?1, ?2)", params![-1 - i64::from(number), bytes])?;
+            Ok(None)
+        }
+    }
+}
+
+fn write(transaction: &Transaction<'_>, number: u32, block: &Block) -> rusqlite::Result<()> {
+    if block.is_empty() {
+        return transaction.execute("DELETE FROM series_block WHERE block = ?1", [number]).map(drop);
+    }
+    let data =
+        encode(i64::from(number), block).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let mut statement = transaction.prepare("INSERT OR REPLACE INTO series_block VALUES (?1, ?2)")?;
+    statement.execute(params![number, data]).map(drop)
+}
+
+fn encode(number: i64, block: &Block) -> std::io::Result<Vec<u8>> {
+    let mut raw = Vec::new();
+    for (place, labels) in block {
+        raw.push(*place);
+        put_varint(&mut raw, labels.len() as u64);
+        raw.extend_from_slice(labels);
+    }
+    let mut data = Vec::from((raw.len() as u32).to_le_bytes());
+    data.extend(zstd::bulk::compress(&raw, LEVEL)?);
+    seal_bytes(number, &mut data);
+    Ok(data)
+}
+
+fn decode(number: i64, data: &[u8]) -> Result<Block, Damaged> {
+    let mut cursor = Cursor::new(checked(number, data)?);
+    let raw_bytes = cursor.u32()? as usize;
+    if raw_bytes > MAX_RAW_BYTES {
+        return Err(Damaged("it is longer than a block can be"));
+    }
+    let raw = zstd::bulk::decompress(cursor.rest(), raw_bytes).or(Err(Damaged("it does not decompress")))?;
+    let mut cursor = Cursor::new(&raw);
+    let mut block = Block::new();
+    while cursor.left() > 0 {
+        block.insert(cursor.u8()?, cursor.sized()?.to_vec());
+    }
+    Ok(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(n: u32) -> Labels {
+        Labels::from_pairs([("__name__", "node_cpu_seconds_total"), ("cpu", &n.to_string()), ("instance", "ăâîșț")])
+    }
+
+    fn database() -> Connection {
+        let connection = Connection::open_in_memory().expect("database");
+        connection.execute_batch("CREATE TABLE series (id INTEGER PRIMARY KEY, labels BLOB NOT NULL);").expect("table");
+        let aside = "CREATE TABLE damaged (id INTEGER PRIMARY KEY, chunk INTEGER NOT NULL, data BLOB NOT NULL);";
+        connection.execute_batch(aside).expect("table");
+        connection.execute_batch(SCHEMA).expect("table");
+        connection
+    }
+
+    fn ids(connection: &Connection) -> Vec<u32> {
+        let loaded = load(connection, None).expect("catalog");
+        assert!(loaded.lost.is_empty(), "{loaded:?}");
+        let mut all = loaded.series;
+        all.sort_by_key(|(id, _)| *id);
+        assert!(all.iter().all(|(id, found)| *found == labels(*id)));
+        all.into_iter().map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn series_come_and_go_in_any_order_and_take_a_few_bytes_each() {
+        let mut connection = database();
+        let transaction = connection.transaction().expect("transaction");
+        let batches = [vec![300, 1, 2], (500..1_500).collect(), vec![0, 2, u32::MAX - 1]];
+        for batch in &batches {
+            put(&transaction, &batch.iter().map(|id| (*id, labels(*id))).collect::<Vec<_>>()).expect("put");
+        }
+        remove(&transaction, &[1, 300, 301].into_iter().collect()).expect("removed");
+        transaction.commit().expect("commit");
+        let mut expected = vec![0, 2];
+        expected.extend(500..1_500);
+        expected.push(u32::MAX - 1);
+        assert_eq!(ids(&connection), expected);
+        let bytes: i64 = connection
+            .query_row("SELECT total(length(data)) FROM series_block", [], |r| r.get::<_, f64>(0))
+            .map(|b| b as i64)
+            .expect("sum");
+        assert!(bytes < 8 * 1_003, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_damaged_block_is_named_and_kept_aside() {
+        let mut connection = database();
+        let transaction = connection.transaction().expect("transaction");
+        put(&transaction, &[(3, labels(3)), (700, labels(700))]).expect("put");
+        transaction.execute("UPDATE series_block SET data = zeroblob(20) WHERE block = 2", []).expect("damage");
+        let loaded = load(&transaction, Some(700)).expect("catalog");
+        assert_eq!(loaded.series, [(3, labels(3))]);
+        let [lost] = &loaded.lost[..] else { panic!("{loaded:?}") };
+        assert_eq!((&*lost.place, lost.ids.clone()), ("table series_block, row 2", 512..=767));
+        assert_eq!(lost.detail, "its checksum differs");
+        put(&transaction, &[(701, labels(701))]).expect("put");
+        assert_eq!(load(&transaction, None).expect("catalog").series, [(3, labels(3)), (701, labels(701))]);
+        let aside = "SELECT length(data) FROM damaged WHERE chunk = -3";
+        assert_eq!(transaction.query_row(aside, [], |r| r.get::<_, i64>(0)), Ok(20));
+    }
 }

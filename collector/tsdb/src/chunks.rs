@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use roaring::RoaringBitmap;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
-use veghe_model::Labels;
 
 use crate::OpenError;
 use crate::bytes::{Cursor, Damaged, put_varint};
-use crate::catalog::{self, Catalog};
+use crate::catalog;
 use crate::codec::{self, Packing, Scratch};
-use crate::{log, timecolumn};
+use crate::contents::{self, Contents};
+use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -106,7 +106,7 @@ const READERS: usize = 4;
 
 impl Chunks {
     /// Opens or makes the database; gives the one connection that writes.
-    pub(crate) fn open(path: PathBuf, window_ms: i64) -> Result<(Self, Connection, Catalog, i64), OpenError> {
+    pub(crate) fn open(path: PathBuf, window_ms: i64) -> Result<(Self, Connection, Contents, i64), OpenError> {
         let database = |source| OpenError::Database { path: path.clone(), source };
         let mut writer = Connection::open(&path).map_err(database)?;
         writer.busy_timeout(PATIENCE).map_err(database)?;
@@ -125,23 +125,26 @@ impl Chunks {
             transaction
                 .execute_batch(SCHEMA)
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_DAYS))
+                .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         } else if found < VERSION {
-            // Days fill by and by as windows are merged: nothing that is there changes here.
+            // New tables fill by and by: nothing that is there changes here.
             let transaction = writer.transaction().map_err(database)?;
+            let days = if found < 2 { SCHEMA_OF_DAYS } else { "" };
             transaction
-                .execute_batch(SCHEMA_OF_DAYS)
+                .execute_batch(days)
+                .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         }
         let stored = meta(&writer, "window_ms").map_err(database)?.unwrap_or(window_ms);
-        let catalog = catalog::read(&writer, &path, stored).map_err(database)?;
-        Ok((Self { path, readers: Mutex::default() }, writer, catalog, stored))
+        let contents = contents::read(&writer, &path, stored).map_err(database)?;
+        Ok((Self { path, readers: Mutex::default() }, writer, contents, stored))
     }
 
     /// Bytes on disk, the write-ahead log included.
@@ -218,7 +221,7 @@ pub(crate) fn put_meta(connection: &Connection, key: &str, value: i64) -> rusqli
 }
 
 /// Appends the checksum of `key` and `bytes`.
-fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
+pub(crate) fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
     let crc = checksum(key, bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
@@ -236,17 +239,6 @@ pub(crate) fn checked(key: i64, bytes: &[u8]) -> Result<&[u8], Damaged> {
         return Err(Damaged("its checksum differs"));
     }
     Ok(body)
-}
-
-pub(crate) fn put_series(transaction: &Transaction<'_>, series: &[(u32, Labels)]) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare("INSERT OR REPLACE INTO series VALUES (?1, ?2)")?;
-    for (id, labels) in series {
-        let mut bytes = Vec::new();
-        log::put_labels(&mut bytes, labels);
-        seal_bytes(i64::from(*id), &mut bytes);
-        statement.execute(params![i64::from(*id), bytes])?;
-    }
-    Ok(())
 }
 
 pub(crate) fn put_marks<'a>(

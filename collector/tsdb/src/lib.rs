@@ -8,6 +8,7 @@ mod bytes;
 mod catalog;
 mod chunks;
 mod codec;
+mod contents;
 mod error;
 mod head;
 mod index;

@@ -18,6 +18,7 @@ use veghe_model::{Labels, Timestamp};
 
 use crate::catalog;
 use crate::chunks::{self, ChunkError, Level, TimesReader, row};
+use crate::contents;
 use crate::store::{Inner, lock};
 use crate::{Store, VerifyError, log};
 
@@ -277,7 +278,7 @@ impl Check<'_> {
 
     /// Everything but chunks and time columns.
     fn small_tables(&mut self) {
-        match catalog::read(self.connection, self.path, self.window_ms) {
+        match contents::read(self.connection, self.path, self.window_ms) {
             Ok(catalog) => {
                 self.report.series += catalog.series.len() as u64;
                 for damage in catalog.damages {
@@ -318,7 +319,7 @@ impl Check<'_> {
         })();
         if let Err(error) = scanned {
             self.damaged(format!("table {}, {} {unit}, by scanning", level.chunks(), level.unit()), error);
-            let left = catalog::listed(&transaction, level, unit)? - seen;
+            let left = contents::listed(&transaction, level, unit)? - seen;
             let mut one = transaction.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
             for id in left {
                 match one.query_row([row(unit, id)], |r| r.get::<_, Vec<u8>>(0)).optional() {
@@ -376,6 +377,6 @@ impl Check<'_> {
     }
 
     fn range(&self, level: Level, unit: i64) -> (Timestamp, Timestamp) {
-        catalog::range_of(level, unit, self.window_ms)
+        contents::range_of(level, unit, self.window_ms)
     }
 }
