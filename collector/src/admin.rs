@@ -1,9 +1,11 @@
 //! Administration of the running collector over a Unix socket in its data directory: one line of JSON in, one out.
 //!
 //! Invariants: only the user whose collector it is gets in (mode 0600); requests are bounded in size and time. What it
-//! deliberately does not do: decide. `ingest` does.
+//! deliberately does not do: decide. `ingest` does, `backup` copies. What takes long answers each second how far it is,
+//! and ends where nobody listens any more.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
@@ -12,11 +14,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use veghe_tsdb::Store;
 
+use crate::backup::{self, BackupError, Progress, Verified};
+use crate::clock;
 use crate::ingest::agents::{TOKEN_LIFE, parse_agent};
 use crate::ingest::{AgentInfo, IngestHandle};
 
@@ -25,6 +31,8 @@ const MAX_REQUEST_BYTES: u64 = 4096;
 /// An answer may list every agent.
 const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a long request says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 16;
 /// A token that is not used within a month is forgotten paper.
 const LONGEST_TOKEN_LIFE: Duration = Duration::from_hours(24 * 30);
@@ -49,6 +57,13 @@ pub enum Request {
         /// Id or serial number.
         name: String,
     },
+    /// A copy of everything in a directory.
+    Backup {
+        /// Which one; absolute.
+        dir: PathBuf,
+    },
+    /// A look at every checksum.
+    Verify,
 }
 
 /// What the collector answers.
@@ -80,6 +95,23 @@ pub enum Response {
     Revoked {
         /// Whose connection was closed.
         agent: String,
+    },
+    /// What was asked goes on; more lines follow.
+    Progress {
+        /// How far it is.
+        progress: Progress,
+    },
+    /// To [`Request::Backup`].
+    BackedUp {
+        /// Its files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// To [`Request::Verify`].
+    Verified {
+        /// What was seen.
+        verified: Verified,
     },
     /// The request failed.
     Error {
@@ -147,6 +179,7 @@ pub enum AdminError {
 pub fn serve(
     data_dir: &Path,
     ingest: IngestHandle,
+    store: Store,
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), AdminError> {
@@ -177,9 +210,16 @@ pub fn serve(
         Ok(listener)
     };
     let listener = listen().map_err(|source| AdminError::Listen { path: path.clone(), source })?;
-    let connections = tasks.clone();
+    let (connections, data) = (tasks.clone(), data_dir.to_owned());
     tasks.spawn(async move {
         let turns = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let upkeep = Upkeep {
+            data_dir: data,
+            store,
+            turn: Arc::new(Semaphore::new(1)),
+            tasks: connections.clone(),
+            stop: stop.clone(),
+        };
         loop {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { break };
             let accepted = tokio::select! {
@@ -188,13 +228,12 @@ pub fn serve(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let ingest = ingest.clone();
+                    let (ingest, upkeep) = (ingest.clone(), upkeep.clone());
                     let stop = stop.clone();
                     connections.spawn(async move {
-                        let talk = tokio::time::timeout(PATIENCE, converse(stream, &ingest));
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            result = talk => if let Ok(Err(error)) = result {
+                            result = converse(stream, &ingest, &upkeep) => if let Err(error) = result {
                                 tracing::debug!(%error, "administrative connection broke off");
                             },
                         }
@@ -214,31 +253,110 @@ pub fn serve(
     Ok(())
 }
 
-async fn converse(mut stream: UnixStream, ingest: &IngestHandle) -> io::Result<()> {
+/// What copies and verifies.
+#[derive(Clone)]
+struct Upkeep {
+    data_dir: PathBuf,
+    store: Store,
+    /// One at a time: each reads everything.
+    turn: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+async fn converse(mut stream: UnixStream, ingest: &IngestHandle, upkeep: &Upkeep) -> io::Result<()> {
     let mut line = String::new();
     let (reader, mut writer) = stream.split();
-    tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES)).read_line(&mut line).await?;
+    let mut reader = tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES));
+    tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await??;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request, ingest).await,
+        Ok(request @ (Request::Backup { .. } | Request::Verify)) => upkeep.run(request, &mut writer).await?,
+        Ok(request) => tokio::time::timeout(PATIENCE, answer(request, ingest)).await?,
         Err(error) => Response::Error { message: format!("cannot read request: {error}") },
     };
-    let mut text = serde_json::to_string(&response).map_err(io::Error::other)?;
-    text.push('\n');
-    writer.write_all(text.as_bytes()).await?;
+    say(&mut writer, &response).await?;
     writer.shutdown().await
 }
 
-async fn answer(request: Request, ingest: &IngestHandle) -> Response {
-    let failed = |error: &dyn std::error::Error| {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
+async fn say(writer: &mut WriteHalf<'_>, response: &Response) -> io::Result<()> {
+    let mut text = serde_json::to_string(response).map_err(io::Error::other)?;
+    text.push('\n');
+    tokio::time::timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
+}
+
+impl Upkeep {
+    /// Does a long request on a thread of its own, and says each second how far it is. Whoever asked goes away: it ends.
+    async fn run(&self, request: Request, writer: &mut WriteHalf<'_>) -> io::Result<Response> {
+        let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() else {
+            return Ok(Response::Error { message: "another backup or verification runs; wait for its end".to_owned() });
+        };
+        let (told, heard) = watch::channel(Progress::default());
+        let (upkeep, gone) = (self.clone(), self.stop.child_token());
+        // Dropped with this future: then nobody waits any more.
+        let _gone = gone.clone().drop_guard();
+        let mut work = self.tasks.spawn_blocking(move || {
+            let mut watch = |progress| {
+                told.send_replace(progress);
+                if gone.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let done = upkeep.work(request, &mut watch);
+            drop(turn);
+            done
+        });
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done.unwrap_or_else(|_panicked| {
+                    Response::Error { message: "it failed unexpectedly; the collector's log says more".to_owned() }
+                })),
+                _ = ticks.tick() => {
+                    let progress = *heard.borrow();
+                    say(writer, &Response::Progress { progress }).await?;
+                }
+            }
         }
-        Response::Error { message }
-    };
+    }
+
+    fn work(&self, request: Request, watch: backup::Watch<'_>) -> Response {
+        let failed = |error: &BackupError| Response::Error { message: chain(error) };
+        match request {
+            Request::Backup { dir } => match backup::backup(&self.data_dir, &self.store, &dir, clock::now(), watch) {
+                Ok(manifest) => {
+                    tracing::info!(directory = %dir.display(), bytes = manifest.bytes(), "backup was made");
+                    Response::BackedUp { files: manifest.files.len() as u64, bytes: manifest.bytes() }
+                }
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, directory = %dir.display(), "cannot make a backup");
+                    failed(&error)
+                }
+            },
+            _ => match backup::verify_running(&self.data_dir, &self.store, watch) {
+                Ok(verified) => {
+                    for damage in &verified.damages {
+                        tracing::error!(%damage, "verification found damage");
+                    }
+                    Response::Verified { verified }
+                }
+                Err(error) => failed(&error),
+            },
+        }
+    }
+}
+
+/// An error and its causes, for a person.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    message
+}
+
+async fn answer(request: Request, ingest: &IngestHandle) -> Response {
+    let failed = |error: &dyn std::error::Error| Response::Error { message: chain(error) };
     match request {
         Request::Ping => Response::Pong {
             pid: std::process::id(),
@@ -264,6 +382,9 @@ async fn answer(request: Request, ingest: &IngestHandle) -> Response {
             Ok(agent) => Response::Revoked { agent: agent.to_string() },
             Err(error) => failed(&error),
         },
+        Request::Backup { .. } | Request::Verify => {
+            Response::Error { message: "this takes longer than an answer may".to_owned() }
+        }
     }
 }
 
@@ -272,27 +393,49 @@ async fn answer(request: Request, ingest: &IngestHandle) -> Response {
 /// # Errors
 /// [`AdminError::NotRunning`] where none runs there; [`AdminError::Refused`] has the collector's own words.
 pub fn ask(data_dir: &Path, request: &Request) -> Result<Response, AdminError> {
+    ask_watching(data_dir, request, &mut |_| ())
+}
+
+/// As [`ask`], for what takes long: `watch` hears each second how far it is.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_watching(
+    data_dir: &Path,
+    request: &Request,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<Response, AdminError> {
     let data_dir = data_dir.to_owned();
-    let mut stream = match BlockingStream::connect(data_dir.join(SOCKET)) {
+    let stream = match BlockingStream::connect(data_dir.join(SOCKET)) {
         Ok(stream) => stream,
         Err(source) => return Err(AdminError::NotRunning { data_dir, source }),
     };
-    let mut talk = || {
+    let send = || {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut line = serde_json::to_string(request).map_err(io::Error::other)?;
         line.push('\n');
-        stream.write_all(line.as_bytes())?;
-        let mut response = String::new();
-        BufReader::new((&stream).take(MAX_RESPONSE_BYTES)).read_line(&mut response)?;
-        Ok(response)
+        (&stream).write_all(line.as_bytes())
     };
-    match talk() {
-        Ok(line) => match serde_json::from_str(&line) {
-            Ok(Response::Error { message }) => Err(AdminError::Refused { message }),
-            Ok(response) => Ok(response),
-            Err(source) => Err(AdminError::Answer { data_dir, source }),
-        },
-        Err(source) => Err(AdminError::Talk { data_dir, source }),
+    if let Err(source) = send() {
+        return Err(AdminError::Talk { data_dir, source });
+    }
+    let mut reader = BufReader::new(&stream);
+    loop {
+        let mut line = String::new();
+        match (&mut reader).take(MAX_RESPONSE_BYTES).read_line(&mut line) {
+            Ok(0) => {
+                let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without an answer");
+                return Err(AdminError::Talk { data_dir, source });
+            }
+            Ok(_) => {}
+            Err(source) => return Err(AdminError::Talk { data_dir, source }),
+        }
+        match serde_json::from_str(&line) {
+            Ok(Response::Progress { progress }) => watch(progress),
+            Ok(Response::Error { message }) => return Err(AdminError::Refused { message }),
+            Ok(response) => return Ok(response),
+            Err(source) => return Err(AdminError::Answer { data_dir, source }),
+        }
     }
 }

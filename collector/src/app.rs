@@ -39,7 +39,7 @@ use crate::web::certificates::{CertificateError, Files};
 use crate::web::{
     self, Access, AgentState, AgentView, EnrolRefusal, Exposure, FirstLogin, HttpMetrics, Listener, Operations,
 };
-use crate::{admin, clock, housekeeping};
+use crate::{admin, backup, clock, housekeeping};
 
 /// The length of a chunk. Two hours at 15 s are 480 samples: longer ones gain little, shorter ones cost more.
 const WINDOW: Duration = Duration::from_hours(2);
@@ -78,6 +78,12 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Agents(AgentsCommand::Revoke { agent, running }) => {
             admin::ask(&running.data_dir, &Request::AgentsRevoke { name: agent.to_string() })?;
             say(&format!("{agent} is cut off; a new token (`token create --agent {agent}`) admits it again"))
+        }
+        Command::Backup { dir, running } => say(&backup::backup_command(&dir, &running.data_dir)?),
+        Command::Restore { dir, data_dir } => say(&backup::restore_command(&dir, &data_dir)?),
+        Command::Verify { dir, running } => {
+            // A reader that went away has seen enough.
+            say(&backup::verify_command(dir, &running.data_dir, &|line| drop(say(line)))?)
         }
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -184,6 +190,12 @@ impl Collector {
         DirBuilder::new().recursive(true).mode(0o700).create(&data_dir).with_context(|| {
             format!("cannot make data directory {}; choose another with {}", data_dir.display(), option.data_dir)
         })?;
+        if data_dir.join(backup::UNFINISHED_RESTORE).exists() {
+            bail!(
+                "data directory {} holds a restore that was cut off; run `veghe-collector restore DIR --data-dir {0}` again",
+                data_dir.display()
+            );
+        }
         let (store, recovery) = Store::open(veghe_tsdb::Options {
             dir: data_dir.join("tsdb"),
             max_series: config.storage.max_series,
@@ -218,7 +230,7 @@ impl Collector {
             Ingest::start(ingest_settings(&config), ledger.clone(), store.clone(), &registry, &intake, &background)
                 .await
                 .map_err(|error| refused_broker(error, config.mqtt.listen, option))?;
-        admin::serve(&data_dir, ingest.clone(), rest.clone(), &background)?;
+        admin::serve(&data_dir, ingest.clone(), store.clone(), rest.clone(), &background)?;
         let alerting = Alerting::start(
             config.alerting.clone(),
             ledger.clone(),

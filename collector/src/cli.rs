@@ -71,6 +71,47 @@ pub enum Command {
     /// List agents, or cut one off
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// Copy everything that the running collector holds to a new directory
+    ///
+    /// Samples, ledger, certificate authority, rules and whatever else the data directory has, as of one moment, while the
+    /// collector goes on. What the agent of this machine has not delivered yet is not in it.
+    #[command(after_help = "Example: veghe-collector backup /mnt/backup/veghe-monday --data-dir /var/lib/veghe")]
+    Backup {
+        /// Where to; must not exist, or be empty. The collector writes it, as its user
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Make a backup a data directory again; every byte is checked on the way
+    ///
+    /// Nothing is ever overwritten. Run it as the collector's user, with no collector on that directory.
+    #[command(after_help = "Example: veghe-collector restore /mnt/backup/veghe-monday --data-dir /var/lib/veghe-new")]
+    Restore {
+        /// The backup
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The new data directory; must not exist, or be empty
+        #[arg(long, value_name = "NEW")]
+        data_dir: PathBuf,
+    },
+    /// Check every checksum of samples, log and ledger; exit code 1 if one does not hold
+    ///
+    /// Prints every damaged place: file, table and row, whose samples, from when to when. Without DIR it checks the
+    /// collector that runs on the data directory, or the directory itself where none runs.
+    #[command(after_help = "\
+Examples:
+  veghe-collector verify --data-dir /var/lib/veghe
+  veghe-collector verify /mnt/backup/veghe-monday")]
+    Verify {
+        /// A backup, or the data directory of a collector that does not run
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
     /// Print the completion script of a shell
     #[command(after_help = "Example: veghe-collector completion bash > /etc/bash_completion.d/veghe-collector")]
     Completion {
@@ -165,6 +206,9 @@ mod tests {
             "agents",
             "agents list",
             "agents revoke",
+            "backup",
+            "restore",
+            "verify",
             "completion",
         ] {
             let sub =

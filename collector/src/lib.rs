@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod alerting;
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;

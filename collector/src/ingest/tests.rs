@@ -668,8 +668,10 @@ async fn the_administrator_talks_through_the_socket() {
     let dir = site.dir.path().to_owned();
     let missing = admin::ask(&dir, &Request::Ping).unwrap_err();
     assert!(missing.to_string().starts_with("no collector runs on /"), "{missing}");
-    admin::serve(&dir, site.handle.clone(), stop.clone(), &tasks).unwrap();
-    let second = admin::serve(&dir, site.handle.clone(), stop.clone(), &tasks).unwrap_err();
+    let options = veghe_tsdb::Options { dir: dir.join("tsdb"), window: Duration::from_hours(2), max_series: 100 };
+    let store = Store::open(options).unwrap().0;
+    admin::serve(&dir, site.handle.clone(), store.clone(), stop.clone(), &tasks).unwrap();
+    let second = admin::serve(&dir, site.handle.clone(), store, stop.clone(), &tasks).unwrap_err();
     assert!(matches!(second, admin::AdminError::Held { .. }));
     let mode = std::os::unix::fs::PermissionsExt::mode(&dir.join("admin.sock").metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -689,6 +691,20 @@ async fn the_administrator_talks_through_the_socket() {
         assert_eq!(ask(Request::AgentsList).unwrap(), Response::Agents { agents: vec![] });
         let nobody = ask(Request::AgentsRevoke { name: "nobody".into() }).unwrap_err();
         assert!(nobody.to_string().contains("nobody"), "{nobody}");
+        let Response::Verified { verified } = ask(Request::Verify).unwrap() else { panic!() };
+        assert_eq!(verified.damages, [""; 0]);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let copy = elsewhere.path().join("copy");
+        let mut told = 0;
+        let backup = Request::Backup { dir: copy.clone() };
+        let Response::BackedUp { files, bytes } = admin::ask_watching(&dir, &backup, &mut |_| told += 1).unwrap()
+        else {
+            panic!()
+        };
+        assert!(files >= 1 && bytes > 0 && told >= 1);
+        assert!(copy.join("manifest.json").exists() && copy.join("data/tsdb/chunks.db").exists());
+        let again = admin::ask(&dir, &backup).unwrap_err();
+        assert!(again.to_string().contains("is not empty"), "{again}");
     });
     asked.await.unwrap();
     stop.cancel();
