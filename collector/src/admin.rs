@@ -17,11 +17,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock;
+use crate::import::{self, Format, Summary};
 use crate::ingest::agents::{TOKEN_LIFE, parse_agent};
 use crate::ingest::{AgentInfo, IngestHandle};
+use crate::query::QueryService;
+use crate::terminal::{Answer, Question};
 
 const SOCKET: &str = "admin.sock";
-const MAX_REQUEST_BYTES: u64 = 4096;
+/// A query may be long.
+const MAX_REQUEST_BYTES: u64 = 64 << 10;
 /// An answer may list every agent.
 const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +35,7 @@ const MAX_CONNECTIONS: usize = 16;
 const LONGEST_TOKEN_LIFE: Duration = Duration::from_hours(24 * 30);
 
 /// What an administrator asks.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Who runs here.
@@ -49,10 +54,17 @@ pub enum Request {
         /// Id or serial number.
         name: String,
     },
+    /// Samples as text follow in frames, see [`import::command`].
+    Import {
+        /// How to read them.
+        format: Format,
+    },
+    /// The value of a query.
+    Query(Question),
 }
 
 /// What the collector answers.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Response {
     /// To [`Request::Ping`].
@@ -80,6 +92,18 @@ pub enum Response {
     Revoked {
         /// Whose connection was closed.
         agent: String,
+    },
+    /// To [`Request::Import`]: the text may come.
+    Go,
+    /// To a text that came after [`Response::Go`].
+    Imported {
+        /// What became of it.
+        summary: Summary,
+    },
+    /// To [`Request::Query`].
+    Value {
+        /// The value.
+        answer: Answer,
     },
     /// The request failed.
     Error {
@@ -147,6 +171,7 @@ pub enum AdminError {
 pub fn serve(
     data_dir: &Path,
     ingest: IngestHandle,
+    queries: QueryService,
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), AdminError> {
@@ -188,15 +213,11 @@ pub fn serve(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let ingest = ingest.clone();
+                    let (ingest, queries) = (ingest.clone(), queries.clone());
                     let stop = stop.clone();
                     connections.spawn(async move {
-                        let talk = tokio::time::timeout(PATIENCE, converse(stream, &ingest));
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            result = talk => if let Ok(Err(error)) = result {
-                                tracing::debug!(%error, "administrative connection broke off");
-                            },
+                        if let Err(error) = converse(stream, &ingest, &queries, &stop).await {
+                            tracing::debug!(%error, "administrative connection broke off");
                         }
                         drop(turn);
                     });
@@ -214,31 +235,92 @@ pub fn serve(
     Ok(())
 }
 
-async fn converse(mut stream: UnixStream, ingest: &IngestHandle) -> io::Result<()> {
+async fn converse(
+    mut stream: UnixStream,
+    ingest: &IngestHandle,
+    queries: &QueryService,
+    stop: &CancellationToken,
+) -> io::Result<()> {
     let mut line = String::new();
-    let (reader, mut writer) = stream.split();
-    tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES)).read_line(&mut line).await?;
+    let heard = async {
+        let reader = (&mut stream).take(MAX_REQUEST_BYTES);
+        tokio::time::timeout(PATIENCE, tokio::io::BufReader::new(reader).read_line(&mut line)).await
+    };
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        heard = heard => heard.map_err(io::Error::other)??,
+    };
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request, ingest).await,
+        Ok(Request::Import { format }) => return take_text(stream, queries, format, stop).await,
+        // Its time is that of every query.
+        Ok(Request::Query(question)) => tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            answer = question.answer(queries) => {
+                answer.map_or_else(|error| failed(&error), |answer| Response::Value { answer })
+            }
+        },
+        Ok(request) => tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            answer = tokio::time::timeout(PATIENCE, answer(request, ingest)) => answer.map_err(io::Error::other)?,
+        },
         Err(error) => Response::Error { message: format!("cannot read request: {error}") },
     };
-    let mut text = serde_json::to_string(&response).map_err(io::Error::other)?;
-    text.push('\n');
-    writer.write_all(text.as_bytes()).await?;
-    writer.shutdown().await
+    let text = line_of(&response)?;
+    tokio::time::timeout(PATIENCE, async {
+        stream.write_all(text.as_bytes()).await?;
+        stream.shutdown().await
+    })
+    .await
+    .map_err(io::Error::other)?
+}
+
+/// The import of a text that follows on the connection, on a thread of its own.
+async fn take_text(
+    stream: UnixStream,
+    queries: &QueryService,
+    format: Format,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let handle = stream.try_clone()?;
+    let store = queries.store().clone();
+    let mut work = tokio::task::spawn_blocking(move || {
+        (&stream).write_all(line_of(&Response::Go)?.as_bytes())?;
+        let response = match import::command::receive(&stream, store, format, clock::now()) {
+            Ok(summary) => Response::Imported { summary },
+            Err(error) => failed(&error),
+        };
+        (&stream).write_all(line_of(&response)?.as_bytes())
+    });
+    tokio::select! {
+        result = &mut work => result.map_err(io::Error::other)?,
+        () = stop.cancelled() => {
+            // Its reader fails, and what it has read so far is committed or given up: the thread must not outlive us.
+            handle.shutdown(std::net::Shutdown::Both)?;
+            work.await.map_err(io::Error::other)?
+        }
+    }
+}
+
+fn line_of(response: &Response) -> io::Result<String> {
+    serde_json::to_string(response).map(|text| text + "\n").map_err(io::Error::other)
+}
+
+/// An error with its causes, in a line.
+fn failed(error: &dyn std::error::Error) -> Response {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    Response::Error { message }
 }
 
 async fn answer(request: Request, ingest: &IngestHandle) -> Response {
-    let failed = |error: &dyn std::error::Error| {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Response::Error { message }
-    };
     match request {
         Request::Ping => Response::Pong {
             pid: std::process::id(),
@@ -264,6 +346,9 @@ async fn answer(request: Request, ingest: &IngestHandle) -> Response {
             Ok(agent) => Response::Revoked { agent: agent.to_string() },
             Err(error) => failed(&error),
         },
+        Request::Import { .. } | Request::Query(_) => {
+            Response::Error { message: "the request is answered elsewhere".to_owned() }
+        }
     }
 }
 
@@ -272,27 +357,63 @@ async fn answer(request: Request, ingest: &IngestHandle) -> Response {
 /// # Errors
 /// [`AdminError::NotRunning`] where none runs there; [`AdminError::Refused`] has the collector's own words.
 pub fn ask(data_dir: &Path, request: &Request) -> Result<Response, AdminError> {
-    let data_dir = data_dir.to_owned();
-    let mut stream = match BlockingStream::connect(data_dir.join(SOCKET)) {
-        Ok(stream) => stream,
-        Err(source) => return Err(AdminError::NotRunning { data_dir, source }),
-    };
-    let mut talk = || {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut line = serde_json::to_string(request).map_err(io::Error::other)?;
-        line.push('\n');
-        stream.write_all(line.as_bytes())?;
-        let mut response = String::new();
-        BufReader::new((&stream).take(MAX_RESPONSE_BYTES)).read_line(&mut response)?;
-        Ok(response)
-    };
-    match talk() {
-        Ok(line) => match serde_json::from_str(&line) {
-            Ok(Response::Error { message }) => Err(AdminError::Refused { message }),
-            Ok(response) => Ok(response),
-            Err(source) => Err(AdminError::Answer { data_dir, source }),
-        },
-        Err(source) => Err(AdminError::Talk { data_dir, source }),
+    Talk::open(data_dir, PATIENCE)?.ask(request)
+}
+
+/// A conversation with the collector that runs on a data directory.
+pub struct Talk {
+    data_dir: PathBuf,
+    reader: BufReader<BlockingStream>,
+}
+
+impl Talk {
+    /// Begins one in which either side may be silent for `patience`.
+    ///
+    /// # Errors
+    /// [`AdminError::NotRunning`] where no collector runs there.
+    pub fn open(data_dir: &Path, patience: Duration) -> Result<Self, AdminError> {
+        let data_dir = data_dir.to_owned();
+        let stream = match BlockingStream::connect(data_dir.join(SOCKET)) {
+            Ok(stream) => stream,
+            Err(source) => return Err(AdminError::NotRunning { data_dir, source }),
+        };
+        match stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(patience))) {
+            Ok(()) => Ok(Self { data_dir, reader: BufReader::new(stream) }),
+            Err(source) => Err(AdminError::Talk { data_dir, source }),
+        }
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// [`AdminError::Refused`] has the collector's own words.
+    pub fn ask(&mut self, request: &Request) -> Result<Response, AdminError> {
+        let sent = serde_json::to_string(request)
+            .map_err(io::Error::other)
+            .and_then(|line| self.stream().write_all((line + "\n").as_bytes()));
+        sent.map_err(|source| AdminError::Talk { data_dir: self.data_dir.clone(), source })?;
+        self.hear()
+    }
+
+    /// Waits for an answer.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn hear(&mut self) -> Result<Response, AdminError> {
+        let data_dir = self.data_dir.clone();
+        let mut line = String::new();
+        match self.reader.by_ref().take(MAX_RESPONSE_BYTES).read_line(&mut line) {
+            Ok(_) => match serde_json::from_str(&line) {
+                Ok(Response::Error { message }) => Err(AdminError::Refused { message }),
+                Ok(response) => Ok(response),
+                Err(source) => Err(AdminError::Answer { data_dir, source }),
+            },
+            Err(source) => Err(AdminError::Talk { data_dir, source }),
+        }
+    }
+
+    /// Where what belongs to a request is written.
+    pub fn stream(&self) -> &BlockingStream {
+        self.reader.get_ref()
     }
 }

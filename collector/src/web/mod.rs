@@ -10,6 +10,7 @@ mod encode;
 pub mod enrolment;
 mod federation;
 pub mod guard;
+mod import;
 mod overview;
 mod parameters;
 mod process;
@@ -37,7 +38,7 @@ use veghe_model::Timestamp;
 
 pub use self::access::{Access, AccessError, Exposure, FirstLogin, Need, Scope};
 pub use self::enrolment::{Enrol, EnrolRefusal};
-pub use self::guard::{ConnectionMetrics, Guard, Hosts, HttpMetrics};
+pub use self::guard::{Bodies, ConnectionMetrics, Guard, Hosts, HttpMetrics};
 pub use self::process::register_process_metrics;
 pub use self::server::{Limits, Listener, serve};
 
@@ -151,7 +152,7 @@ impl Operations {
                 Exposure::Loopback => Hosts::LocalAnd(self.host_names.clone()),
                 Exposure::Network => Hosts::Any,
             },
-            max_body_bytes: MAX_BODY_BYTES,
+            bodies: Bodies::AtMost(MAX_BODY_BYTES),
         };
         let open = health_routes(self.ready.clone()).merge(
             Router::new().route("/v1/enrol", post(enrolment::enrol)).with_state(Arc::new(Enrolment {
@@ -160,9 +161,11 @@ impl Operations {
             })),
         );
         // The body is large: nobody without a credential gets as far as sending it.
-        let intake = Guard { max_body_bytes: remote_write::MAX_BODY_BYTES, ..guard.clone() };
-        let writing = intake.around(remote_write::routes(Receiver::new(self.queries.store().clone())));
-        let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));
+        let intake = Guard { bodies: Bodies::AtMost(remote_write::MAX_BODY_BYTES), ..guard.clone() };
+        let writing = intake.checking(remote_write::routes(Receiver::new(self.queries.store().clone())));
+        let stream = Guard { bodies: Bodies::Streamed, ..guard.clone() };
+        let writing = writing.merge(stream.checking(import::routes(self.queries.store().clone())));
+        let writing = guard.clone().counting(access.guard(writing, exposure, Need::Credential(Scope::Write)));
         let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
@@ -179,7 +182,7 @@ impl Operations {
 
 /// The public listener's routes: the pages, and its health. Anybody may call it by any name and only read.
 pub fn public_site(pages: Router, ready: watch::Receiver<bool>, metrics: HttpMetrics) -> Router {
-    let guard = Guard { listener: "status", metrics, hosts: Hosts::Any, max_body_bytes: 0 };
+    let guard = Guard { listener: "status", metrics, hosts: Hosts::Any, bodies: Bodies::AtMost(0) };
     guard.around(pages.merge(health_routes(ready)))
 }
 

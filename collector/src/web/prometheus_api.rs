@@ -142,7 +142,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn json_response(text: String) -> Response {
+pub(super) fn json_response(text: String) -> Response {
     let mut response = Response::new(text.into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(encode::JSON));
     response
