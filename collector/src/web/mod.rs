@@ -16,6 +16,7 @@ mod parameters;
 mod process;
 mod prometheus_api;
 mod rate;
+mod remote_read;
 mod remote_write;
 pub mod server;
 #[cfg(test)]
@@ -166,7 +167,7 @@ impl Operations {
         let stream = Guard { bodies: Bodies::Streamed, ..guard.clone() };
         let writing = writing.merge(stream.checking(import::routes(self.queries.store().clone())));
         let writing = guard.clone().counting(access.guard(writing, exposure, Need::Credential(Scope::Write)));
-        let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
+        let api = Arc::new(Api { parts: self, selections: Arc::new(Semaphore::new(prometheus_api::MAX_SELECTIONS)) });
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
             .route("/operations.css", get(overview::style))

@@ -11,10 +11,10 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value as Tree, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use veghe_model::{Labels, Matcher, Timestamp, is_label_name};
 use veghe_promql::{EvalError, Evaluation, Query, Value};
 use veghe_tsdb::ReadError;
@@ -22,7 +22,7 @@ use veghe_wire::catalogue::{self, Kind, Metric};
 
 use super::encode::{self, EvaluationJson, Pieces, push_labels, push_notes, push_text};
 use super::parameters::Parameters;
-use super::{AgentState, Operations};
+use super::{AgentState, Operations, remote_read};
 use crate::clock;
 use crate::query::QueryError;
 
@@ -36,7 +36,7 @@ const TRUNCATED: &str = "results truncated due to limit";
 /// What the handlers share.
 pub(super) struct Api {
     pub(super) parts: Operations,
-    pub(super) selections: Semaphore,
+    pub(super) selections: Arc<Semaphore>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -50,6 +50,7 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/api/v1/labels", get(labels).post(labels))
         .route("/api/v1/label/{name}/values", get(label_values))
         .route("/api/v1/query_exemplars", get(query_exemplars).post(query_exemplars))
+        .route("/api/v1/read", post(remote_read::read))
         .route("/api/v1/metadata", get(metadata))
         .route("/api/v1/rules", get(rules))
         .route("/api/v1/alerts", get(alerts))
@@ -89,7 +90,7 @@ impl ApiError {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, kind: "execution", message: message.to_string() }
     }
 
-    fn internal(message: impl Display) -> Self {
+    pub(super) fn internal(message: impl Display) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "internal", message: message.to_string() }
     }
 
@@ -226,14 +227,19 @@ impl Api {
         &self,
         work: impl FnOnce(&veghe_tsdb::Store) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let timeout = self.parts.queries.settings().timeout;
-        let _turn = tokio::time::timeout(timeout, self.selections.acquire())
-            .await
-            .map_err(|_elapsed| ApiError::timeout(QueryError::TimedOutInQueue))?
-            .map_err(|_closed| ApiError::internal("the collector is stopping"))?;
+        let _turn = self.turn().await?;
         let store = self.parts.queries.store().clone();
         let result = tokio::task::spawn_blocking(move || work(&store)).await;
         Ok(result.map_err(|_panicked| ApiError::internal(QueryError::Defect))??)
+    }
+
+    /// Waits for the turn of a selection.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let timeout = self.parts.queries.settings().timeout;
+        tokio::time::timeout(timeout, Arc::clone(&self.selections).acquire_owned())
+            .await
+            .map_err(|_elapsed| ApiError::timeout(QueryError::TimedOutInQueue))?
+            .map_err(|_closed| ApiError::internal("the collector is stopping"))
     }
 
     /// The labels of the series that any of `selectors` takes, or of all where there is none.
