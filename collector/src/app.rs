@@ -279,6 +279,7 @@ impl Collector {
             access,
             exposure,
             host_names: config.ops.names.clone(),
+            origins: config.ops.cors_origin.clone(),
             metrics: http_metrics.clone(),
             enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
             fleet: Arc::new(Agents(ingest.clone())),
@@ -589,6 +590,19 @@ struct Alarms(AlertingHandle);
 impl web::AlertingView for Alarms {
     fn rule_groups(&self) -> Vec<serde_json::Value> {
         self.0.rules().iter().filter_map(|group| serde_json::to_value(group).ok()).collect()
+    }
+
+    fn reload(&self) -> web::Reloading {
+        let alerting = self.0.clone();
+        Box::pin(async move {
+            alerting.reload().await.map_err(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot read rule files again; the last good rules stay"
+                );
+                error.to_string()
+            })
+        })
     }
 
     fn alerts(&self) -> Vec<serde_json::Value> {

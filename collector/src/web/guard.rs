@@ -17,6 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::Refusal;
+use super::cors::AllowedOrigin;
 use super::server::Arrival;
 use crate::clock;
 
@@ -135,7 +136,9 @@ impl Guard {
 
     async fn check(&self, request: Request) -> Result<Request, Refusal> {
         self.check_host(&request)?;
-        check_origin(request.method(), request.headers())?;
+        if request.extensions().get::<AllowedOrigin>().is_none() {
+            check_origin(request.method(), request.headers())?;
+        }
         self.read_body(request).await
     }
 
@@ -216,16 +219,18 @@ async fn count(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
 }
 
 fn secure(headers: &mut HeaderMap) {
-    const FIXED: [(HeaderName, &str); 5] = [
+    const FIXED: [(HeaderName, &str); 4] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     for (name, value) in FIXED {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    // What other origins may read says so itself.
+    let policy = HeaderName::from_static("cross-origin-resource-policy");
+    headers.entry(policy).or_insert_with(|| HeaderValue::from_static("same-origin"));
     // A page may have a narrower one of its own.
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert_with(|| HeaderValue::from_static(CONTENT_SECURITY_POLICY));
 }
