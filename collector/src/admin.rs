@@ -17,13 +17,17 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock;
+use crate::digitization::Digitization;
+use crate::digitization::office::{self, Answer, Question};
 use crate::ingest::agents::{TOKEN_LIFE, parse_agent};
 use crate::ingest::{AgentInfo, IngestHandle};
 
 const SOCKET: &str = "admin.sock";
-const MAX_REQUEST_BYTES: u64 = 4096;
-/// An answer may list every agent.
-const MAX_RESPONSE_BYTES: u64 = 64 << 20;
+/// A request may hold an inventory.
+const MAX_REQUEST_BYTES: u64 = 128 << 20;
+/// An answer may list every agent, or hold the inventory.
+const MAX_RESPONSE_BYTES: u64 = 128 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 16;
 /// A token that is not used within a month is forgotten paper.
@@ -48,6 +52,11 @@ pub enum Request {
     AgentsRevoke {
         /// Id or serial number.
         name: String,
+    },
+    /// Something about the inventory.
+    Inventory {
+        /// What.
+        question: Question,
     },
 }
 
@@ -80,6 +89,11 @@ pub enum Response {
     Revoked {
         /// Whose connection was closed.
         agent: String,
+    },
+    /// To [`Request::Inventory`].
+    Inventory {
+        /// The answer.
+        answer: Box<Answer>,
     },
     /// The request failed.
     Error {
@@ -147,6 +161,7 @@ pub enum AdminError {
 pub fn serve(
     data_dir: &Path,
     ingest: IngestHandle,
+    project: Digitization,
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), AdminError> {
@@ -188,10 +203,10 @@ pub fn serve(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let ingest = ingest.clone();
+                    let (ingest, project) = (ingest.clone(), project.clone());
                     let stop = stop.clone();
                     connections.spawn(async move {
-                        let talk = tokio::time::timeout(PATIENCE, converse(stream, &ingest));
+                        let talk = tokio::time::timeout(PATIENCE, converse(stream, &ingest, &project));
                         tokio::select! {
                             () = stop.cancelled() => {}
                             result = talk => if let Ok(Err(error)) = result {
@@ -214,12 +229,12 @@ pub fn serve(
     Ok(())
 }
 
-async fn converse(mut stream: UnixStream, ingest: &IngestHandle) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, ingest: &IngestHandle, project: &Digitization) -> io::Result<()> {
     let mut line = String::new();
     let (reader, mut writer) = stream.split();
     tokio::io::BufReader::new(reader.take(MAX_REQUEST_BYTES)).read_line(&mut line).await?;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request, ingest).await,
+        Ok(request) => answer(request, ingest, project).await,
         Err(error) => Response::Error { message: format!("cannot read request: {error}") },
     };
     let mut text = serde_json::to_string(&response).map_err(io::Error::other)?;
@@ -228,7 +243,7 @@ async fn converse(mut stream: UnixStream, ingest: &IngestHandle) -> io::Result<(
     writer.shutdown().await
 }
 
-async fn answer(request: Request, ingest: &IngestHandle) -> Response {
+async fn answer(request: Request, ingest: &IngestHandle, project: &Digitization) -> Response {
     let failed = |error: &dyn std::error::Error| {
         let mut message = error.to_string();
         let mut source = error.source();
@@ -260,6 +275,15 @@ async fn answer(request: Request, ingest: &IngestHandle) -> Response {
             }
         }
         Request::AgentsList => Response::Agents { agents: ingest.agents() },
+        Request::Inventory { question } => {
+            let project = project.clone();
+            let work = tokio::task::spawn_blocking(move || office::answer(&project, question, clock::now()));
+            match work.await {
+                Ok(Ok(answer)) => Response::Inventory { answer: Box::new(answer) },
+                Ok(Err(error)) => failed(&*error),
+                Err(_panicked) => Response::Error { message: "the request failed unexpectedly".to_owned() },
+            }
+        }
         Request::AgentsRevoke { name } => match ingest.revoke(&name).await {
             Ok(agent) => Response::Revoked { agent: agent.to_string() },
             Err(error) => failed(&error),

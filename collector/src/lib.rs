@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod digitization;
 pub mod housekeeping;
 pub mod ingest;
 pub mod ledger;

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod certificates;
+mod digitization;
 mod encode;
 pub mod enrolment;
 mod federation;
@@ -43,6 +44,7 @@ pub use self::server::{Limits, Listener, serve};
 
 use self::enrolment::Enrolment;
 use self::prometheus_api::Api;
+use crate::digitization::Digitization;
 use crate::query::QueryService;
 use crate::remote::Receiver;
 
@@ -134,6 +136,8 @@ pub struct Operations {
     pub fleet: Arc<dyn Fleet>,
     /// Rules and alerts.
     pub alerting: Arc<dyn AlertingView>,
+    /// The digitization project.
+    pub digitization: Digitization,
     /// Whether the collector takes data and answers, for `/-/ready`.
     pub ready: watch::Receiver<bool>,
     /// What it tells about itself.
@@ -163,6 +167,10 @@ impl Operations {
         let intake = Guard { max_body_bytes: remote_write::MAX_BODY_BYTES, ..guard.clone() };
         let writing = intake.around(remote_write::routes(Receiver::new(self.queries.store().clone())));
         let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));
+        let intake = Guard { max_body_bytes: digitization::events::MAX_BODY_BYTES, ..guard.clone() };
+        let events = intake.around(digitization::events::routes(self.digitization.clone()));
+        let events = access.guard(events, exposure, Need::Credential(Scope::Events));
+        let project = digitization::reading(self.digitization.clone());
         let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
@@ -172,8 +180,9 @@ impl Operations {
             .route("/v1/agents", get(agents))
             // Unknown paths ask for the same credential: without it nobody learns which ones exist.
             .fallback(not_found)
-            .with_state(api);
-        guard.around(access.guard(reading, exposure, Need::Reading).merge(open)).merge(writing)
+            .with_state(api)
+            .merge(project);
+        guard.around(access.guard(reading, exposure, Need::Reading).merge(open)).merge(writing).merge(events)
     }
 }
 
