@@ -10,6 +10,7 @@ pub mod exposition;
 pub mod health;
 pub mod identity;
 pub mod join;
+pub mod openmetrics;
 pub mod reading;
 pub mod schedule;
 pub mod sensors;
