@@ -144,4 +144,14 @@ impl Source for StoreSource {
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.0.select(matchers, start, end)?)
     }
+
+    fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.select_at_most(matchers, start, end, max_samples)?)
+    }
 }
