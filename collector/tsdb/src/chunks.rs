@@ -15,11 +15,12 @@ use veghe_model::Labels;
 
 use crate::OpenError;
 use crate::bytes::{Cursor, Damaged, put_varint};
+use crate::catalog::{self, CatalogError};
 use crate::codec::{self, Packing, Scratch};
-use crate::{log, timecolumn};
+use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -128,16 +129,19 @@ impl Chunks {
             transaction
                 .execute_batch(SCHEMA)
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_DAYS))
+                .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         } else if found < VERSION {
-            // Days fill by and by as windows are merged: nothing that is there changes here.
+            // New tables fill by and by: nothing that is there changes here.
             let transaction = writer.transaction().map_err(database)?;
+            let days = if found < 2 { SCHEMA_OF_DAYS } else { "" };
             transaction
-                .execute_batch(SCHEMA_OF_DAYS)
+                .execute_batch(days)
+                .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
@@ -224,19 +228,10 @@ fn contents(connection: &Connection, path: &Path) -> Result<Contents, OpenError>
         catalog_through: meta(connection, "catalog_through").map_err(database)?.unwrap_or(0) as u64,
         ..Contents::default()
     };
-    let mut statement = connection.prepare("SELECT id, labels FROM series").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let id: i64 = row.get(0).map_err(database)?;
-        let bytes: Vec<u8> = row.get(1).map_err(database)?;
-        let labels = checked(id, &bytes).and_then(|body| log::take_labels(&mut Cursor::new(body)));
-        match (u32::try_from(id), labels) {
-            (Ok(id), Ok(labels)) if id < u32::MAX => contents.series.push((id, labels)),
-            (_, Err(damage)) => return Err(damaged(format!("series {id}: {damage}"))),
-            _ => return Err(damaged(format!("series {id} has a number that none can have"))),
-        }
-    }
-    drop(rows);
+    contents.series = catalog::load(connection).map_err(|error| match error {
+        CatalogError::Database(source) => database(source),
+        CatalogError::Damaged(detail) => damaged(detail),
+    })?;
     let mut statement = connection.prepare("SELECT key, value FROM mark").map_err(database)?;
     let mut rows = statement.query([]).map_err(database)?;
     while let Some(row) = rows.next().map_err(database)? {
@@ -262,7 +257,7 @@ fn contents(connection: &Connection, path: &Path) -> Result<Contents, OpenError>
 }
 
 /// Appends the checksum of `key` and `bytes`.
-fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
+pub(crate) fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
     let crc = checksum(key, bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
@@ -274,23 +269,12 @@ fn checksum(key: i64, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn checked(key: i64, bytes: &[u8]) -> Result<&[u8], Damaged> {
+pub(crate) fn checked(key: i64, bytes: &[u8]) -> Result<&[u8], Damaged> {
     let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
     if u32::from_le_bytes(*crc) != checksum(key, body) {
         return Err(Damaged("its checksum differs"));
     }
     Ok(body)
-}
-
-pub(crate) fn put_series(transaction: &Transaction<'_>, series: &[(u32, Labels)]) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare("INSERT OR REPLACE INTO series VALUES (?1, ?2)")?;
-    for (id, labels) in series {
-        let mut bytes = Vec::new();
-        log::put_labels(&mut bytes, labels);
-        seal_bytes(i64::from(*id), &mut bytes);
-        statement.execute(params![i64::from(*id), bytes])?;
-    }
-    Ok(())
 }
 
 pub(crate) fn put_marks<'a>(

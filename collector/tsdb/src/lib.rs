@@ -4,6 +4,7 @@
 //! returned `Ok` for is on disk. What it deliberately does not do: evaluate queries (`veghe-promql`) or speak with agents.
 
 mod bytes;
+mod catalog;
 mod chunks;
 mod codec;
 mod error;

@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
+use crate::catalog;
 use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
 use crate::head::{Frozen, PartKey, PieceTimes, Window};
 use crate::log::Segment;
@@ -315,11 +316,7 @@ impl Inner {
         let removed = (|| {
             let transaction = sealer.connection.transaction()?;
             chunks::put_meta(&transaction, "next_series", i64::from(next))?;
-            let mut statement = transaction.prepare("DELETE FROM series WHERE id = ?1")?;
-            for id in &unused {
-                statement.execute([i64::from(id)])?;
-            }
-            drop(statement);
+            catalog::remove(&transaction, &unused)?;
             transaction.commit()
         })();
         removed.map_err(SealError::Database)?;
@@ -362,7 +359,7 @@ fn write_catalog(connection: &mut Connection, catalog: &Catalog) -> rusqlite::Re
         return Ok(());
     }
     let transaction = connection.transaction()?;
-    chunks::put_series(&transaction, &catalog.series)?;
+    catalog::put(&transaction, &catalog.series)?;
     chunks::put_marks(&transaction, catalog.marks.iter().map(|(key, value)| (key, value.as_ref())))?;
     chunks::put_meta(&transaction, "catalog_through", catalog.sequence as i64)?;
     chunks::put_meta(&transaction, "next_series", i64::from(catalog.next_series))?;
