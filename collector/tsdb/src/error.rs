@@ -260,6 +260,16 @@ pub enum VerifyError {
         /// The newest that this program knows.
         known: u32,
     },
+    /// An older program wrote it, without the checksums of today.
+    #[error("cannot verify {}: format {found}, without the checksums of format {known}; start this program on it once", path.display())]
+    Older {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The one that can be verified.
+        known: u32,
+    },
     /// Whoever watched it ended it.
     #[error("the verification was stopped")]
     Stopped,

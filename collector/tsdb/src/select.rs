@@ -56,6 +56,7 @@ impl Inner {
             return Ok(Vec::new());
         }
         let (start, end) = (start.0, end.0);
+        let tombstones = read(&self.tombstones).clone();
         let (found, mut labels) = self.matching(matchers);
         let snapshot = self.snapshot(&found, start, end);
         let days = read(&self.days);
@@ -119,7 +120,8 @@ impl Inner {
         let mut joiner = Joiner { start, end, joined: HashMap::new() };
         let mut answer = Vec::with_capacity(runs.len());
         for (id, runs) in runs {
-            let (timestamps, values) = joiner.join(runs);
+            let (mut timestamps, mut values) = joiner.join(runs);
+            tombstones.strike_columns(id, &mut timestamps, &mut values);
             if values.is_empty() {
                 continue;
             }
