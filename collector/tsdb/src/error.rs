@@ -74,6 +74,19 @@ pub enum CommitError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file system has less room than is to stay free: goes away when space returns.
+    #[error(
+        "cannot write to {}: the disk is full up to its reserve, {free_bytes} bytes of {min_free_bytes} that stay free",
+        dir.display()
+    )]
+    ReadOnly {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Room left.
+        free_bytes: u64,
+        /// Room that is to stay.
+        min_free_bytes: u64,
+    },
     /// The disk fails.
     #[error("cannot write {}", path.display())]
     Io {

@@ -17,6 +17,7 @@ mod merge;
 mod replay;
 mod retain;
 mod rollup;
+mod room;
 mod seal;
 mod segment;
 mod select;
@@ -29,6 +30,8 @@ mod verify;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use room::Reserve;
 
 pub use backup::{BackupProgress, copy_database};
 pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
@@ -190,6 +193,10 @@ pub struct Stats {
     pub committed_samples: u64,
     /// Samples that had the time stamp of one already there and were dropped.
     pub duplicate_samples: u64,
+    /// Bytes that the file system has free for this process.
+    pub free_bytes: u64,
+    /// Whether commits are refused because that is less than [`Store::keep_free`] says.
+    pub read_only: bool,
 }
 
 impl Store {
@@ -220,7 +227,22 @@ impl Store {
     /// # Errors
     /// [`CommitError`]: disk full or failing. The store stays usable; nothing of the commit will be seen.
     pub fn commit(&self, commit: Commit) -> Result<(), CommitError> {
-        self.inner.commit(commit)
+        self.inner.commit(commit, Reserve::Kept)
+    }
+
+    /// As [`Self::commit`], also where the disk is full up to the reserve of [`Self::keep_free`]: for the little that
+    /// tells people that it is.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn commit_from_reserve(&self, commit: Commit) -> Result<(), CommitError> {
+        self.inner.commit(commit, Reserve::Used)
+    }
+
+    /// From now on commits are refused while the file system has less than `bytes` free, or than a twentieth of its
+    /// size where that is less: queries, sealing and retention go on in what is left. 0, as at the start, refuses none.
+    pub fn keep_free(&self, bytes: u64) {
+        self.inner.room.keep_free(bytes);
     }
 
     /// The value last committed for `key`.

@@ -105,6 +105,7 @@ mod tests {
 
     use veghe_model::{Labels, Timestamp};
 
+    use crate::room::Reserve;
     use crate::store::{Inner, read};
     use crate::{Column, Commit, GroupId, Options, SeriesId};
 
@@ -135,7 +136,7 @@ mod tests {
                 (0..60_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761 + row as u32).to_le_bytes()).collect(),
             )];
             let marks = if row % 20 == 0 { marks } else { Vec::new() };
-            inner.commit(Commit { columns, samples, marks }).expect("commit");
+            inner.commit(Commit { columns, samples, marks }, Reserve::Kept).expect("commit");
         }
         let before = rows(&inner);
         drop(inner);

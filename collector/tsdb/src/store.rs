@@ -20,6 +20,7 @@ use crate::head::{Applied, Head, PartKey};
 use crate::index::Index;
 use crate::log::{self, Draft, Log};
 use crate::replay::Replay;
+use crate::room::{Reserve, Room};
 use crate::seal::{HEAD_LIMIT_BYTES, Sealer};
 use crate::segment;
 use crate::tail::Keep;
@@ -96,6 +97,7 @@ pub(crate) struct Inner {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) sealer: Mutex<Sealer>,
     pub(crate) chunks: Chunks,
+    pub(crate) room: Room,
     log_segments: AtomicU64,
     log_bytes: AtomicU64,
     committed: AtomicU64,
@@ -228,6 +230,7 @@ impl Inner {
         let Replay { index, head, groups, marks, windows, .. } = replay;
         let sealer = Mutex::new(Sealer::new(connection));
         let inner = Self {
+            room: Room::new(&dir),
             dir,
             window_ms,
             max_series: max_series.min(u32::MAX as usize - 1),
@@ -290,7 +293,7 @@ impl Inner {
         GroupId(write(&self.groups).make(&series))
     }
 
-    pub(crate) fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+    pub(crate) fn commit(&self, commit: Commit, reserve: Reserve) -> Result<(), CommitError> {
         let groups: Vec<Group> = {
             let groups = read(&self.groups);
             let of = |c: &crate::Column| {
@@ -302,6 +305,7 @@ impl Inner {
         if commit.columns.is_empty() && commit.samples.is_empty() && commit.marks.is_empty() {
             return Ok(());
         }
+        self.room.check(reserve)?;
         let mut writer = lock(&self.writer);
         let series = self.undefined(&writer, &commit, &groups)?;
         let columns: Vec<_> = commit
@@ -414,6 +418,7 @@ impl Inner {
             let head = read(&self.head);
             (head.samples(), head.bytes())
         };
+        let (free_bytes, min_free_bytes) = self.room.look();
         Stats {
             series: read(&self.index).alive().len(),
             head_samples,
@@ -423,6 +428,8 @@ impl Inner {
             chunk_bytes: self.chunks.bytes(),
             committed_samples: self.committed.load(Relaxed),
             duplicate_samples: self.duplicates.load(Relaxed),
+            free_bytes,
+            read_only: free_bytes < min_free_bytes,
         }
     }
 }
