@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod exposition;
 pub mod health;
 pub mod identity;
+pub mod inspect;
 pub mod join;
 pub mod reading;
 pub mod schedule;

@@ -30,7 +30,7 @@ use crate::query;
 /// [`status::LANGUAGES`].
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status"]),
-    ("ops", &["listen", "names", "tls"]),
+    ("ops", &["listen", "names", "cors_origin", "tls"]),
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
@@ -116,6 +116,8 @@ pub struct Ops {
     pub listen: SocketAddr,
     /// Host names and addresses by which people and agents reach it; they go into its certificate.
     pub names: Vec<String>,
+    /// Pages of which other origins may read the API; none if not set.
+    pub cors_origin: Option<crate::web::cors::Origins>,
     /// A certificate of the administration's own, with its key; otherwise one of the collector's CA serves.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
@@ -155,7 +157,7 @@ impl Config {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             data_dir,
-            ops: Ops { listen: loopback(9090), names: Vec::new(), tls: None },
+            ops: Ops { listen: loopback(9090), names: Vec::new(), cors_origin: None, tls: None },
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
             storage: Storage { retention: Retention::default(), max_series: 2_000_000, min_free_bytes: 1 << 30 },
@@ -231,6 +233,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
     if let Some(mut ops) = file.section("ops", p) {
         ops_line = listen(&mut ops, &mut config.ops.listen, p);
         config.ops.names = values(&mut ops, "names", p, parse_host_name);
+        config.ops.cors_origin = ops.value("cors_origin", p, crate::web::cors::Origins::parse);
         if let Some(mut tls) = ops.section("tls", p) {
             let certificate = required_file(&mut tls, "certificate", Kind::Certificates, named, p);
             let key = required_file(&mut tls, "key", Kind::Key, named, p);

@@ -17,6 +17,7 @@ pub(super) fn file(config: &Config) -> String {
     let tls = if config.ops.listen.ip().is_loopback() { "" } else { "  # speaks TLS: it is not loopback" };
     out.entry(1, "listen", format_args!("{}{tls}", config.ops.listen));
     out.texts(1, "names", &config.ops.names);
+    out.option(1, "cors_origin", config.ops.cors_origin.as_ref().map(|origins| quote(origins.pattern())));
     if let Some((certificate, key)) = &config.ops.tls {
         out.open(1, "tls");
         out.entry(2, "certificate", path(certificate));

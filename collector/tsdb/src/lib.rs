@@ -268,6 +268,19 @@ impl Store {
         self.inner.select(matchers, start, end)
     }
 
+    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
+        self.inner.select_series(series, start, end)
+    }
+
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
     pub const fn resolutions() -> [Duration; 2] {
         [Duration::from_mins(5), Duration::from_hours(1)]

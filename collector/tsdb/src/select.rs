@@ -55,16 +55,40 @@ impl Inner {
         if start > end {
             return Ok(Vec::new());
         }
+        let (found, labels) = self.matching(matchers);
+        self.select_found(&found, labels, start, end)
+    }
+
+    pub(crate) fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
+        if start > end {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<(u32, Labels)> = {
+            let index = read(&self.index);
+            series.iter().filter_map(|labels| Some((index.find(labels)?, labels.clone()))).collect()
+        };
+        let found = wanted.iter().map(|(id, _)| *id).collect();
+        self.select_found(&found, wanted.into_iter().collect(), start, end)
+    }
+
+    fn select_found(
+        &self,
+        found: &RoaringBitmap,
+        mut labels: HashMap<u32, Labels>,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
         let (start, end) = (start.0, end.0);
         let tombstones = read(&self.tombstones).clone();
-        let (found, mut labels) = self.matching(matchers);
-        let snapshot = self.snapshot(&found, start, end);
+        let snapshot = self.snapshot(found, start, end);
         let days = read(&self.days);
         let in_days = days_between(&days, self.window_of(start), self.window_of(end));
-        let wanted = |level| {
-            let found = &found;
-            move |(unit, series): (i64, Arc<RoaringBitmap>)| (level, unit, &*series & found)
-        };
+        let wanted = |level| move |(unit, series): (i64, Arc<RoaringBitmap>)| (level, unit, &*series & found);
         // Days before windows: of a repeat what was sealed first stays.
         let sealed: Vec<(Level, i64, RoaringBitmap)> = (in_days.into_iter().map(wanted(Level::Day)))
             .chain(self.sealed_between(start, end).into_iter().map(wanted(Level::Window)))
