@@ -242,15 +242,16 @@ fn rows_of(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result
     Ok(series)
 }
 
-/// The series that may have a row of a window or day, as its list says.
-pub(crate) fn listed(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result<RoaringBitmap> {
+/// The series that may have a row of a window or day, as its list says; none where the list itself is damaged.
+pub(crate) fn listed(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result<Option<RoaringBitmap>> {
     let through = if level == Level::Window { "through" } else { "0" };
     let statement = format!("SELECT series, {through} FROM {0} WHERE {0} = ?1", level.unit());
     let found =
         connection.query_row(&statement, [unit], |r| Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, i64>(1)?))).optional()?;
-    let list = found.map(|(bytes, through)| match level {
+    let Some((bytes, through)) = found else { return Ok(Some(RoaringBitmap::new())) };
+    let list = match level {
         Level::Window => take_window(unit, through as u64, &bytes),
         Level::Day => take_bitmap(unit, &bytes),
-    });
-    Ok(list.and_then(Result::ok).unwrap_or_default())
+    };
+    Ok(list.ok())
 }
