@@ -13,5 +13,6 @@ pub mod ingest;
 pub mod ledger;
 pub mod query;
 pub mod remote;
+pub mod secret;
 pub mod status;
 pub mod web;
