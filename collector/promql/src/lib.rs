@@ -27,6 +27,23 @@ pub trait Source: Sync {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// [`Source::select`], or `None` where the series have more than `max_samples` together in the range. A source that can
+    /// tell before it reads them overrides this: a query that is too large then takes no memory.
+    ///
+    /// # Errors
+    /// As [`Source::select`].
+    fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
+        let series = self.select(matchers, start, end)?;
+        let samples: usize = series.iter().map(SeriesData::len).sum();
+        Ok((samples <= max_samples).then_some(series))
+    }
 }
 
 /// A parsed query. Its [`Display`](fmt::Display) is the canonical text, which parses to the same query.

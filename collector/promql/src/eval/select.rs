@@ -98,10 +98,10 @@ impl Engine<'_> {
     /// The series with samples in `(after, until]`, counted as held.
     fn select(&self, selector: &Selector, after_ms: i64, until_ms: i64) -> Evaluated<Vec<SeriesData>> {
         self.check_stop()?;
-        let series = self
-            .source
-            .select(&selector.matchers, Timestamp(after_ms.saturating_add(1)), Timestamp(until_ms))
-            .map_err(EvalError::Source)?;
+        let (start, end) = (Timestamp(after_ms.saturating_add(1)), Timestamp(until_ms));
+        let room = self.limits.max_samples.saturating_sub(self.samples.get());
+        let series = self.source.select_at_most(&selector.matchers, start, end, room).map_err(EvalError::Source)?;
+        let series = series.ok_or(EvalError::TooManySamples)?;
         self.charge(series.iter().map(SeriesData::len).sum())?;
         Ok(series)
     }
