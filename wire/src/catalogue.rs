@@ -441,6 +441,12 @@ pub const METRICS: &[Metric] = &[
     counter("veghe_ingest_refusals_total", Unit::One, "Batches refused or held, by cause.", &["cause"]),
     counter("veghe_ingest_samples_total", Unit::One, "Samples of agents that were stored.", &[]),
     gauge("veghe_ingest_sessions", Unit::One, "Runs of agents whose dictionaries are in memory.", &[]),
+    counter(
+        "veghe_remote_write_dropped_total",
+        Unit::One,
+        "What remote writes held that is not kept: exemplars and native histograms.",
+        &["kind"],
+    ),
     histogram(
         "veghe_rule_evaluation_duration_seconds",
         Unit::Seconds,
