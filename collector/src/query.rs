@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use veghe_model::{Matcher, SeriesData, Timestamp};
 use veghe_promql::{EvalError, Evaluation, Limits, ParseError, Query, Source};
-use veghe_tsdb::{ReadError, Store};
+use veghe_tsdb::Store;
 
 use crate::clock;
 
@@ -208,7 +208,7 @@ impl Source for StoreSource {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.count(|store| store.select(matchers, start, end).map(Some))?.unwrap_or_default())
+        self.select_at_most(matchers, start, end, usize::MAX).map(Option::unwrap_or_default)
     }
 
     fn select_at_most(
@@ -218,18 +218,8 @@ impl Source for StoreSource {
         end: Timestamp,
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.count(|store| store.select_at_most(matchers, start, end, max_samples))?)
-    }
-}
-
-impl StoreSource {
-    /// Reads, and counts time and samples.
-    fn count(
-        &self,
-        read: impl FnOnce(&Store) -> Result<Option<Vec<SeriesData>>, ReadError>,
-    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
         let begun = clock::instant();
-        let found = read(&self.store)?;
+        let found = self.store.select_at_most(matchers, start, end, max_samples)?;
         self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
         let samples = found.iter().flatten().map(|series| series.len() as u64).sum();
         self.samples.fetch_add(samples, Relaxed);

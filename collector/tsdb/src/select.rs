@@ -122,7 +122,7 @@ impl Inner {
             return Ok(Some(Vec::new()));
         }
         let found = read(&self.index).select(matchers);
-        self.select_found(&found, start, end, max_samples)
+        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples)
     }
 
     pub(crate) fn select_series(
@@ -138,17 +138,15 @@ impl Inner {
             let index = read(&self.index);
             series.iter().filter_map(|labels| index.find(labels)).collect()
         };
-        self.select_found(&found, start, end, usize::MAX).map(Option::unwrap_or_default)
+        self.select_found(&found, Span { start: start.0, end: end.0 }, usize::MAX).map(Option::unwrap_or_default)
     }
 
     fn select_found(
         &self,
         found: &RoaringBitmap,
-        start: Timestamp,
-        end: Timestamp,
+        span: Span,
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, ReadError> {
-        let span = Span { start: start.0, end: end.0 };
         let snapshot = self.snapshot(found, span.start, span.end);
         let mut gathered = Gathered::default();
         self.gather_sealed(&mut gathered, found, span, max_samples)?;
