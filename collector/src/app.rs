@@ -239,6 +239,7 @@ impl Collector {
             window: WINDOW,
         })
         .map_err(|error| refused_directory(error, &data_dir, option))?;
+        store.keep_free(config.storage.min_free_bytes);
         tracing::info!(
             samples = recovery.replayed_samples,
             records = recovery.replayed_records,

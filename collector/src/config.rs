@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
-use veghe_wire::document::{Node, Problems, Section, parse_duration};
+use veghe_wire::document::{Node, Problems, Section, parse_bytes, parse_duration};
 
 use self::files::{Kind, NamedFile};
 pub use self::storage::{Class, Retention};
@@ -35,7 +35,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
-    ("storage", &["retention", "max_series"]),
+    ("storage", &["retention", "max_series", "min_free"]),
     ("storage.retention", &["raw", "max_size", "classes"]),
     ("storage.retention.classes[]", &["match", "raw"]),
     ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
@@ -167,6 +167,8 @@ pub struct Storage {
     pub retention: Retention,
     /// How many series may exist in all.
     pub max_series: usize,
+    /// Below so many free bytes of its file system, or a twentieth of it, readings are refused.
+    pub min_free_bytes: u64,
 }
 
 impl Config {
@@ -178,7 +180,7 @@ impl Config {
             ops: Ops { listen: loopback(9090), names: Vec::new(), cors_origin: None, tls: None },
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
-            storage: Storage { retention: Retention::default(), max_series: 2_000_000 },
+            storage: Storage { retention: Retention::default(), max_series: 2_000_000, min_free_bytes: 1 << 30 },
             agents: Agents { certificate_lifetime: Duration::from_hours(90 * 24), max_series: 50_000 },
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
@@ -277,6 +279,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
             config.storage.retention = storage::read(retention, p);
         }
         set(&mut config.storage.max_series, storage.value("max_series", p, parse_count));
+        set(&mut config.storage.min_free_bytes, storage.value("min_free", p, parse_bytes));
         storage.finish(keys("storage"), p);
     }
     if let Some(mut query) = file.section("query", p) {

@@ -32,6 +32,7 @@ pub(super) fn file(config: &Config) -> String {
     out.open(0, "storage");
     retention(&config.storage.retention, &mut out);
     out.entry(1, "max_series", config.storage.max_series);
+    out.entry(1, "min_free", format_bytes(config.storage.min_free_bytes));
     out.open(0, "query");
     out.entry(1, "timeout", span(config.query.timeout));
     out.entry(1, "max_concurrency", config.query.max_concurrency);

@@ -2,7 +2,6 @@
 //!
 //! What it deliberately does not do: measure; it shows what others count.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,7 +9,6 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value as Tree, json};
-use veghe_model::{Labels, Timestamp};
 
 use super::parameters::Parameters;
 use super::prometheus_api::{Api, ApiError, rfc3339, success};
@@ -74,64 +72,35 @@ async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, Ap
     let limit = parameters.limit()?.unwrap_or(10).min(10_000);
     let data = api
         .select(move |store| {
-            let all = store.series_labels(&[], Timestamp::MIN, Timestamp::MAX)?;
-            let stats = store.stats();
-            let mut data = cardinality(&all, limit);
-            data["headStats"] = json!({
-                "numSeries": stats.series,
-                "numLabelPairs": data["pairs"].take(),
-                "chunkCount": 0,
-                "minTime": 0,
-                "maxTime": 0,
+            let (stats, report) = (store.stats(), store.cardinality(limit));
+            let largest = |counts: &[(String, u64)]| -> Tree {
+                counts.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect()
+            };
+            let data = json!({
+                "headStats": {
+                    "numSeries": report.series,
+                    "numLabelPairs": report.label_pairs,
+                    "chunkCount": 0,
+                    "minTime": 0,
+                    "maxTime": 0,
+                },
+                "seriesCountByMetricName": largest(&report.series_by_metric),
+                "labelValueCountByLabelName": largest(&report.values_by_label),
+                "memoryInBytesByLabelName": largest(&report.bytes_by_label),
+                "seriesCountByLabelValuePair": largest(&report.series_by_pair),
+                "vegheStats": {
+                    "headSamples": stats.head_samples,
+                    "headBytes": stats.head_bytes,
+                    "logSegments": stats.log_segments,
+                    "logBytes": stats.log_bytes,
+                    "chunkBytes": stats.chunk_bytes,
+                    "freeBytes": stats.free_bytes,
+                    "readOnly": stats.read_only,
+                    "seriesCountByLabelName": largest(&report.series_by_label),
+                },
             });
-            if let Some(data) = data.as_object_mut() {
-                data.remove("pairs");
-                data.insert(
-                    "vegheStats".to_owned(),
-                    json!({
-                        "headSamples": stats.head_samples,
-                        "headBytes": stats.head_bytes,
-                        "logSegments": stats.log_segments,
-                        "logBytes": stats.log_bytes,
-                        "chunkBytes": stats.chunk_bytes,
-                    }),
-                );
-            }
             Ok(data)
         })
         .await?;
     Ok(success(&data))
-}
-
-/// Which names, labels and pairs have most, at most `limit` of each.
-fn cardinality(all: &[Labels], limit: usize) -> Tree {
-    let mut by_metric: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut by_pair: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for labels in all {
-        *by_metric.entry(labels.metric_name()).or_default() += 1;
-        for label in labels {
-            *by_pair.entry((&label.name, &label.value)).or_default() += 1;
-        }
-    }
-    let mut values_by_label: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut bytes_by_label: BTreeMap<&str, u64> = BTreeMap::new();
-    for ((name, value), series) in &by_pair {
-        *values_by_label.entry(name).or_default() += 1;
-        *bytes_by_label.entry(name).or_default() += series * value.len() as u64;
-    }
-    let largest = |counts: Vec<(String, u64)>| -> Tree {
-        let mut counts = counts;
-        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        counts.into_iter().take(limit).map(|(name, value)| json!({ "name": name, "value": value })).collect()
-    };
-    let named = |counts: &BTreeMap<&str, u64>| counts.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-    json!({
-        "pairs": by_pair.len(),
-        "seriesCountByMetricName": largest(named(&by_metric)),
-        "labelValueCountByLabelName": largest(named(&values_by_label)),
-        "memoryInBytesByLabelName": largest(named(&bytes_by_label)),
-        "seriesCountByLabelValuePair": largest(
-            by_pair.iter().map(|((name, value), n)| (format!("{name}={value}"), *n)).collect()
-        ),
-    })
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use roaring::RoaringBitmap;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use crate::OpenError;
@@ -20,7 +21,7 @@ use crate::contents::{self, Contents};
 use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -39,6 +40,12 @@ const SCHEMA_OF_DAYS: &str = "
 CREATE TABLE day (day INTEGER PRIMARY KEY, series BLOB NOT NULL);
 CREATE TABLE day_chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE day_times (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+";
+
+/// What format 4 has in addition, beside checksums for what had none.
+const SCHEMA_OF_TOMBSTONES: &str = "
+ALTER TABLE meta ADD COLUMN crc INTEGER;
+CREATE TABLE tombstone (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 ";
 
 /// How many windows make a day, as chunks are merged; 24 h of windows of 2 h.
@@ -126,23 +133,36 @@ impl Chunks {
                 .execute_batch(SCHEMA)
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_DAYS))
                 .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
+                .and_then(|()| transaction.execute_batch(SCHEMA_OF_TOMBSTONES))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         } else if found < VERSION {
-            // New tables fill by and by: nothing that is there changes here.
+            // New tables fill by and by, chunks stay as they are. A kill leaves the format of before.
             let transaction = writer.transaction().map_err(database)?;
-            let days = if found < 2 { SCHEMA_OF_DAYS } else { "" };
-            transaction
-                .execute_batch(days)
-                .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
-                .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
-                .map_err(database)?;
-            transaction.commit().map_err(database)?;
+            let migrated = (|| {
+                if found < 2 {
+                    transaction.execute_batch(SCHEMA_OF_DAYS)?;
+                }
+                if found < 3 {
+                    transaction.execute_batch(catalog::SCHEMA)?;
+                }
+                transaction.execute_batch(SCHEMA_OF_TOMBSTONES)?;
+                add_checksums(&transaction)?;
+                transaction.pragma_update(None, "user_version", VERSION)
+            })();
+            migrated.and_then(|()| transaction.commit()).map_err(database)?;
         }
-        let stored = meta(&writer, "window_ms").map_err(database)?.unwrap_or(window_ms);
+        let stored = match meta(&writer, "window_ms").map_err(database)? {
+            Some(Ok(stored)) => stored,
+            None => window_ms,
+            Some(Err(damage)) => {
+                let detail = format!("table meta, row window_ms: {damage}; restore a backup");
+                return Err(OpenError::Damaged { path, detail });
+            }
+        };
         let contents = contents::read(&writer, &path, stored).map_err(database)?;
         Ok((Self { path, readers: Mutex::default() }, writer, contents, stored))
     }
@@ -209,15 +229,57 @@ pub(crate) fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
 /// Makes the read transaction of `connection` see what is committed now, and nothing later.
 pub(crate) fn take_snapshot(connection: &Connection) -> rusqlite::Result<()> {
     // A transaction begins with its first read.
-    meta(connection, "window_ms").map(drop)
+    meta(connection, "window_ms").map(|_damaged_or_not| ())
 }
 
-pub(crate) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
-    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
+/// A number of the store itself; none where it was never written.
+pub(crate) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Result<i64, Damaged>>> {
+    let found = connection
+        .query_row("SELECT value, crc FROM meta WHERE key = ?1", [key], |r| {
+            Ok((r.get::<_, Option<i64>>(0)?, r.get::<_, Option<i64>>(1)?))
+        })
+        .optional()?;
+    Ok(found.map(|(value, crc)| match value {
+        Some(value) if crc == Some(meta_crc(key, value)) => Ok(value),
+        _ => Err(Damaged("its checksum differs")),
+    }))
+}
+
+fn meta_crc(key: &str, value: i64) -> i64 {
+    i64::from(checksum(value, key.as_bytes()))
 }
 
 pub(crate) fn put_meta(connection: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value]).map(drop)
+    let statement = "INSERT OR REPLACE INTO meta (key, value, crc) VALUES (?1, ?2, ?3)";
+    connection.execute(statement, params![key, value, meta_crc(key, value)]).map(drop)
+}
+
+/// Gives what formats before 4 wrote without a checksum one, as it stands.
+fn add_checksums(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let rows = |statement: &str| -> rusqlite::Result<Vec<(Value, Value, Value)>> {
+        let mut statement = transaction.prepare(statement)?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        rows.collect()
+    };
+    for row in rows("SELECT key, value, 0 FROM meta")? {
+        if let (Value::Text(key), Value::Integer(value), _) = row {
+            put_meta(transaction, &key, value)?;
+        }
+    }
+    for row in rows("SELECT key, value, 0 FROM mark")? {
+        if let (Value::Blob(key), Value::Blob(value), _) = row {
+            put_marks(transaction, std::iter::once((&key, Some(&value))))?;
+        }
+    }
+    for row in rows("SELECT window, through, series FROM window")? {
+        if let (Value::Integer(window), Value::Integer(through), Value::Blob(bytes)) = row
+            // One that does not hold stays so, and is named when it is read.
+            && let Ok(series) = take_bitmap(window, &bytes)
+        {
+            put_window(transaction, window, &Sealed { through: through as u64, series: Arc::new(series) })?;
+        }
+    }
+    Ok(())
 }
 
 /// Appends the checksum of `key` and `bytes`.
@@ -249,18 +311,58 @@ pub(crate) fn put_marks<'a>(
     let mut remove = transaction.prepare("DELETE FROM mark WHERE key = ?1")?;
     for (key, value) in marks {
         match value {
-            Some(value) => put.execute(params![key, value])?,
+            Some(value) => {
+                let mut value = value.clone();
+                let crc = mark_crc(key, &value);
+                value.extend_from_slice(&crc.to_le_bytes());
+                put.execute(params![key, value])?
+            }
             None => remove.execute(params![key])?,
         };
     }
     Ok(())
 }
 
+fn mark_crc(key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+/// The value of a mark's row.
+pub(crate) fn take_mark<'a>(key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Damaged> {
+    let (value, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
+    if u32::from_le_bytes(*crc) == mark_crc(key, value) { Ok(value) } else { Err(Damaged("its checksum differs")) }
+}
+
 fn bitmap_bytes(key: i64, series: &RoaringBitmap) -> rusqlite::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    series.serialize_into(&mut bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    put_bitmap(series, &mut bytes)?;
     seal_bytes(key, &mut bytes);
     Ok(bytes)
+}
+
+pub(crate) fn put_bitmap(series: &RoaringBitmap, bytes: &mut Vec<u8>) -> rusqlite::Result<()> {
+    series.serialize_into(bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn window_crc(window: i64, through: u64, bitmap: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&window.to_le_bytes());
+    hasher.update(&through.to_le_bytes());
+    hasher.update(bitmap);
+    hasher.finalize()
+}
+
+/// The list of a window's row.
+pub(crate) fn take_window(window: i64, through: u64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
+    let (bitmap, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
+    if u32::from_le_bytes(*crc) != window_crc(window, through, bitmap) {
+        return Err(Damaged("its checksum differs"));
+    }
+    RoaringBitmap::deserialize_from(bitmap).or(Err(Damaged("its set of series does not decode")))
 }
 
 pub(crate) fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
@@ -277,7 +379,10 @@ pub(crate) fn put_day(transaction: &Transaction<'_>, day: i64, series: &RoaringB
 }
 
 pub(crate) fn put_window(transaction: &Transaction<'_>, window: i64, sealed: &Sealed) -> rusqlite::Result<()> {
-    let bytes = bitmap_bytes(window, &sealed.series)?;
+    let mut bytes = Vec::new();
+    put_bitmap(&sealed.series, &mut bytes)?;
+    let crc = window_crc(window, sealed.through, &bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
     transaction
         .execute("INSERT OR REPLACE INTO window VALUES (?1, ?2, ?3)", params![window, sealed.through as i64, bytes])
         .map(drop)

@@ -13,7 +13,8 @@ use rusqlite::{Connection, OptionalExtension};
 use veghe_model::{Labels, Timestamp};
 
 use crate::bytes::Damaged;
-use crate::chunks::{self, Level, Sealed, WINDOWS_PER_DAY, row, take_bitmap};
+use crate::chunks::{self, Level, Sealed, WINDOWS_PER_DAY, row, take_bitmap, take_mark, take_window};
+use crate::tombstone::{self, Tombstone};
 use crate::{Damage, catalog};
 
 /// What the database says at the start.
@@ -28,6 +29,7 @@ pub(crate) struct Contents {
     pub(crate) next_series: u32,
     /// Records up to this one are in here as far as series and marks go.
     pub(crate) through: u64,
+    pub(crate) tombstones: Vec<Tombstone>,
     pub(crate) damages: Vec<Damage>,
 }
 
@@ -41,9 +43,11 @@ pub(crate) fn read(connection: &Connection, path: &Path, window_ms: i64) -> rusq
     reader.days()?;
     reader.series()?;
     reader.marks()?;
+    reader.tombstones()?;
+    let next_series = reader.number("next_series")? as u32;
+    let through = reader.number("catalog_through")? as u64;
     let mut contents = reader.contents;
-    contents.next_series = chunks::meta(connection, "next_series")?.unwrap_or(0) as u32;
-    contents.through = chunks::meta(connection, "catalog_through")?.unwrap_or(0) as u64;
+    (contents.next_series, contents.through) = (next_series, through);
     if !contents.damages.is_empty() {
         // A number that only chunks know must not be given again.
         let highest = named(&contents).max().into_iter().chain(contents.lost.max()).max();
@@ -71,6 +75,17 @@ impl Reader<'_> {
         self.contents.damages.push(Damage { path, place, series: None, range, detail });
     }
 
+    /// A number of the store; one that is lost counts as 0, which gives nothing away and replays what there is.
+    fn number(&mut self, key: &str) -> rusqlite::Result<i64> {
+        match chunks::meta(self.connection, key)? {
+            Some(Err(damage)) => {
+                self.damaged(format!("table meta, row {key}"), None, &damage);
+                Ok(0)
+            }
+            found => Ok(found.and_then(Result::ok).unwrap_or(0)),
+        }
+    }
+
     fn windows(&mut self) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare("SELECT window, through, series FROM window")?;
         let mut rows = statement.query([])?;
@@ -83,13 +98,12 @@ impl Reader<'_> {
             let window: i64 = found.get(0)?;
             let through: Option<i64> = found.get(1).ok();
             let bytes: Vec<u8> = found.get(2).unwrap_or_default();
-            match (through, take_bitmap(window, &bytes)) {
-                (Some(through), Ok(series)) => {
-                    let sealed = Sealed { through: through as u64, series: Arc::new(series) };
-                    self.contents.windows.insert(window, sealed);
+            match through.map(|through| (through as u64, take_window(window, through as u64, &bytes))) {
+                Some((through, Ok(series))) => {
+                    self.contents.windows.insert(window, Sealed { through, series: Arc::new(series) });
                 }
-                (None, Ok(_)) => self.rebuild(Level::Window, window, &Damaged("its watermark is no number"))?,
-                (_, Err(damage)) => self.rebuild(Level::Window, window, &damage)?,
+                Some((_, Err(damage))) => self.rebuild(Level::Window, window, &damage)?,
+                None => self.rebuild(Level::Window, window, &Damaged("its watermark is no number"))?,
             }
         }
     }
@@ -166,11 +180,38 @@ impl Reader<'_> {
         loop {
             match rows.next() {
                 Ok(Some(found)) => {
-                    self.contents.marks.insert(found.get(0)?, found.get(1)?);
+                    let (key, bytes): (Vec<u8>, Vec<u8>) = (found.get(0)?, found.get(1).unwrap_or_default());
+                    match take_mark(&key, &bytes) {
+                        Ok(value) => {
+                            self.contents.marks.insert(key, value.to_vec());
+                        }
+                        Err(damage) => self.damaged(format!("table mark, row {}", key.escape_ascii()), None, &damage),
+                    }
                 }
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     self.damaged("table mark".to_owned(), None, &error);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn tombstones(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare("SELECT id, data FROM tombstone ORDER BY id")?;
+        let mut rows = statement.query([])?;
+        loop {
+            match rows.next() {
+                Ok(Some(found)) => {
+                    let (id, data): (i64, Vec<u8>) = (found.get(0)?, found.get(1).unwrap_or_default());
+                    match tombstone::decode(id, &data) {
+                        Ok(stone) => self.contents.tombstones.push(stone),
+                        Err(damage) => self.damaged(format!("table tombstone, row {id}"), None, &damage),
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.damaged("table tombstone".to_owned(), None, &error);
                     return Ok(());
                 }
             }
@@ -201,9 +242,16 @@ fn rows_of(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result
     Ok(series)
 }
 
-/// The series that may have a row of a window or day, as its list says.
-pub(crate) fn listed(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result<RoaringBitmap> {
-    let statement = format!("SELECT series FROM {0} WHERE {0} = ?1", level.unit());
-    let bytes: Option<Vec<u8>> = connection.query_row(&statement, [unit], |r| r.get(0)).optional()?;
-    Ok(bytes.and_then(|bytes| take_bitmap(unit, &bytes).ok()).unwrap_or_default())
+/// The series that may have a row of a window or day, as its list says; none where the list itself is damaged.
+pub(crate) fn listed(connection: &Connection, level: Level, unit: i64) -> rusqlite::Result<Option<RoaringBitmap>> {
+    let through = if level == Level::Window { "through" } else { "0" };
+    let statement = format!("SELECT series, {through} FROM {0} WHERE {0} = ?1", level.unit());
+    let found =
+        connection.query_row(&statement, [unit], |r| Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, i64>(1)?))).optional()?;
+    let Some((bytes, through)) = found else { return Ok(Some(RoaringBitmap::new())) };
+    let list = match level {
+        Level::Window => take_window(unit, through as u64, &bytes),
+        Level::Day => take_bitmap(unit, &bytes),
+    };
+    Ok(list.ok())
 }

@@ -74,6 +74,19 @@ pub enum CommitError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file system has less room than is to stay free: goes away when space returns.
+    #[error(
+        "cannot write to {}: the disk is full up to its reserve, {free_bytes} bytes of {min_free_bytes} that stay free",
+        dir.display()
+    )]
+    ReadOnly {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Room left.
+        free_bytes: u64,
+        /// Room that is to stay.
+        min_free_bytes: u64,
+    },
     /// The disk fails.
     #[error("cannot write {}", path.display())]
     Io {
@@ -258,6 +271,16 @@ pub enum VerifyError {
         /// Its format.
         found: u32,
         /// The newest that this program knows.
+        known: u32,
+    },
+    /// An older program wrote it, without the checksums of today.
+    #[error("cannot verify {}: format {found}, without the checksums of format {known}; start this program on it once", path.display())]
+    Older {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The one that can be verified.
         known: u32,
     },
     /// Whoever watched it ended it.

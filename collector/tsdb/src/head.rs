@@ -380,6 +380,12 @@ impl Head {
         Some(frozen)
     }
 
+    /// The newest time stamp of these series since the process began, if one of them had a sample.
+    pub(crate) fn newest_of(&self, series: &RoaringBitmap) -> Option<i64> {
+        let newest = series.iter().filter_map(|id| self.newest.get(id as usize)).copied().max();
+        newest.filter(|time| *time > i64::MIN)
+    }
+
     /// Every series with samples in the head.
     pub(crate) fn series(&self) -> RoaringBitmap {
         self.all().fold(RoaringBitmap::new(), |all, w| all | &w.series)

@@ -14,18 +14,24 @@ mod head;
 mod index;
 mod log;
 mod merge;
+mod replay;
 mod retain;
 mod rollup;
+mod room;
 mod seal;
+mod segment;
 mod select;
 mod store;
 mod tail;
 mod timecolumn;
+mod tombstone;
 mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use room::Reserve;
 
 pub use backup::{BackupProgress, copy_database};
 pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
@@ -139,6 +145,35 @@ pub struct RetainReport {
     pub used_bytes: u64,
 }
 
+/// What a call of [`Store::clean_tombstones`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CleanReport {
+    /// Deleted samples that were still in chunks and are gone now.
+    pub samples: u64,
+    /// Deletions that stay in force because some of what they hide is not sealed yet.
+    pub left: u64,
+}
+
+/// What the series of the index are made of: the largest of each kind, descending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cardinality {
+    /// Series.
+    pub series: u64,
+    /// Distinct pairs of a label's name and value.
+    pub label_pairs: u64,
+    /// Series of each metric name.
+    pub series_by_metric: Vec<(String, u64)>,
+    /// Distinct values of each label.
+    pub values_by_label: Vec<(String, u64)>,
+    /// Bytes of the values of each label, counted for every series that has one, as Prometheus does; here a text is
+    /// kept once.
+    pub bytes_by_label: Vec<(String, u64)>,
+    /// Series that have each label.
+    pub series_by_label: Vec<(String, u64)>,
+    /// Series that have each pair, written `name=value`.
+    pub series_by_pair: Vec<(String, u64)>,
+}
+
 /// How large everything is.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -158,6 +193,10 @@ pub struct Stats {
     pub committed_samples: u64,
     /// Samples that had the time stamp of one already there and were dropped.
     pub duplicate_samples: u64,
+    /// Bytes that the file system has free for this process.
+    pub free_bytes: u64,
+    /// Whether commits are refused because that is less than [`Store::keep_free`] says.
+    pub read_only: bool,
 }
 
 impl Store {
@@ -188,7 +227,22 @@ impl Store {
     /// # Errors
     /// [`CommitError`]: disk full or failing. The store stays usable; nothing of the commit will be seen.
     pub fn commit(&self, commit: Commit) -> Result<(), CommitError> {
-        self.inner.commit(commit)
+        self.inner.commit(commit, Reserve::Kept)
+    }
+
+    /// As [`Self::commit`], also where the disk is full up to the reserve of [`Self::keep_free`]: for the little that
+    /// tells people that it is.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn commit_from_reserve(&self, commit: Commit) -> Result<(), CommitError> {
+        self.inner.commit(commit, Reserve::Used)
+    }
+
+    /// From now on commits are refused while the file system has less than `bytes` free, or than a twentieth of its
+    /// size where that is less: queries, sealing and retention go on in what is left. 0, as at the start, refuses none.
+    pub fn keep_free(&self, bytes: u64) {
+        self.inner.room.keep_free(bytes);
     }
 
     /// The value last committed for `key`.
@@ -306,6 +360,32 @@ impl Store {
     /// [`SealError`]; what was deleted so far stays deleted.
     pub fn retain(&self, retention: &Retention, now: Timestamp) -> Result<RetainReport, SealError> {
         self.inner.retain(retention, now)
+    }
+
+    /// Deletes the samples in `[start, end]` of the series that satisfy all `matchers`: they show no more when this
+    /// returns, and leave the disk when their chunks are written anew or with [`Self::clean_tombstones`]. An `end`
+    /// behind the newest sample of these series is that sample's time, so that what is still to come stays. What
+    /// arrives late for the deleted stretch goes with it. Gives the number of series.
+    ///
+    /// # Errors
+    /// [`SealError`]: nothing is deleted.
+    pub fn delete(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Result<u64, SealError> {
+        self.inner.delete(matchers, start, end)
+    }
+
+    /// Takes deleted samples out of chunks, and series out of the index that have no other. A deletion that reaches
+    /// into what is not sealed yet stays in force for a later call.
+    ///
+    /// # Errors
+    /// [`SealError`]; every deletion stays in force.
+    pub fn clean_tombstones(&self) -> Result<CleanReport, SealError> {
+        self.inner.clean_tombstones()
+    }
+
+    /// Which labels make the most series: at most `limit` of each kind. Costs a pass over the distinct label pairs, no
+    /// disk.
+    pub fn cardinality(&self, limit: usize) -> Cardinality {
+        store::read(&self.inner.index).cardinality(limit)
     }
 
     /// How large everything is now; cheap.

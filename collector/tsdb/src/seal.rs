@@ -19,6 +19,7 @@ use crate::log::Segment;
 use crate::merge::Merger;
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, Writer, lock, read, write};
+use crate::tombstone::Tombstones;
 use crate::{SealError, SealReport};
 
 /// Series written by one call, in one transaction.
@@ -30,7 +31,7 @@ const GRACE_PER_WINDOW: i64 = 12;
 /// A window that got no sample for this part of its length has stopped growing: 1 minute of 2 hours.
 const QUIET_PER_WINDOW: i64 = 120;
 /// Above this the head is relieved of whole windows early.
-const HEAD_LIMIT_BYTES: u64 = 512 << 20;
+pub(crate) const HEAD_LIMIT_BYTES: u64 = 512 << 20;
 
 /// Above this SQLite's write-ahead log is emptied when nothing is left to seal.
 const IDLE_WAL_BYTES: u64 = 1 << 20;
@@ -166,6 +167,7 @@ impl Inner {
         let window = job.frozen.window;
         let before = read(&self.sealed).get(&window).cloned().unwrap_or_default();
         let before_report = report.clone();
+        let tombstones = read(&self.tombstones).clone();
         // Shared columns of a part that failed were rolled back with it.
         if job.failed {
             job.times = TimesWriter::new(&sealer.connection, Level::Window, window).map_err(SealError::Database)?;
@@ -173,7 +175,7 @@ impl Inner {
         }
         let written = (|| {
             let transaction = sealer.connection.transaction()?;
-            let (series, to) = write_part(&transaction, job, report)?;
+            let (series, to) = write_part(&transaction, job, &tombstones, report)?;
             let finished = to == job.frozen.entries.len();
             let through = if finished { job.frozen.sequence } else { before.through };
             let sealed = Sealed { through, series: Arc::new(&*before.series | &series) };
@@ -369,10 +371,44 @@ fn write_catalog(connection: &mut Connection, catalog: &Catalog) -> rusqlite::Re
     transaction.commit()
 }
 
+/// Writes a whole frozen window, while nobody else reads or writes the store; gives its list.
+pub(crate) fn seal_whole(
+    connection: &mut Connection,
+    frozen: &Arc<Frozen>,
+    before: Sealed,
+    tombstones: &Tombstones,
+) -> rusqlite::Result<Sealed> {
+    let window = frozen.window;
+    let mut job = Job {
+        frozen: Arc::clone(frozen),
+        done: 0,
+        times: TimesWriter::new(connection, Level::Window, window)?,
+        failed: false,
+        piece_times: PieceTimes::default(),
+        part_times: HashMap::new(),
+    };
+    let mut sealed = before;
+    let mut report = SealReport::default();
+    loop {
+        let transaction = connection.transaction()?;
+        let (series, to) = write_part(&transaction, &mut job, tombstones, &mut report)?;
+        job.done = to;
+        let finished = to == frozen.entries.len();
+        let through = if finished { frozen.sequence } else { sealed.through };
+        sealed = Sealed { through, series: Arc::new(&*sealed.series | &series) };
+        chunks::put_window(&transaction, window, &sealed)?;
+        transaction.commit()?;
+        if finished {
+            return Ok(sealed);
+        }
+    }
+}
+
 /// Writes at most [`SERIES_PER_CALL`] series; gives which, and where to go on.
 fn write_part(
     transaction: &Transaction<'_>,
     job: &mut Job,
+    tombstones: &Tombstones,
     report: &mut SealReport,
 ) -> rusqlite::Result<(RoaringBitmap, usize)> {
     let window = job.frozen.window;
@@ -413,6 +449,7 @@ fn write_part(
         if !ascending {
             merge_samples(samples);
         }
+        tombstones.strike(id, samples);
         if samples.is_empty() {
             continue;
         }

@@ -147,6 +147,7 @@ impl Inner {
         span: Span,
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        let tombstones = read(&self.tombstones).clone();
         let snapshot = self.snapshot(found, span.start, span.end);
         let mut gathered = Gathered::default();
         self.gather_sealed(&mut gathered, found, span, max_samples)?;
@@ -164,7 +165,12 @@ impl Inner {
         {
             let index = read(&self.index);
             for ((id, _), joined) in runs.iter().zip(joined) {
-                let (timestamps, values) = joined.map_err(|(window, damage)| self.corrupt(window, *id, damage))?;
+                let joined = joined.map_err(|(window, damage)| self.corrupt(window, *id, damage))?;
+                let (mut timestamps, mut values) = joined;
+                tombstones.strike_columns(*id, &mut timestamps, &mut values);
+                if values.is_empty() {
+                    continue;
+                }
                 answer.push(SeriesData { labels: index.labels(*id), timestamps, values });
             }
         }

@@ -20,7 +20,7 @@ use crate::catalog;
 use crate::chunks::{self, ChunkError, Level, TimesReader, row};
 use crate::contents;
 use crate::store::{Inner, lock};
-use crate::{Store, VerifyError, log};
+use crate::{Store, VerifyError, segment};
 
 /// Damaged places that are described; the others are counted.
 const MAX_DESCRIBED: usize = 1_000;
@@ -132,7 +132,10 @@ pub fn verify_directory(
     if found > chunks::VERSION {
         return Err(VerifyError::Newer { path, found, known: chunks::VERSION });
     }
-    let window_ms = chunks::meta(&connection, "window_ms").map_err(database)?.unwrap_or(0);
+    if found < chunks::VERSION {
+        return Err(VerifyError::Older { path, found, known: chunks::VERSION });
+    }
+    let window_ms = chunks::meta(&connection, "window_ms").map_err(database)?.and_then(Result::ok).unwrap_or(0);
     let mut check = Check { path: &path, connection: &connection, window_ms, report: VerifyReport::default() };
     check.log_of(&dir.join("log"), watch)?;
     check.database(watch)?;
@@ -206,8 +209,8 @@ impl Check<'_> {
         let segments: Vec<(PathBuf, u64)> =
             lock(&inner.writer).log.segments().map(|segment| (segment.path.clone(), segment.bytes)).collect();
         for (path, bytes) in segments {
-            match log::check(&path, Some(bytes)) {
-                Ok(found) => self.segment(&path, found),
+            match segment::check(&path, Some(bytes)) {
+                Ok(found) => self.segment(found),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(VerifyError::Io { path, source }),
             }
@@ -221,21 +224,20 @@ impl Check<'_> {
         dir: &Path,
         watch: &mut dyn FnMut(&VerifyReport) -> ControlFlow<()>,
     ) -> Result<(), VerifyError> {
-        let segments = log::list(dir).map_err(|source| VerifyError::Io { path: dir.to_owned(), source })?;
+        let segments = segment::list(dir).map_err(|source| VerifyError::Io { path: dir.to_owned(), source })?;
         for (_, path) in segments {
-            let found = log::check(&path, None).map_err(|source| VerifyError::Io { path: path.clone(), source })?;
-            self.segment(&path, found);
+            let found = segment::check(&path, None).map_err(|source| VerifyError::Io { path: path.clone(), source })?;
+            self.segment(found);
             tell(watch, &self.report)?;
         }
         Ok(())
     }
 
-    fn segment(&mut self, path: &Path, found: log::Checked) {
+    fn segment(&mut self, found: segment::Checked) {
         self.report.log_records += found.records;
         self.report.torn_bytes += found.torn_bytes;
-        for (offset, detail) in found.damages {
-            let (path, place) = (path.to_owned(), format!("byte {offset}"));
-            self.report.add(Damage { path, place, series: None, range: None, detail });
+        for damage in found.damages {
+            self.report.add(damage);
         }
     }
 
@@ -305,6 +307,8 @@ impl Check<'_> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut times = TimesReader::default();
         let mut seen = RoaringBitmap::new();
+        // Rows that no list names are on their way out, and nobody reads them: a kill may leave them without their times.
+        let listed = contents::listed(&transaction, level, unit)?;
         let scanned = (|| {
             let statement = format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2 ORDER BY id", level.chunks());
             let mut statement = transaction.prepare(&statement)?;
@@ -312,6 +316,9 @@ impl Check<'_> {
             while let Some(found) = rows.next()? {
                 let id = found.get::<_, i64>(0)? as u32;
                 seen.insert(id);
+                if listed.as_ref().is_some_and(|listed| !listed.contains(id)) {
+                    continue;
+                }
                 let data: Vec<u8> = found.get(1)?;
                 self.chunk(&transaction, &mut times, level, (unit, id), &data);
             }
@@ -319,7 +326,7 @@ impl Check<'_> {
         })();
         if let Err(error) = scanned {
             self.damaged(format!("table {}, {} {unit}, by scanning", level.chunks(), level.unit()), error);
-            let left = contents::listed(&transaction, level, unit)? - seen;
+            let left = listed.unwrap_or_default() - seen;
             let mut one = transaction.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
             for id in left {
                 match one.query_row([row(unit, id)], |r| r.get::<_, Vec<u8>>(0)).optional() {

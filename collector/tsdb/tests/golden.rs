@@ -133,6 +133,11 @@ fn format_3_opens_for_ever() {
 }
 
 #[test]
+fn format_4_opens_for_ever() {
+    opens_whole("v4");
+}
+
+#[test]
 fn format_2_opens_for_ever() {
     opens_whole("v2");
 }
