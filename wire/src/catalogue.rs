@@ -538,6 +538,12 @@ const METRICS: &[Metric] = &[
         "Places of the log that could not be read, whose samples were not sent to the target.",
         &["remote_name", "url"],
     ),
+    counter(
+        "veghe_remote_write_receiver_dropped_total",
+        Unit::One,
+        "What remote writes held that is not kept: exemplars and native histograms.",
+        &["kind"],
+    ),
     histogram(
         "veghe_rule_evaluation_duration_seconds",
         Unit::Seconds,

@@ -21,6 +21,7 @@ pub(crate) struct Series {
     /// Its samples in [`Decoded::samples`].
     pub(crate) samples: Range<usize>,
     pub(crate) histograms: usize,
+    pub(crate) exemplars: usize,
     /// Labels that point outside the table of symbols.
     pub(crate) dangling: bool,
 }
@@ -74,7 +75,7 @@ impl Decoded {
     ) -> Result<(), Malformed> {
         let first_sample = self.samples.len();
         let scratch = self.scratch.len();
-        let mut histograms = 0;
+        let (mut histograms, mut exemplars) = (0, 0);
         let mut labels: Option<Range<usize>> = None;
         let mut in_scratch = false;
         let mut fields = Fields::new(&body[at.clone()], at.start);
@@ -97,13 +98,14 @@ impl Decoded {
                     }
                 },
                 (2, Value::Bytes(sample)) => self.samples.push(sample_of(body, sample)?),
+                (3, Value::Bytes(_)) => exemplars += 1,
                 (4, Value::Bytes(_)) => histograms += 1,
                 _ => {}
             }
         }
         let labels = if in_scratch { scratch..self.scratch.len() } else { labels.unwrap_or(0..0) };
         let samples = first_sample..self.samples.len();
-        self.series.push(Series { labels, in_scratch, samples, histograms, dangling: false });
+        self.series.push(Series { labels, in_scratch, samples, histograms, exemplars, dangling: false });
         Ok(())
     }
 
@@ -132,7 +134,7 @@ impl Decoded {
     fn series_2(&mut self, body: &[u8], at: Range<usize>, refs: &mut Vec<usize>) -> Result<(), Malformed> {
         refs.clear();
         let first_sample = self.samples.len();
-        let mut histograms = 0;
+        let (mut histograms, mut exemplars) = (0, 0);
         let mut fields = Fields::new(&body[at.clone()], at.start);
         while let Some(field) = fields.next()? {
             match (field.number, field.value) {
@@ -145,6 +147,7 @@ impl Decoded {
                 (1, Value::Number(one)) => refs.push(usize::try_from(one).unwrap_or(usize::MAX)),
                 (2, Value::Bytes(sample)) => self.samples.push(sample_of(body, sample)?),
                 (3, Value::Bytes(_)) => histograms += 1,
+                (4, Value::Bytes(_)) => exemplars += 1,
                 _ => {}
             }
         }
@@ -167,7 +170,7 @@ impl Decoded {
             }
         }
         let (labels, samples) = (start..self.scratch.len(), first_sample..self.samples.len());
-        self.series.push(Series { labels, in_scratch: true, samples, histograms, dangling });
+        self.series.push(Series { labels, in_scratch: true, samples, histograms, exemplars, dangling });
         Ok(())
     }
 }

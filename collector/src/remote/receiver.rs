@@ -10,7 +10,7 @@ use std::time::Duration;
 use veghe_model::{Labels, METRIC_NAME, Timestamp};
 use veghe_tsdb::{Commit, CommitError, SeriesId, Store};
 
-use super::decode::{Decoded, Malformed, label_pairs};
+use super::decode::{Decoded, Malformed, Series, label_pairs};
 use super::known::Known;
 use super::runs::Runs;
 
@@ -45,6 +45,10 @@ pub struct Outcome {
     pub samples: u64,
     /// Why others were refused, one line each; empty where none was.
     pub problems: String,
+    /// Native histograms that were refused: none are kept.
+    pub dropped_histograms: u64,
+    /// Exemplars that were left out: none are kept.
+    pub dropped_exemplars: u64,
 }
 
 /// Why nothing of a request counts as written.
@@ -193,6 +197,8 @@ impl Receiver {
         let latest = now.saturating_add(MAX_AHEAD);
         let mut problems = Problems::default();
         let mut written = 0;
+        let dropped = |count: fn(&Series) -> usize| decoded.series.iter().map(count).sum::<usize>() as u64;
+        let (dropped_histograms, dropped_exemplars) = (dropped(|s| s.histograms), dropped(|s| s.exemplars));
         for series in &decoded.series {
             let key = decoded.labels(body, series);
             if series.dangling {
@@ -241,7 +247,7 @@ impl Receiver {
             }
         }
         runs.end(&decoded.samples, known.len(), &self.store, &mut draft.commit);
-        Ok(Outcome { samples: written as u64, problems: problems.text() })
+        Ok(Outcome { samples: written as u64, problems: problems.text(), dropped_histograms, dropped_exemplars })
     }
 
     fn series(&self, key: &[u8]) -> Result<SeriesId, String> {
@@ -326,7 +332,7 @@ mod tests {
         let labels = [("__name__", "up"), ("job", "a"), ("empty", "")];
         let one = snappy(&series_1(&labels, &[(1_000, 1.0), (2_000, stale_nan())]));
         let outcome = receiver.write(&one, Protocol::Version1, Timestamp(0)).expect("written");
-        assert_eq!(outcome, Outcome { samples: 2, problems: String::new() });
+        assert_eq!(outcome, Outcome { samples: 2, ..Outcome::default() });
         let symbols = ["", "__name__", "up", "job", "a"].map(|s| field(4, s.as_bytes())).concat();
         let series = field(5, &[field(1, &[1, 2, 3, 4]), field(2, &sample(3_000, -0.0))].concat());
         let two = snappy(&[symbols, series].concat());
@@ -417,6 +423,20 @@ mod tests {
         let parted = field(1, &[label("__name__", "up"), field(2, &sample(7, 7.0)), label("b", "c")].concat());
         receiver.write(&snappy(&parted), Protocol::Version1, Timestamp(0)).expect("written");
         assert_eq!(stored(&receiver, "up"), [(r#"up{b="c"}"#.to_owned(), 7, 7.0_f64.to_bits())]);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_counted() {
+        let (_dir, receiver) = receiver();
+        let label = field(1, &[field(1, b"__name__"), field(2, b"up")].concat());
+        // An exemplar is field 3 and a histogram field 4 in 1.0, the other way round in 2.0.
+        let one = field(1, &[label, field(2, &sample(1, 1.0)), field(3, b""), field(3, b""), field(4, b"")].concat());
+        let symbols = ["", "__name__", "up"].map(|s| field(4, s.as_bytes())).concat();
+        let series = field(5, &[field(1, &[1, 2]), field(3, b""), field(4, b""), field(4, b"")].concat());
+        for (body, protocol) in [(one, Protocol::Version1), ([symbols, series].concat(), Protocol::Version2)] {
+            let outcome = receiver.write(&snappy(&body), protocol, Timestamp(0)).expect("written");
+            assert_eq!((outcome.dropped_histograms, outcome.dropped_exemplars), (1, 2), "{outcome:?}");
+        }
     }
 
     #[test]

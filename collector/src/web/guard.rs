@@ -25,6 +25,7 @@ use crate::clock;
 #[derive(Clone)]
 pub struct HttpMetrics {
     closed: IntCounterVec,
+    pub(super) remote_write_dropped: IntCounterVec,
     requests: IntCounterVec,
     duration: HistogramVec,
 }
@@ -54,10 +55,21 @@ impl HttpMetrics {
             ),
             &["listener", "reason"],
         )?;
+        let remote_write_dropped = IntCounterVec::new(
+            Opts::new(
+                "veghe_remote_write_receiver_dropped_total",
+                "What remote writes held that is not kept: exemplars and native histograms.",
+            ),
+            &["kind"],
+        )?;
+        for kind in ["exemplar", "histogram"] {
+            remote_write_dropped.with_label_values(&[kind]);
+        }
+        registry.register(Box::new(remote_write_dropped.clone()))?;
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        Ok(Self { closed, requests, duration })
+        Ok(Self { closed, remote_write_dropped, requests, duration })
     }
 
     /// The counters of connections for one listener.

@@ -180,7 +180,10 @@ impl Operations {
         );
         // The body is large: nobody without a credential gets as far as sending it.
         let intake = Guard { bodies: Bodies::AtMost(remote_write::MAX_BODY_BYTES), ..guard.clone() };
-        let writing = intake.checking(remote_write::routes(Receiver::new(self.queries.store().clone())));
+        let writing = intake.checking(remote_write::routes(
+            Receiver::new(self.queries.store().clone()),
+            self.metrics.remote_write_dropped.clone(),
+        ));
         let stream = Guard { bodies: Bodies::Streamed, ..guard.clone() };
         let writing = writing.merge(stream.checking(import::routes(self.queries.store().clone())));
         let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));

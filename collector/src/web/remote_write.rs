@@ -11,6 +11,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use prometheus::IntCounterVec;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::clock;
@@ -20,6 +21,8 @@ use crate::remote::{Outcome, Protocol, Receiver, WriteError};
 pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
 
 struct Write {
+    /// What requests held that nobody keeps.
+    dropped: IntCounterVec,
     receiver: Arc<Receiver>,
     waiting: Mutex<VecDeque<Waiting>>,
     /// One batch at a time is decoded and stored; who comes meanwhile waits here, not on a thread, and is stored together
@@ -38,8 +41,9 @@ struct Waiting {
 const MAX_TOGETHER_BYTES: usize = 4 << 20;
 
 /// The route, before any guard.
-pub(super) fn routes(receiver: Receiver) -> Router {
-    let state = Write { receiver: Arc::new(receiver), waiting: Mutex::default(), turn: Arc::new(Semaphore::new(1)) };
+pub(super) fn routes(receiver: Receiver, dropped: IntCounterVec) -> Router {
+    let state =
+        Write { dropped, receiver: Arc::new(receiver), waiting: Mutex::default(), turn: Arc::new(Semaphore::new(1)) };
     // The guard around it has the bound.
     Router::new().route("/api/v1/write", post(write)).layer(DefaultBodyLimit::disable()).with_state(Arc::new(state))
 }
@@ -109,12 +113,16 @@ async fn write(State(state): State<Arc<Write>>, headers: HeaderMap, body: Bytes)
         return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem);
     }
     let (written, mut response) = match state.store(body, protocol).await {
-        Stored::Done(Ok(Outcome { samples, problems })) if problems.is_empty() => {
-            (samples, StatusCode::NO_CONTENT.into_response())
-        }
-        Stored::Done(Ok(Outcome { samples, problems })) => {
-            tracing::warn!(%problems, "remote write was refused in part");
-            (samples, answer(StatusCode::BAD_REQUEST, problems))
+        Stored::Done(Ok(Outcome { samples, problems, dropped_histograms, dropped_exemplars })) => {
+            let count = |kind, number| state.dropped.with_label_values(&[kind]).inc_by(number);
+            count("histogram", dropped_histograms);
+            count("exemplar", dropped_exemplars);
+            if problems.is_empty() {
+                (samples, StatusCode::NO_CONTENT.into_response())
+            } else {
+                tracing::warn!(%problems, "remote write was refused in part");
+                (samples, answer(StatusCode::BAD_REQUEST, problems))
+            }
         }
         Stored::Done(Err(WriteError::Malformed(problem))) => (0, answer(StatusCode::BAD_REQUEST, problem)),
         Stored::Done(Err(error)) => {
