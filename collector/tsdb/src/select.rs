@@ -486,8 +486,8 @@ fn read_chunks(
     let (Some(first), Some(last)) = (series.min(), series.max()) else { return Ok(()) };
     let dense = series.len() * 8 >= u64::from(last - first);
     if dense {
-        let mut statement =
-            connection.prepare(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
+        let mut statement = connection
+            .prepare_cached(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
         let mut rows = statement.query([row(window, first), row(window, last)])?;
         while let Some(found) = rows.next()? {
             let id = found.get::<_, i64>(0)? as u32;
@@ -497,7 +497,7 @@ fn read_chunks(
         }
         return Ok(());
     }
-    let mut statement = connection.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
     for id in series {
         let mut rows = statement.query([row(window, id)])?;
         if let Some(found) = rows.next()? {
