@@ -5,6 +5,7 @@
 //! certificates and secrets, so that what is wrong with them is told in the same run.
 
 mod alerting;
+mod digitization;
 mod files;
 mod show;
 mod status;
@@ -29,8 +30,8 @@ use crate::query;
 /// The keys of every section by its path; `[]` stands for each item of a list. A text in two languages has its own,
 /// [`status::LANGUAGES`].
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status"]),
-    ("ops", &["listen", "names", "tls"]),
+    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status", "digitization"]),
+    ("ops", &["listen", "names", "cors_origin", "tls"]),
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
@@ -63,6 +64,23 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("status", &["listen", "name", "url", "time_zone", "evaluation_interval", "components"]),
     ("status.components[]", &["id", "name", "description", "group", "expr", "degraded", "need"]),
+    (
+        "digitization",
+        &[
+            "project",
+            "time_zone",
+            "days_off",
+            "working_days",
+            "shifts",
+            "stations",
+            "plan",
+            "pages_per_metre",
+            "pages_per_day",
+        ],
+    ),
+    ("digitization.shifts[]", &["name", "from", "to"]),
+    ("digitization.plan", &["from", "finish"]),
+    ("digitization.pages_per_day", &["low", "likely", "high"]),
 ];
 
 /// The keys of the section at `path` of [`KEYS`].
@@ -107,6 +125,8 @@ pub struct Config {
     pub alerting: crate::alerting::Settings,
     /// The public pages.
     pub status: crate::status::Settings,
+    /// The digitization project.
+    pub digitization: crate::digitization::Settings,
 }
 
 /// The operations listener: queries, metrics, console, enrolment.
@@ -116,6 +136,8 @@ pub struct Ops {
     pub listen: SocketAddr,
     /// Host names and addresses by which people and agents reach it; they go into its certificate.
     pub names: Vec<String>,
+    /// Pages of which other origins may read the API; none if not set.
+    pub cors_origin: Option<crate::web::cors::Origins>,
     /// A certificate of the administration's own, with its key; otherwise one of the collector's CA serves.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
@@ -153,7 +175,7 @@ impl Config {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             data_dir,
-            ops: Ops { listen: loopback(9090), names: Vec::new(), tls: None },
+            ops: Ops { listen: loopback(9090), names: Vec::new(), cors_origin: None, tls: None },
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
             storage: Storage { retention: Retention::default(), max_series: 2_000_000 },
@@ -161,6 +183,7 @@ impl Config {
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
             status: crate::status::Settings::default(),
+            digitization: crate::digitization::Settings::default(),
         }
     }
 
@@ -229,6 +252,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
     if let Some(mut ops) = file.section("ops", p) {
         ops_line = listen(&mut ops, &mut config.ops.listen, p);
         config.ops.names = values(&mut ops, "names", p, parse_host_name);
+        config.ops.cors_origin = ops.value("cors_origin", p, crate::web::cors::Origins::parse);
         if let Some(mut tls) = ops.section("tls", p) {
             let certificate = required_file(&mut tls, "certificate", Kind::Certificates, named, p);
             let key = required_file(&mut tls, "key", Kind::Key, named, p);
@@ -270,6 +294,10 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status_line = listen(&mut status, &mut config.status_listen, p);
         config.status = status::read(&mut status, p);
         status.finish(keys("status"), p);
+    }
+    if let Some(mut digitization) = file.section("digitization", p) {
+        config.digitization = digitization::read(&mut digitization, p);
+        digitization.finish(keys("digitization"), p);
     }
     file.finish(keys(""), p);
     check_listeners(

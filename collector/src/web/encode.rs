@@ -87,6 +87,8 @@ impl<P: Pieces> HttpBody for PiecesBody<P> {
 /// An evaluation as the JSON of `query` and `query_range`.
 pub(super) struct EvaluationJson {
     evaluation: Evaluation,
+    /// JSON of what it took.
+    stats: Option<String>,
     next: Next,
     moments: Moments,
 }
@@ -137,7 +139,11 @@ const SAMPLES_AT_ONCE: usize = 1024;
 
 impl EvaluationJson {
     pub(super) fn new(evaluation: Evaluation) -> Self {
-        Self { evaluation, next: Next::Head, moments: Moments::default() }
+        Self { evaluation, stats: None, next: Next::Head, moments: Moments::default() }
+    }
+
+    pub(super) fn with_stats(self, stats: Option<String>) -> Self {
+        Self { stats, ..self }
     }
 }
 
@@ -197,7 +203,12 @@ impl Pieces for EvaluationJson {
                 Value::Scalar(..) | Value::String(..) => Next::Tail,
             },
             Next::Tail => {
-                out.push_str("]}");
+                out.push(']');
+                if let Some(stats) = &self.stats {
+                    out.push_str(r#","stats":"#);
+                    out.push_str(stats);
+                }
+                out.push('}');
                 push_notes(out, "warnings", &self.evaluation.warnings);
                 push_notes(out, "infos", &self.evaluation.infos);
                 out.push('}');

@@ -4,23 +4,23 @@
 //! `window << 32 | series`, so that a window is one range; every chunk carries a checksum that also covers its row number.
 //! FORMAT.md has the tables and the bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use roaring::RoaringBitmap;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
-use veghe_model::Labels;
 
 use crate::OpenError;
 use crate::bytes::{Cursor, Damaged, put_varint};
-use crate::catalog::{self, CatalogError};
+use crate::catalog;
 use crate::codec::{self, Packing, Scratch};
+use crate::contents::{self, Contents};
 use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 3;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -65,6 +65,14 @@ impl Level {
             Self::Day => "day_times",
         }
     }
+
+    /// What it spans, for messages; also the table of which series have a chunk, and its key.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Day => "day",
+        }
+    }
 }
 
 const OWN_TIMES: u8 = 0;
@@ -82,18 +90,6 @@ pub(crate) struct Sealed {
     /// Records up to this one are in chunks as far as they concern this window, or dropped.
     pub(crate) through: u64,
     pub(crate) series: Arc<RoaringBitmap>,
-}
-
-/// What the database says at the start.
-#[derive(Debug, Default)]
-pub(crate) struct Contents {
-    pub(crate) series: Vec<(u32, Labels)>,
-    pub(crate) marks: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) windows: BTreeMap<i64, Sealed>,
-    pub(crate) days: BTreeMap<i64, Arc<RoaringBitmap>>,
-    pub(crate) next_series: u32,
-    /// Records up to this one are in here as far as series and marks go.
-    pub(crate) catalog_through: u64,
 }
 
 /// The database.
@@ -147,7 +143,7 @@ impl Chunks {
             transaction.commit().map_err(database)?;
         }
         let stored = meta(&writer, "window_ms").map_err(database)?.unwrap_or(window_ms);
-        let contents = contents(&writer, &path)?;
+        let contents = contents::read(&writer, &path, stored).map_err(database)?;
         Ok((Self { path, readers: Mutex::default() }, writer, contents, stored))
     }
 
@@ -178,11 +174,7 @@ impl Chunks {
         let mut connection = if let Some(connection) = kept {
             connection
         } else {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(PATIENCE)?;
-            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
-            connection
+            open_reader(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?
         };
         let transaction = connection.transaction()?;
         let result = read(&transaction);
@@ -193,6 +185,14 @@ impl Chunks {
         }
         result
     }
+}
+
+/// A connection that only reads.
+pub(crate) fn open_reader(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
+    Ok(connection)
 }
 
 /// Moves the write-ahead log into the database and cuts it to nothing. Where a reader still needs it, it stays.
@@ -212,48 +212,12 @@ pub(crate) fn take_snapshot(connection: &Connection) -> rusqlite::Result<()> {
     meta(connection, "window_ms").map(drop)
 }
 
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+pub(crate) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
 }
 
 pub(crate) fn put_meta(connection: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value]).map(drop)
-}
-
-fn contents(connection: &Connection, path: &Path) -> Result<Contents, OpenError> {
-    let database = |source| OpenError::Database { path: path.to_owned(), source };
-    let damaged = |what: String| OpenError::Damaged { path: path.to_owned(), detail: what };
-    let mut contents = Contents {
-        next_series: meta(connection, "next_series").map_err(database)?.unwrap_or(0) as u32,
-        catalog_through: meta(connection, "catalog_through").map_err(database)?.unwrap_or(0) as u64,
-        ..Contents::default()
-    };
-    contents.series = catalog::load(connection).map_err(|error| match error {
-        CatalogError::Database(source) => database(source),
-        CatalogError::Damaged(detail) => damaged(detail),
-    })?;
-    let mut statement = connection.prepare("SELECT key, value FROM mark").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        contents.marks.insert(row.get(0).map_err(database)?, row.get(1).map_err(database)?);
-    }
-    let mut statement = connection.prepare("SELECT window, through, series FROM window").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let (window, through): (i64, i64) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
-        let bytes: Vec<u8> = row.get(2).map_err(database)?;
-        let series = take_bitmap(window, &bytes).map_err(|damage| damaged(format!("window {window}: {damage}")))?;
-        contents.windows.insert(window, Sealed { through: through as u64, series: Arc::new(series) });
-    }
-    drop(rows);
-    let mut statement = connection.prepare("SELECT day, series FROM day").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let (day, bytes): (i64, Vec<u8>) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
-        let series = take_bitmap(day, &bytes).map_err(|damage| damaged(format!("day {day}: {damage}")))?;
-        contents.days.insert(day, Arc::new(series));
-    }
-    Ok(contents)
 }
 
 /// Appends the checksum of `key` and `bytes`.
@@ -299,7 +263,7 @@ fn bitmap_bytes(key: i64, series: &RoaringBitmap) -> rusqlite::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
+pub(crate) fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
     RoaringBitmap::deserialize_from(checked(key, bytes)?).or(Err(Damaged("its set of series does not decode")))
 }
 

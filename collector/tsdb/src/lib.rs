@@ -3,10 +3,12 @@
 //! Synchronous; it starts no thread and never asks for the time. Writers commit, then readers see it: what [`Store::commit`]
 //! returned `Ok` for is on disk. What it deliberately does not do: evaluate queries (`veghe-promql`) or speak with agents.
 
+mod backup;
 mod bytes;
 mod catalog;
 mod chunks;
 mod codec;
+mod contents;
 mod error;
 mod head;
 mod index;
@@ -19,14 +21,17 @@ mod select;
 mod store;
 mod tail;
 mod timecolumn;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError, TailError};
+pub use backup::{BackupProgress, copy_database};
+pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
 pub use tail::{LogPosition, LogRecord, LogTail};
 use veghe_model::{Labels, Matcher, RollupSeries, SeriesData, Timestamp};
+pub use verify::{Damage, VerifyReport, verify_directory};
 
 /// A series of this store; stays the same for the life of the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +89,8 @@ pub struct Recovery {
     pub replayed_records: u64,
     /// Bytes cut off the end of segments because their last record was incomplete.
     pub torn_bytes: u64,
+    /// What can't be read any more; everything else is there.
+    pub damages: Vec<Damage>,
 }
 
 /// What a call of [`Store::seal`] did.
@@ -220,6 +227,19 @@ impl Store {
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, ReadError> {
         self.inner.select_at_most(matchers, start, end, max_samples)
+    }
+
+    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
+        self.inner.select_series(series, start, end)
     }
 
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.

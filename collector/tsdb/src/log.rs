@@ -523,6 +523,56 @@ pub(crate) fn replay(
     Ok(Some(Replayed { segment, torn_bytes, records }))
 }
 
+/// What [`check`] found in a segment.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    pub(crate) records: u64,
+    /// Bytes after the last whole record that a kill may have left.
+    pub(crate) torn_bytes: u64,
+    /// Where, and what is wrong.
+    pub(crate) damages: Vec<(u64, String)>,
+}
+
+/// Reads every record of a segment, of which `committed` bytes are acknowledged, or as many as there are; changes
+/// nothing.
+pub(crate) fn check(path: &Path, committed: Option<u64>) -> io::Result<Checked> {
+    let mut bytes = fs::read(path)?;
+    let mut checked = Checked::default();
+    if let Some(committed) = committed {
+        bytes.truncate(usize::try_from(committed).unwrap_or(usize::MAX));
+    }
+    match check_header(path, &bytes) {
+        Ok(true) => {}
+        Ok(false) => {
+            checked.torn_bytes = bytes.len() as u64;
+            return Ok(checked);
+        }
+        Err(error) => {
+            checked.damages.push((0, error.to_string()));
+            return Ok(checked);
+        }
+    }
+    let mut decoder = Decoder::default();
+    let mut cursor = Cursor::new(&bytes[HEADER_BYTES..]);
+    while cursor.left() > 0 {
+        let offset = (bytes.len() - cursor.left()) as u64;
+        let Some(body) = next_body(&mut cursor) else {
+            // Of a commit that was acknowledged every byte is there.
+            if committed.is_some() {
+                checked.damages.push((offset, "the checksum of a record does not hold".to_owned()));
+            }
+            checked.torn_bytes += cursor.left() as u64;
+            break;
+        };
+        if let Err(damage) = decoder.record(body) {
+            checked.damages.push((offset, damage.to_string()));
+            break;
+        }
+        checked.records += 1;
+    }
+    Ok(checked)
+}
+
 /// Whether the file begins with a header of ours; false where it is too short or was never written out.
 fn check_header(path: &Path, bytes: &[u8]) -> Result<bool, OpenError> {
     let Some((header, _)) = bytes.split_at_checked(HEADER_BYTES) else { return Ok(false) };

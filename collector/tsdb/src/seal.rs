@@ -204,6 +204,9 @@ impl Inner {
     /// Deletes log segments that hold nothing which is not in the database.
     pub(crate) fn delete_segments(&self) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
+        if writer.backups > 0 {
+            return Ok(());
+        }
         let catalog_through = writer.catalog_through;
         let sealed = read(&self.sealed).clone();
         let may_go = |segment: &Segment| {

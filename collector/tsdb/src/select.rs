@@ -121,11 +121,36 @@ impl Inner {
         if start > end {
             return Ok(Some(Vec::new()));
         }
-        let span = Span { start: start.0, end: end.0 };
         let found = read(&self.index).select(matchers);
-        let snapshot = self.snapshot(&found, span.start, span.end);
+        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples)
+    }
+
+    pub(crate) fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
+        if start > end {
+            return Ok(Vec::new());
+        }
+        let found = {
+            let index = read(&self.index);
+            series.iter().filter_map(|labels| index.find(labels)).collect()
+        };
+        let found = self.select_found(&found, Span { start: start.0, end: end.0 }, usize::MAX)?;
+        Ok(found.unwrap_or_default())
+    }
+
+    fn select_found(
+        &self,
+        found: &RoaringBitmap,
+        span: Span,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        let snapshot = self.snapshot(found, span.start, span.end);
         let mut gathered = Gathered::default();
-        self.gather_sealed(&mut gathered, &found, span, max_samples)?;
+        self.gather_sealed(&mut gathered, found, span, max_samples)?;
         if gathered.samples <= max_samples {
             self.gather_head(&mut gathered, &snapshot, span)?;
         }

@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     pub(crate) catalog_through: u64,
     /// Groups all of whose series are defined; emptied when series are removed.
     pub(crate) checked_groups: roaring::RoaringBitmap,
+    /// Backups that copy segments now: none is deleted meanwhile.
+    pub(crate) backups: usize,
     scratch: Scratch,
 }
 
@@ -158,26 +160,26 @@ impl Inner {
         for (id, labels) in &contents.series {
             index.insert(*id, labels);
         }
+        for damage in &contents.damages {
+            tracing::error!(%damage, "part of the chunk database is damaged; the rest is in use");
+        }
         let mut replay = Replay {
             window_ms,
-            catalog_through: contents.catalog_through,
+            catalog_through: contents.through,
             windows: &contents.windows,
+            lost: &contents.lost,
             marks: contents.marks,
             head: Head::default(),
             groups: Groups::default(),
             new_series: roaring::RoaringBitmap::new(),
             new_marks: BTreeSet::new(),
-            sequence: contents
-                .windows
-                .values()
-                .map(|w| w.through)
-                .fold(contents.catalog_through.max(held_through), u64::max),
+            sequence: contents.windows.values().map(|w| w.through).fold(contents.through.max(held_through), u64::max),
             samples: 0,
             unknown: 0,
             scratch: Scratch::default(),
             index,
         };
-        let mut recovery = Recovery::default();
+        let mut recovery = Recovery { damages: contents.damages, ..Recovery::default() };
         let mut closed = Vec::new();
         let mut next_number = first_number;
         for (number, path) in log::list(&log_dir).map_err(io)? {
@@ -200,8 +202,9 @@ impl Inner {
             defined: replay.index.alive().clone(),
             new_series: replay.new_series,
             new_marks: replay.new_marks,
-            catalog_through: contents.catalog_through,
+            catalog_through: contents.through,
             checked_groups: roaring::RoaringBitmap::new(),
+            backups: 0,
             scratch: Scratch::default(),
         };
         let inner = Self {
@@ -449,6 +452,8 @@ struct Replay<'a> {
     window_ms: i64,
     catalog_through: u64,
     windows: &'a BTreeMap<i64, Sealed>,
+    /// Series that the database had.
+    lost: &'a roaring::RoaringBitmap,
     marks: BTreeMap<Vec<u8>, Vec<u8>>,
     index: Index,
     head: Head,
@@ -465,12 +470,14 @@ impl Replay<'_> {
     fn apply(&mut self, record: Record) {
         let sequence = record.sequence;
         self.sequence = self.sequence.max(sequence);
-        if sequence > self.catalog_through {
-            for (id, labels) in &record.series {
+        for (id, labels) in &record.series {
+            if sequence > self.catalog_through || self.lost.contains(*id) {
                 self.index.insert(*id, labels);
                 self.index.revive(*id);
                 self.new_series.insert(*id);
             }
+        }
+        if sequence > self.catalog_through {
             for (key, value) in record.marks {
                 self.new_marks.insert(key.clone());
                 put_mark(&mut self.marks, key, value);
