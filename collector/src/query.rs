@@ -208,11 +208,7 @@ impl Source for StoreSource {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        let begun = clock::instant();
-        let found = self.store.select(matchers, start, end)?;
-        self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        self.samples.fetch_add(found.iter().map(|series| series.len() as u64).sum(), Relaxed);
-        Ok(found)
+        Ok(self.select_at_most(matchers, start, end, usize::MAX)?.unwrap_or_default())
     }
 
     fn select_at_most(
@@ -222,6 +218,10 @@ impl Source for StoreSource {
         end: Timestamp,
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.select_at_most(matchers, start, end, max_samples)?)
+        let begun = clock::instant();
+        let found = self.store.select_at_most(matchers, start, end, max_samples)?;
+        self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.samples.fetch_add(found.iter().flatten().map(|series| series.len() as u64).sum(), Relaxed);
+        Ok(found)
     }
 }

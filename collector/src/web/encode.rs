@@ -386,7 +386,12 @@ mod tests {
 
     fn json(value: Value, warnings: &[&str]) -> String {
         let warnings = warnings.iter().map(|&w| w.to_owned()).collect();
-        let mut pieces = EvaluationJson::new(Evaluation { value, warnings, infos: vec![] });
+        let mut pieces = EvaluationJson::new(Evaluation {
+            value,
+            warnings,
+            infos: vec![],
+            stats: veghe_promql::SampleStats::default(),
+        });
         let mut out = String::new();
         while pieces.write(&mut out) {}
         serde_json::from_str::<serde_json::Value>(&out).expect("valid JSON");
