@@ -203,6 +203,7 @@ fn next_token(at: usize, rest: &str, c: char, open: &Open) -> Lexed {
             let after = rest.chars().nth(1).map_or_else(|| "'\\ufffd'".to_owned(), |c| format!("{c:?}"));
             Err((at, format!("unexpected character after '!': {after}")))
         }
+        Some(&"!~") if !open.braces => Err((at, "unexpected character after '!': '~'".to_owned())),
         Some(&"=~") if !open.braces => Err((at, "unexpected character after '=': '~'".to_owned())),
         Some(sign) => Ok((Token::Sign(sign), sign.len())),
         None if open.braces => Err((at, format!("unexpected character inside braces: {c:?}"))),

@@ -357,3 +357,44 @@ impl Pretty {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Pretty;
+    use crate::parse::parse;
+
+    /// With so short a line that the layout shows.
+    fn narrow(text: &str) -> String {
+        Pretty { line_max_bytes: 10 }.expr(&parse(text).expect("a query"), 0)
+    }
+
+    #[test]
+    fn long_queries_are_laid_out_as_prometheus_does() {
+        for (text, pretty) in [
+            ("sum(foo)", "sum(foo)"),
+            ("sum by() (errors:rate10s{job=\"s\"})", "sum(\n  errors:rate10s{job=\"s\"}\n)"),
+            ("topk(10, errors:rate10s{job=\"s\"})", "topk(\n  10,\n  errors:rate10s{job=\"s\"}\n)"),
+            ("sum(x:rate10s{job=\"s\"}) without(job,foo)", "sum without (job, foo) (\n  x:rate10s{job=\"s\"}\n)"),
+            ("a+b", "a + b"),
+            ("a == bool 1", "  a\n== bool\n  1"),
+            ("foo + baar + foo_3", "  foo + baar\n+\n  foo_3"),
+            ("foo_1 + foo_2 + foo_3", "    foo_1\n  +\n    foo_2\n+\n  foo_3"),
+            (
+                "foo_1 + ignoring(job) group_left foo_2 + on(i) fill(0) foo_3",
+                "    foo_1\n  + ignoring (job) group_left ()\n    foo_2\n+ on (i) fill (0)\n  foo_3",
+            ),
+            ("rate(foo[1m])", "rate(\n  foo[1m]\n)"),
+            ("rate(foo[2*1h])", "rate(\n  foo[2 * 1h]\n)"),
+            (
+                "max_over_time(rate(demo_count[1m])[1m:] @ start() offset 1m)",
+                "max_over_time(\n  rate(\n    demo_count[1m]\n  )[1m:] @ start() offset 1m\n)",
+            ),
+            ("((foo_long))", "(\n  (foo_long)\n)"),
+            ("(foo_long + bar_long)", "(\n    foo_long\n  +\n    bar_long\n)"),
+            ("(-vector_selector)", "(\n  -vector_selector\n)"),
+            ("-histogram_quantile(0.9,rate(foo[1m]))", "-histogram_quantile(\n  0.9,\n  rate(\n    foo[1m]\n  )\n)"),
+        ] {
+            assert_eq!(narrow(text), pretty, "{text}");
+        }
+    }
+}

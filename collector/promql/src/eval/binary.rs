@@ -208,7 +208,9 @@ impl Engine<'_> {
         // The "one" side is the right, but for `group_right`.
         let swapped = matches!(cardinality, Cardinality::OneToMany(_));
         let (mut many, mut one) = if swapped { (r, l) } else { (l, r) };
-        let (fill_many, fill_one) = if swapped { (fill.1, fill.0) } else { *fill };
+        // Prometheus swaps the sides of `group_right` and not the values: there `fill_left` stands for a missing series of
+        // the many side, which is the right. Its own scripts fix that.
+        let (fill_many, fill_one) = *fill;
         let mut order: Vec<Labels> = Vec::new();
         let mut matches: HashMap<Labels, Match> = HashMap::new();
         for (i, row) in many.iter().enumerate() {
