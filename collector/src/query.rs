@@ -208,7 +208,7 @@ impl Source for StoreSource {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.select_at_most(matchers, start, end, usize::MAX)?.unwrap_or_default())
+        self.select_at_most(matchers, start, end, usize::MAX).map(Option::unwrap_or_default)
     }
 
     fn select_at_most(
@@ -221,7 +221,8 @@ impl Source for StoreSource {
         let begun = clock::instant();
         let found = self.store.select_at_most(matchers, start, end, max_samples)?;
         self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        self.samples.fetch_add(found.iter().flatten().map(|series| series.len() as u64).sum(), Relaxed);
+        let samples = found.iter().flatten().map(|series| series.len() as u64).sum();
+        self.samples.fetch_add(samples, Relaxed);
         Ok(found)
     }
 }

@@ -214,6 +214,19 @@ impl Store {
         self.inner.select(matchers, start, end)
     }
 
+    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
+        self.inner.select_series(series, start, end)
+    }
+
     /// [`Self::select`] where all series together have at most `max_samples` in the range, otherwise `None`: they are counted
     /// before anything is decoded, so that what is too large takes no memory.
     ///
@@ -227,19 +240,6 @@ impl Store {
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, ReadError> {
         self.inner.select_at_most(matchers, start, end, max_samples)
-    }
-
-    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many.
-    ///
-    /// # Errors
-    /// [`ReadError`] names what is damaged.
-    pub fn select_series(
-        &self,
-        series: &[Labels],
-        start: Timestamp,
-        end: Timestamp,
-    ) -> Result<Vec<SeriesData>, ReadError> {
-        self.inner.select_series(series, start, end)
     }
 
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.

@@ -138,8 +138,7 @@ impl Inner {
             let index = read(&self.index);
             series.iter().filter_map(|labels| index.find(labels)).collect()
         };
-        let found = self.select_found(&found, Span { start: start.0, end: end.0 }, usize::MAX)?;
-        Ok(found.unwrap_or_default())
+        self.select_found(&found, Span { start: start.0, end: end.0 }, usize::MAX).map(Option::unwrap_or_default)
     }
 
     fn select_found(
@@ -511,8 +510,8 @@ fn read_chunks(
     let (Some(first), Some(last)) = (series.min(), series.max()) else { return Ok(()) };
     let dense = series.len() * 8 >= u64::from(last - first);
     if dense {
-        let mut statement = connection
-            .prepare_cached(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
+        let mut statement =
+            connection.prepare(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
         let mut rows = statement.query([row(window, first), row(window, last)])?;
         while let Some(found) = rows.next()? {
             let id = found.get::<_, i64>(0)? as u32;
@@ -522,7 +521,7 @@ fn read_chunks(
         }
         return Ok(());
     }
-    let mut statement = connection.prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
+    let mut statement = connection.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
     for id in series {
         let mut rows = statement.query([row(window, id)])?;
         if let Some(found) = rows.next()? {
