@@ -545,7 +545,8 @@ impl TimesReader {
             return Ok(Arc::clone(times));
         }
         let bytes: Vec<u8> = connection
-            .query_row(&format!("SELECT data FROM {} WHERE id = ?1", level.times()), [id], |r| r.get(0))
+            .prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.times()))?
+            .query_row([id], |r| r.get(0))
             .optional()?
             .ok_or(Damaged("its time column is missing"))?;
         let times = timecolumn::decode(&mut Cursor::new(checked(id, &bytes)?), Packing::Pco)?;

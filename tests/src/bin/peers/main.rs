@@ -21,7 +21,7 @@ use veghe_tests::http::Connection;
 use veghe_tests::load::{self, Identity, Usage};
 
 use queries::{Load, QUERIES, Same};
-use servers::{Kind, Server};
+use servers::{Disk, Kind, Server};
 
 /// Measure the collector beside Prometheus and VictoriaMetrics.
 ///
@@ -80,7 +80,7 @@ struct Cost {
     cpu_seconds: f64,
     resident_bytes: u64,
     peak_bytes: u64,
-    disk_bytes: u64,
+    disk: Disk,
 }
 
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
@@ -206,11 +206,11 @@ fn print_costs(row: &dyn Fn(&str, &str, &[f64]), name: &str, shape: Shape, costs
     row(&format!("{name}: resident memory after it"), "MiB", &cells(&|c| mib(c.resident_bytes)));
     row(&format!("{name}: peak of resident memory"), "MiB", &cells(&|c| mib(c.peak_bytes)));
     if !recent {
-        row(
-            &format!("{name}: disk, index included"),
-            "bytes per sample",
-            &cells(&|c| c.disk_bytes as f64 / shape.samples()),
-        );
+        let per_sample = |bytes: u64| bytes as f64 / shape.samples();
+        let what = format!("{name}: disk, index included");
+        row(&what, "bytes per sample", &cells(&|c| per_sample(c.disk.files)));
+        let what = format!("{name}: the same without pages that are free for what comes");
+        row(&what, "bytes per sample", &cells(&|c| per_sample(c.disk.used)));
     }
 }
 
@@ -259,16 +259,16 @@ fn fill(servers: &[Server], shape: Shape, first_ms: i64) -> anyhow::Result<Vec<U
     for first in 0..SENDERS.min(shape.hosts) {
         let numbers = (first..shape.hosts).step_by(SENDERS.min(shape.hosts));
         let hosts = numbers.map(|number| FleetHost::new(number, shape.series_per_host)).collect();
-        senders.push(Sender { hosts, connections: connect(servers)?, requests: Vec::new() });
+        senders.push(Sender { hosts, requests: Vec::new() });
     }
     let block = ROWS_APART.max(shape.rows_at_once);
     for row in (0..shape.rows).step_by(block) {
         for sender in &mut senders {
             sender.prepare(shape, row..shape.rows.min(row + block), first_ms)?;
         }
-        for (at, server) in servers.iter().enumerate() {
+        for server in servers {
             thread::scope(|scope| {
-                let running: Vec<_> = senders.iter_mut().map(|s| scope.spawn(move || s.send(server, at))).collect();
+                let running: Vec<_> = senders.iter().map(|s| scope.spawn(move || s.send(server))).collect();
                 running.into_iter().try_for_each(|r| r.join().map_err(|_panic| anyhow!("a sender panicked"))?)
             })?;
         }
@@ -288,16 +288,15 @@ fn settle(servers: &[Server], before: Vec<Usage>, samples: f64, recent: bool) ->
             cpu_seconds: used.cpu_seconds - before.cpu_seconds,
             resident_bytes: used.resident_bytes,
             peak_bytes: used.peak_resident_bytes,
-            disk_bytes: 0,
+            disk: Disk::default(),
         });
     }
     Ok(costs)
 }
 
-/// Some of the hosts, and a connection to each server.
+/// Some of the hosts, and what they have to say next.
 struct Sender {
     hosts: Vec<FleetHost>,
-    connections: Vec<Connection>,
     requests: Vec<Vec<u8>>,
 }
 
@@ -315,13 +314,14 @@ impl Sender {
         Ok(())
     }
 
-    fn send(&mut self, server: &Server, at: usize) -> anyhow::Result<()> {
-        self.requests.iter().try_for_each(|body| server.write(&mut self.connections[at], body))
+    fn send(&self, server: &Server) -> anyhow::Result<()> {
+        let mut connection = Connection::open(&server.base)?;
+        self.requests.iter().try_for_each(|body| server.write(&mut connection, body))
     }
 }
 
 fn stop(servers: Vec<Server>, costs: Vec<Cost>) -> anyhow::Result<Vec<Cost>> {
-    servers.into_iter().zip(costs).map(|(server, cost)| Ok(Cost { disk_bytes: server.stop()?, ..cost })).collect()
+    servers.into_iter().zip(costs).map(|(server, cost)| Ok(Cost { disk: server.stop()?, ..cost })).collect()
 }
 
 /// The same series by simulated agents over MQTT with client certificates.

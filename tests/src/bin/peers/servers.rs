@@ -33,6 +33,14 @@ impl Kind {
     }
 }
 
+/// Bytes of what stays on disk, the index included.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Disk {
+    pub(crate) files: u64,
+    /// Without the pages of our database that are free for what comes next; of the peers the same as the files.
+    pub(crate) used: u64,
+}
+
 /// A running server.
 pub(crate) struct Server {
     pub(crate) kind: Kind,
@@ -169,23 +177,30 @@ impl Server {
         }
     }
 
-    /// Ends the server and gives the bytes of what stays on disk, the index included.
-    pub(crate) fn stop(mut self) -> anyhow::Result<u64> {
+    /// Ends the server and gives what stays on disk.
+    pub(crate) fn stop(mut self) -> anyhow::Result<Disk> {
+        let same = |bytes: u64| Disk { files: bytes, used: bytes };
         match self.kind {
             Kind::Prometheus => {
                 // Compacted blocks, those of the head included.
                 let answer = http::request("POST", &self.base.join("api/v1/admin/tsdb/snapshot")?, &[], &[])?;
                 ensure!(answer.status == 200, "no snapshot: {}", answer.body);
-                disk_bytes(&self.data.join("snapshots"))
+                Ok(same(disk_bytes(&self.data.join("snapshots"))?))
             }
             Kind::Veghe => {
                 self.process().interrupt()?;
-                Ok(fs::metadata(self.data.join("tsdb/chunks.db"))?.len())
+                let path = self.data.join("tsdb/chunks.db");
+                let database = rusqlite::Connection::open(&path)?;
+                let pragma = |name: &str| -> rusqlite::Result<i64> {
+                    database.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+                };
+                let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+                Ok(Disk { files: fs::metadata(&path)?.len(), used: used as u64 })
             }
             Kind::VictoriaMetrics => {
                 self.process().interrupt()?;
                 // The directory `cache` is memory of the last run, not data.
-                Ok(disk_bytes(&self.data.join("data"))? + disk_bytes(&self.data.join("indexdb"))?)
+                Ok(same(disk_bytes(&self.data.join("data"))? + disk_bytes(&self.data.join("indexdb"))?))
             }
         }
     }
