@@ -178,8 +178,13 @@ fn list_sensors(state_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let width = survey.iter().map(|sensor| sensor.sensor.len()).max().unwrap_or(0);
     let mut text = String::new();
     for sensor in survey {
-        let state = sensor.obstacle.as_ref().map_or_else(|| "runs".to_owned(), |why| format!("does not run: {why}"));
-        text = format!("{text}{:width$}  {state}  ({})\n", sensor.sensor, sensor.source);
+        let state = match (&sensor.obstacle, &sensor.missing) {
+            (Some(why), _) => format!("does not run: {why}"),
+            (None, Some(missing)) => format!("runs, but lacks {missing}"),
+            (None, None) => "runs".to_owned(),
+        };
+        let source = if sensor.source.is_empty() { String::new() } else { format!("  ({})", sensor.source) };
+        text = format!("{text}{:width$}  {state}{source}\n", sensor.sensor);
     }
     write_out(out, &text)
 }

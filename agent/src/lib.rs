@@ -11,6 +11,7 @@ pub mod health;
 pub mod identity;
 pub mod inspect;
 pub mod join;
+pub mod openmetrics;
 pub mod reading;
 pub mod schedule;
 pub mod sensors;

@@ -21,6 +21,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::backup::{self, Progress, Verified};
 use crate::clock;
+use crate::digitization::Digitization;
+use crate::digitization::office;
 use crate::import::{self, Format, Summary};
 use crate::ingest::agents::{TOKEN_LIFE, parse_agent};
 use crate::ingest::{AgentInfo, IngestHandle};
@@ -28,10 +30,10 @@ use crate::query::QueryService;
 use crate::terminal::{Answer, Question};
 
 const SOCKET: &str = "admin.sock";
-/// A query may be long.
-const MAX_REQUEST_BYTES: u64 = 64 << 10;
-/// An answer may list every agent.
-const MAX_RESPONSE_BYTES: u64 = 64 << 20;
+/// A request may hold an inventory.
+const MAX_REQUEST_BYTES: u64 = 128 << 20;
+/// An answer may list every agent, or hold the inventory.
+const MAX_RESPONSE_BYTES: u64 = 128 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a long request says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +60,11 @@ pub enum Request {
     AgentsRevoke {
         /// Id or serial number.
         name: String,
+    },
+    /// Something about the inventory.
+    Inventory {
+        /// What.
+        question: office::Question,
     },
     /// A copy of everything in a directory.
     Backup {
@@ -104,6 +111,11 @@ pub enum Response {
     Revoked {
         /// Whose connection was closed.
         agent: String,
+    },
+    /// To [`Request::Inventory`].
+    Inventory {
+        /// The answer.
+        answer: Box<office::Answer>,
     },
     /// What was asked goes on; more lines follow.
     Progress {
@@ -201,6 +213,7 @@ pub fn serve(
     data_dir: &Path,
     ingest: IngestHandle,
     queries: QueryService,
+    project: Digitization,
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), AdminError> {
@@ -232,10 +245,11 @@ pub fn serve(
     };
     let listener = listen().map_err(|source| AdminError::Listen { path: path.clone(), source })?;
     let connections = tasks.clone();
-    let office = Office {
+    let desk = Desk {
         data_dir: data_dir.to_owned(),
         ingest,
         queries,
+        project,
         turn: Arc::new(Semaphore::new(1)),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -250,9 +264,9 @@ pub fn serve(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let office = office.clone();
+                    let desk = desk.clone();
                     connections.spawn(async move {
-                        if let Err(error) = office.converse(stream).await {
+                        if let Err(error) = desk.converse(stream).await {
                             tracing::debug!(%error, "administrative connection broke off");
                         }
                         drop(turn);
@@ -273,17 +287,18 @@ pub fn serve(
 
 /// What answers.
 #[derive(Clone)]
-struct Office {
+struct Desk {
     data_dir: PathBuf,
     ingest: IngestHandle,
     queries: QueryService,
+    project: Digitization,
     /// Copies and verifications, one at a time: each reads everything.
     turn: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl Office {
+impl Desk {
     async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
         let stop = &self.stop;
         let mut line = String::new();
@@ -310,7 +325,7 @@ impl Office {
             },
             Ok(request) => tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                answer = tokio::time::timeout(PATIENCE, answer(request, &self.ingest)) => answer.map_err(io::Error::other)?,
+                answer = tokio::time::timeout(PATIENCE, answer(request, &self.ingest, &self.project)) => answer.map_err(io::Error::other)?,
             },
             Err(error) => Response::Error { message: format!("cannot read request: {error}") },
         };
@@ -324,7 +339,7 @@ impl Office {
             return Ok(Response::Error { message: "another backup or verification runs; wait for its end".to_owned() });
         };
         let (told, heard) = watch::channel(Progress::default());
-        let (office, gone) = (self.clone(), self.stop.child_token());
+        let (desk, gone) = (self.clone(), self.stop.child_token());
         // Dropped with this future: then nobody waits any more.
         let _gone = gone.clone().drop_guard();
         let mut work = self.tasks.spawn_blocking(move || {
@@ -332,7 +347,7 @@ impl Office {
                 told.send_replace(progress);
                 if gone.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let done = office.work(request, &mut watch);
+            let done = desk.work(request, &mut watch);
             drop(turn);
             done
         });
@@ -428,7 +443,7 @@ fn failed(error: &dyn std::error::Error) -> Response {
     Response::Error { message }
 }
 
-async fn answer(request: Request, ingest: &IngestHandle) -> Response {
+async fn answer(request: Request, ingest: &IngestHandle, project: &Digitization) -> Response {
     match request {
         Request::Ping => Response::Pong {
             pid: std::process::id(),
@@ -450,6 +465,15 @@ async fn answer(request: Request, ingest: &IngestHandle) -> Response {
             }
         }
         Request::AgentsList => Response::Agents { agents: ingest.agents() },
+        Request::Inventory { question } => {
+            let project = project.clone();
+            let work = tokio::task::spawn_blocking(move || office::answer(&project, question, clock::now()));
+            match work.await {
+                Ok(Ok(answer)) => Response::Inventory { answer: Box::new(answer) },
+                Ok(Err(error)) => failed(&*error),
+                Err(_panicked) => Response::Error { message: "the request failed unexpectedly".to_owned() },
+            }
+        }
         Request::AgentsRevoke { name } => match ingest.revoke(&name).await {
             Ok(agent) => Response::Revoked { agent: agent.to_string() },
             Err(error) => failed(&error),

@@ -4,6 +4,8 @@
 //! comes last, so whoever waits for it finds everything answering. Stop: the agent in this process, intake (drained to
 //! disk and acknowledged), alerting and status, at last the web.
 
+mod inventory;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io::Write as _;
@@ -31,6 +33,7 @@ use crate::admin::{Request, Response};
 use crate::alerting::{Alerting, AlertingHandle};
 use crate::cli::{AgentsCommand, Cli, Command, Promql, TokenCommand, Up};
 use crate::config::Config;
+use crate::digitization::{Digitization, event};
 use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
 use crate::query::QueryService;
@@ -91,6 +94,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             import::command::run(&files, dir, format, || open_store(dir), &mut std::io::stdout().lock())
         }
         Command::Promql(promql) => ask(&promql),
+        Command::Inventory(command) => say(&inventory::run(command)?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-collector", &mut script);
@@ -248,6 +252,7 @@ impl Collector {
             fs::remove_file(&listeners_file).with_context(|| format!("cannot remove {}", listeners_file.display()))?;
         }
         let ledger = Ledger::open(&data_dir.join("ledger.db"))?;
+        let project = Digitization::open(ledger.clone(), config.digitization.clone())?;
         let registry = prometheus::Registry::new();
         web::register_process_metrics(&registry, started)?;
         let http_metrics = HttpMetrics::new(&registry)?;
@@ -260,11 +265,12 @@ impl Collector {
         let ops_socket = bind(config.ops.listen, "operations", option.ops).await?;
         let status_socket = bind(config.status_listen, "the status page", option.status).await?;
         let (ops_address, status_address) = (ops_socket.local_addr()?, status_socket.local_addr()?);
-        let ingest =
-            Ingest::start(ingest_settings(&config), ledger.clone(), store.clone(), &registry, &intake, &background)
-                .await
-                .map_err(|error| refused_broker(error, config.mqtt.listen, option))?;
-        admin::serve(&data_dir, ingest.clone(), queries.clone(), rest.clone(), &background)?;
+        let mut settings = ingest_settings(&config);
+        settings.events = Some(Arc::new(Happenings(project.clone())));
+        let ingest = Ingest::start(settings, ledger.clone(), store.clone(), &registry, &intake, &background)
+            .await
+            .map_err(|error| refused_broker(error, config.mqtt.listen, option))?;
+        admin::serve(&data_dir, ingest.clone(), queries.clone(), project.clone(), rest.clone(), &background)?;
         let alerting = Alerting::start(
             config.alerting.clone(),
             ledger.clone(),
@@ -297,6 +303,7 @@ impl Collector {
             enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
             fleet: Arc::new(Agents(ingest.clone())),
             alerting: Arc::new(Alarms(alerting.clone())),
+            digitization: project,
             ready: is_ready.clone(),
             about: web::About {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -500,6 +507,25 @@ fn ingest_settings(config: &Config) -> IngestSettings {
         certificate_life: config.agents.certificate_lifetime,
         limits: ingest::Limits { series: config.agents.max_series, ..ingest::Limits::default() },
         ..IngestSettings::new(&config.data_dir, config.mqtt.listen)
+    }
+}
+
+/// Takes in what agents tell of the digitization.
+#[derive(Debug)]
+struct Happenings(Digitization);
+
+impl ingest::EventSink for Happenings {
+    fn take(&self, payload: &[u8]) -> Result<Option<String>, ingest::EventsNotKept> {
+        let events = match event::parse(payload) {
+            Ok(events) => events,
+            Err(error) => return Ok(Some(format!("the message {error}"))),
+        };
+        let receipt = self.0.submit(events, clock::now()).map_err(|_logged| ingest::EventsNotKept)?;
+        let first = receipt.refused.first().map(|(place, refused)| {
+            let (field, message) = refused.problems.first().cloned().unwrap_or_default();
+            format!("{} refused, event {place} first: {field} {message}", receipt.refused.len())
+        });
+        Ok(first)
     }
 }
 

@@ -148,6 +148,9 @@ Examples:
   veghe-collector promql 'node_filesystem_avail_bytes' --at 2026-01-31T12:00:00Z --output csv
   veghe-collector promql up --url http://127.0.0.1:9090")]
     Promql(Promql),
+    /// Import, export or show the inventory of what is digitized
+    #[command(subcommand)]
+    Inventory(InventoryCommand),
     /// Print the completion script of a shell
     #[command(after_help = "Example: veghe-collector completion bash > /etc/bash_completion.d/veghe-collector")]
     Completion {
@@ -274,6 +277,50 @@ pub enum AgentsCommand {
     },
 }
 
+/// Commands on the inventory.
+#[derive(Debug, Subcommand)]
+pub enum InventoryCommand {
+    /// Import an inventory from CSV or XLSX: checks every row, shows what would change, and asks
+    ///
+    /// CSV is UTF-8 separated by `;`, tabs or commas; of XLSX the first sheet is read. The first row names the columns:
+    /// `cod_unitate`, `nr_file` and `latime_mm` must be there; `fond`, `inventar`, `nr_crt`, `tip`, `titlu`,
+    /// `ani_extremi`, `termen_pastrare`, `format`, `legatura`, `stare`, `acces`, `cutie`, `locatie`, `prioritate`, `lot`
+    /// and `pagini_estimate` may be. Case, accents and spaces do not matter. Every problem is told in one run, with row,
+    /// column and remedy.
+    #[command(after_help = "\
+Examples:
+  veghe-collector inventory import inventar.csv --data-dir /var/lib/veghe
+  veghe-collector inventory import opis.xlsx --map cod_unitate=Cota --map \"latime_mm=Grosime (mm)\" --yes")]
+    Import {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Takes a column of ours from one that has another name; may be given again
+        #[arg(long, value_name = "OURS=THEIRS")]
+        map: Vec<String>,
+        /// Make it the inventory without asking
+        #[arg(long)]
+        yes: bool,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Print the inventory in force as CSV
+    #[command(after_help = "Example: veghe-collector inventory export --data-dir /var/lib/veghe > inventar.csv")]
+    Export {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Show the versions of the inventory and what the one in force holds
+    #[command(after_help = "Example: veghe-collector inventory show --data-dir /var/lib/veghe")]
+    Show {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,6 +347,10 @@ mod tests {
             "verify",
             "import",
             "promql",
+            "inventory",
+            "inventory import",
+            "inventory export",
+            "inventory show",
             "completion",
         ] {
             let sub =

@@ -5,6 +5,7 @@
 //! certificates and secrets, so that what is wrong with them is told in the same run.
 
 mod alerting;
+mod digitization;
 mod files;
 mod show;
 mod status;
@@ -29,7 +30,7 @@ use crate::query;
 /// The keys of every section by its path; `[]` stands for each item of a list. A text in two languages has its own,
 /// [`status::LANGUAGES`].
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status"]),
+    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status", "digitization"]),
     ("ops", &["listen", "names", "cors_origin", "tls"]),
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
@@ -63,6 +64,23 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("status", &["listen", "name", "url", "time_zone", "evaluation_interval", "components"]),
     ("status.components[]", &["id", "name", "description", "group", "expr", "degraded", "need"]),
+    (
+        "digitization",
+        &[
+            "project",
+            "time_zone",
+            "days_off",
+            "working_days",
+            "shifts",
+            "stations",
+            "plan",
+            "pages_per_metre",
+            "pages_per_day",
+        ],
+    ),
+    ("digitization.shifts[]", &["name", "from", "to"]),
+    ("digitization.plan", &["from", "finish"]),
+    ("digitization.pages_per_day", &["low", "likely", "high"]),
 ];
 
 /// The keys of the section at `path` of [`KEYS`].
@@ -107,6 +125,8 @@ pub struct Config {
     pub alerting: crate::alerting::Settings,
     /// The public pages.
     pub status: crate::status::Settings,
+    /// The digitization project.
+    pub digitization: crate::digitization::Settings,
 }
 
 /// The operations listener: queries, metrics, console, enrolment.
@@ -165,6 +185,7 @@ impl Config {
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
             status: crate::status::Settings::default(),
+            digitization: crate::digitization::Settings::default(),
         }
     }
 
@@ -276,6 +297,10 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status_line = listen(&mut status, &mut config.status_listen, p);
         config.status = status::read(&mut status, p);
         status.finish(keys("status"), p);
+    }
+    if let Some(mut digitization) = file.section("digitization", p) {
+        config.digitization = digitization::read(&mut digitization, p);
+        digitization.finish(keys("digitization"), p);
     }
     file.finish(keys(""), p);
     check_listeners(

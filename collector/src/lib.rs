@@ -9,6 +9,7 @@ pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod digitization;
 pub mod housekeeping;
 pub mod import;
 pub mod ingest;

@@ -208,10 +208,21 @@ impl Source for StoreSource {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
+        self.select_at_most(matchers, start, end, usize::MAX).map(Option::unwrap_or_default)
+    }
+
+    fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
         let begun = clock::instant();
-        let found = self.store.select(matchers, start, end)?;
+        let found = self.store.select_at_most(matchers, start, end, max_samples)?;
         self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        self.samples.fetch_add(found.iter().map(|series| series.len() as u64).sum(), Relaxed);
+        let samples = found.iter().flatten().map(|series| series.len() as u64).sum();
+        self.samples.fetch_add(samples, Relaxed);
         Ok(found)
     }
 }

@@ -74,6 +74,7 @@ fn modules_of_the_collector_import_downward_only() {
         ("ingest", &["crate::web", "crate::app", "crate::alerting", "crate::status"]),
         ("alerting", &["crate::web", "crate::app", "veghe_wire::batch", "rmqtt"]),
         ("status", &["crate::web", "crate::app", "veghe_wire::batch", "rmqtt"]),
+        ("digitization", &["crate::web", "crate::app", "crate::ingest", "veghe_wire", "rmqtt"]),
         ("web", &["crate::app", "rmqtt", "veghe_wire::batch"]),
         ("remote", &["crate::web", "crate::app", "crate::alerting", "crate::status", "crate::ingest"]),
         ("import", &["crate::web", "crate::app", "crate::alerting", "crate::status", "crate::ingest"]),

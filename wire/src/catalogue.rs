@@ -5,6 +5,11 @@
 
 use std::borrow::Cow;
 
+mod machine;
+mod network;
+mod storage;
+mod xfs;
+
 /// How a metric's values behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -45,6 +50,18 @@ pub enum Unit {
     Hertz,
     /// Turns a minute.
     Rpm,
+    /// Bytes a second.
+    BytesPerSecond,
+    /// Degrees Celsius.
+    Celsius,
+    /// Volts.
+    Volts,
+    /// Amperes.
+    Amperes,
+    /// Watts.
+    Watts,
+    /// Joules.
+    Joules,
 }
 
 /// One metric, or a family of metrics that the kernel names.
@@ -82,13 +99,27 @@ impl Metric {
     }
 }
 
+/// All lists; a name is in one of them.
+const LISTS: [&[Metric]; 5] = [METRICS, machine::METRICS, network::METRICS, storage::METRICS, xfs::METRICS];
+
 /// The entry for the metric, or for a series of the histogram, called `name`.
 pub fn lookup(name: &str) -> Option<&'static Metric> {
-    let find = |name: &str| METRICS.iter().find(|metric| metric.wildcard(name).is_some());
     find(name).or_else(|| {
         let stem = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix))?;
         find(stem).filter(|metric| metric.kind == Kind::Histogram)
     })
+}
+
+/// An exact name in any list comes before a pattern.
+fn find(name: &str) -> Option<&'static Metric> {
+    let parts = LISTS.map(|list| list.split_at(list.partition_point(|metric| !metric.name.contains('*'))));
+    let exact = |(names, _): &(&'static [Metric], _)| {
+        let position = names.binary_search_by(|metric| metric.name.cmp(name)).ok()?;
+        names.get(position)
+    };
+    let pattern =
+        |(_, patterns): &(_, &'static [Metric])| patterns.iter().find(|metric| metric.wildcard(name).is_some());
+    parts.iter().find_map(exact).or_else(|| parts.iter().find_map(pattern))
 }
 
 const fn metric(
@@ -118,7 +149,7 @@ const fn untyped(name: &'static str, unit: Unit, help: &'static str, labels: &'s
 }
 
 /// Ascending by name; patterns after all names, the narrower first.
-pub const METRICS: &[Metric] = &[
+const METRICS: &[Metric] = &[
     gauge("ALERTS", Unit::One, "1 for each alert that is pending or firing.", &["alertname", "alertstate"]),
     gauge(
         "ALERTS_FOR_STATE",
@@ -514,13 +545,21 @@ mod tests {
         metric.name.starts_with("veghe_")
     }
 
+    fn all() -> impl Iterator<Item = &'static Metric> {
+        LISTS.into_iter().flatten()
+    }
+
     #[test]
     fn names_are_valid_and_each_is_there_once() {
-        let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
-            METRICS.iter().partition(|metric| metric.name.contains('*'));
-        assert!(METRICS.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
-        assert!(names.is_sorted_by(|a, b| a.name < b.name));
-        for metric in METRICS {
+        for list in LISTS {
+            let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
+                list.iter().partition(|metric| metric.name.contains('*'));
+            assert!(list.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
+            assert!(names.is_sorted_by(|a, b| a.name < b.name));
+        }
+        let mut seen = std::collections::HashSet::new();
+        for metric in all() {
+            assert!(seen.insert(metric.name), "{} twice", metric.name);
             let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '*';
             assert!(metric.name.chars().all(valid), "{}", metric.name);
             assert!(!metric.name.starts_with(|c: char| c.is_ascii_digit()), "{}", metric.name);
@@ -531,7 +570,7 @@ mod tests {
 
     #[test]
     fn our_names_tell_kind_and_unit() {
-        for metric in METRICS.iter().filter(|metric| is_ours(metric)) {
+        for metric in all().filter(|metric| is_ours(metric)) {
             let stem = metric.name.strip_suffix("_total");
             assert_eq!(stem.is_some(), metric.kind == Kind::Counter, "{}", metric.name);
             let stem = stem.unwrap_or(metric.name);
@@ -543,7 +582,7 @@ mod tests {
 
     #[test]
     fn helps_are_sentences() {
-        for metric in METRICS.iter().filter(|metric| is_ours(metric)) {
+        for metric in all().filter(|metric| is_ours(metric)) {
             assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{}", metric.name);
         }
     }
@@ -554,6 +593,9 @@ mod tests {
         assert_eq!(memory.unit, Unit::Bytes);
         assert_eq!(memory.help_for("node_memory_MemTotal_bytes"), "Memory information field MemTotal_bytes.");
         assert_eq!(lookup("node_memory_HugePages_Free").expect("entry").unit, Unit::One);
+        let name = "node_network_carrier_changes_total";
+        assert_eq!(lookup(name).expect("entry").name, name, "a name comes before a pattern of another list");
+        assert_eq!(lookup("node_zfs_zpool_dataset_reads").expect("entry").labels, ["dataset", "zpool"]);
         assert_eq!(lookup("node_memory_"), None);
         assert_eq!(lookup("node_time_seconds_bucket"), None);
         assert_eq!(lookup("nonsense"), None);

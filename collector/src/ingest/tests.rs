@@ -446,6 +446,44 @@ async fn while_the_store_fails_batches_are_held_and_later_taken() {
     site.handle.stop().await;
 }
 
+/// Keeps what it is given; while it can't, it says so.
+#[derive(Debug, Default)]
+struct Kept {
+    payloads: Mutex<Vec<Vec<u8>>>,
+    fails: AtomicBool,
+}
+
+impl EventSink for Kept {
+    fn take(&self, payload: &[u8]) -> Result<Option<String>, EventsNotKept> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(EventsNotKept);
+        }
+        self.payloads.lock().unwrap().push(payload.to_vec());
+        Ok((payload == b"bad").then(|| "not good".to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn events_are_kept_before_their_message_is_acknowledged() {
+    let kept = Arc::new(Kept::default());
+    let sink: Arc<dyn EventSink> = kept.clone();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let site = Site::with(dir, Arc::default(), |settings| settings.events = Some(sink)).await;
+    let scanner = site.enrol("scan-1").await;
+    let mut client = site.connect(&scanner).await;
+    for (sent, payload) in (1..).zip(["one", "bad"]) {
+        client.send(Topic::Event, payload).await;
+        while !matches!(client.poll().await.unwrap(), Event::Incoming(Packet::PubAck(_))) {}
+        assert_eq!(kept.payloads.lock().unwrap().len(), sent, "acknowledged before it was kept");
+    }
+    assert_eq!(site.metric("veghe_broker_refusals_total", "events"), 1.0);
+    kept.fails.store(true, Ordering::Relaxed);
+    client.send(Topic::Event, "two").await;
+    client.closed().await;
+    assert_eq!(kept.payloads.lock().unwrap().len(), 2);
+    site.handle.stop().await;
+}
+
 #[tokio::test]
 async fn an_agent_reaches_only_its_own_topics() {
     let site = Site::open().await;
@@ -673,8 +711,10 @@ async fn the_administrator_talks_through_the_socket() {
     let queries = crate::query::QueryService::new(store, crate::query::Settings::default());
     let missing = admin::ask(&dir, &Request::Ping).unwrap_err();
     assert!(missing.to_string().starts_with("no collector runs on /"), "{missing}");
-    admin::serve(&dir, site.handle.clone(), queries.clone(), stop.clone(), &tasks).unwrap();
-    let second = admin::serve(&dir, site.handle.clone(), queries.clone(), stop.clone(), &tasks).unwrap_err();
+    let project = crate::digitization::Digitization::in_memory(crate::digitization::Settings::default());
+    let serve = || admin::serve(&dir, site.handle.clone(), queries.clone(), project.clone(), stop.clone(), &tasks);
+    serve().unwrap();
+    let second = serve().unwrap_err();
     assert!(matches!(second, admin::AdminError::Held { .. }));
     let mode = std::os::unix::fs::PermissionsExt::mode(&dir.join("admin.sock").metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);

@@ -3,9 +3,11 @@
 //! What it deliberately does not do: HTTP (`web`), or keep samples (`veghe-tsdb`).
 
 mod decode;
+mod known;
 mod messages;
 mod read;
 mod receiver;
+mod runs;
 mod xor;
 
 pub use read::{ReadRefusal, Reading, Taken};

@@ -8,6 +8,7 @@ pub mod access;
 pub mod certificates;
 mod compress;
 pub mod cors;
+mod digitization;
 mod encode;
 pub mod enrolment;
 mod federation;
@@ -51,6 +52,7 @@ pub use self::server::{Limits, Listener, serve};
 
 use self::enrolment::Enrolment;
 use self::prometheus_api::Api;
+use crate::digitization::Digitization;
 use crate::query::QueryService;
 use crate::remote::Receiver;
 
@@ -149,6 +151,8 @@ pub struct Operations {
     pub fleet: Arc<dyn Fleet>,
     /// Rules and alerts.
     pub alerting: Arc<dyn AlertingView>,
+    /// The digitization project.
+    pub digitization: Digitization,
     /// Whether the collector takes data and answers, for `/-/ready`.
     pub ready: watch::Receiver<bool>,
     /// What it tells about itself.
@@ -184,8 +188,12 @@ impl Operations {
             Router::new().route("/-/reload", post(reload).put(reload)).with_state(Arc::clone(&self.alerting));
         let lifecycle = access.guard(lifecycle, exposure, Need::Credential(Scope::Admin));
         let open = open.merge(lifecycle).route("/-/quit", post(quit).put(quit));
-        let origins = self.origins.clone();
+        let (origins, project) = (self.origins.clone(), self.digitization.clone());
         let api = Arc::new(Api { parts: self, selections: Arc::new(Semaphore::new(prometheus_api::MAX_SELECTIONS)) });
+        let batches = Guard { bodies: Bodies::AtMost(digitization::events::MAX_BODY_BYTES), ..guard.clone() };
+        let events = batches.checking(digitization::events::routes(project.clone()));
+        let writing = writing.merge(access.guard(events, exposure, Need::Credential(Scope::Events)));
+        let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
             .route("/operations.css", get(overview::style))
@@ -194,7 +202,8 @@ impl Operations {
             .route("/v1/agents", get(agents))
             // Unknown paths ask for the same credential: without it nobody learns which ones exist.
             .fallback(not_found)
-            .with_state(api);
+            .with_state(api)
+            .merge(project);
         let reading = compress::around(access.guard(reading, exposure, Need::Reading));
         guard.clone().counting(cors::around(guard.checking(reading.merge(open)).merge(writing), origins))
     }

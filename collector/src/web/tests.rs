@@ -408,6 +408,7 @@ async fn site_with(exposure: Exposure, agents: Vec<AgentView>, alerts: Vec<serde
         enrol: Arc::new(Admission),
         fleet: Arc::new(Agents(agents)),
         alerting: Arc::new(Alerts(alerts)),
+        digitization: Digitization::in_memory(crate::digitization::Settings::default()),
         ready: watch::channel(true).1,
         about: About {
             version: "0.1.0".to_owned(),
@@ -899,4 +900,43 @@ async fn rules_are_read_again_for_an_administrator_and_nobody_ends_the_collector
     assert_eq!((answer.status, answer.body.as_str()), (500, "failed to reload config: host.yml is gone\n"));
     let quit = site.send("POST", "/-/quit", &[("Authorization", &bearer)], "").await;
     assert_eq!((quit.status, quit.body.as_str()), (403, "Lifecycle API is not enabled.\n"));
+}
+
+#[tokio::test]
+async fn events_of_the_digitization_need_a_token_and_are_told_one_by_one() {
+    let site = site(Exposure::Loopback).await;
+    let path = "/v1/digitization/events";
+    let event = |id: &str, frames: i64| {
+        json!({"specversion": "1.0", "type": "ro.cjt.digi.v1.image.captured", "source": "//cjt/station/S02", "id": id,
+            "time": "2026-05-14T08:12:31.402Z", "data": {"unit": "U-1", "frames": frames}})
+    };
+    let kind = ("content-type", "application/cloudevents-batch+json");
+    let body = json!([event("1", 2), event("2", -2), event("1", 2)]).to_string();
+    assert_eq!(site.served.send("POST", path, &[kind], &body).await.status, 401);
+    let bearer = format!("Bearer {}", site.login.token);
+    let sent = site.served.send("POST", path, &[kind, ("authorization", &bearer)], &body).await;
+    assert_eq!(sent.status, 422, "{sent:?}");
+    let answer = sent.json();
+    assert_eq!((&answer["accepted"], &answer["repeated"], &answer["quarantined"]), (&json!(1), &json!(1), &json!(1)));
+    assert_eq!(answer["refused"][0]["index"], 1);
+    assert_eq!(answer["refused"][0]["errors"][0]["field"], "data.frames");
+    for (kind, body, status) in [
+        ("application/cloudevents+json", event("3", 1).to_string(), 200),
+        ("application/cloudevents+json", "{".to_owned(), 400),
+        ("text/plain", event("4", 1).to_string(), 415),
+    ] {
+        let headers = [("content-type", kind), ("authorization", bearer.as_str())];
+        assert_eq!(site.served.send("POST", path, &headers, &body).await.status, status, "{kind} {body}");
+    }
+    let large = " ".repeat((16 << 20) + 1);
+    assert_eq!(site.served.send("POST", path, &[kind, ("authorization", &bearer)], &large).await.status, 413);
+}
+
+#[tokio::test]
+async fn the_announced_archive_is_done_on_12_november_2026() {
+    let site = site(Exposure::Loopback).await;
+    let answer = site.served.get("/v1/digitization/what-if?from=2026-03-02&pages=900000&per_day=5000").await;
+    assert_eq!((answer.status, &answer.json()["finish"]), (200, &json!("2026-11-12")));
+    let wrong = site.served.get("/v1/digitization/what-if?from=soon&pages=x&per_day=0").await;
+    assert_eq!((wrong.status, wrong.json()["errors"].as_array().map(Vec::len)), (400, Some(3)), "{wrong:?}");
 }

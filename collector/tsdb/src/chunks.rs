@@ -504,9 +504,23 @@ impl TimesReader {
         &mut self,
         connection: &Connection,
         level: Level,
-        (window, id): (i64, u32),
+        place: (i64, u32),
         data: &[u8],
     ) -> Result<(Arc<[i64]>, Vec<f64>), ChunkError> {
+        let (times, mut cursor) = self.open(connection, level, place, data)?;
+        let mut values = Vec::new();
+        codec::decode(&mut cursor, times.len(), Packing::Pco, &mut values)?;
+        Ok((times, values))
+    }
+
+    /// The time stamps of a chunk, and its values as they are encoded; its checksum is right.
+    pub(crate) fn open<'d>(
+        &mut self,
+        connection: &Connection,
+        level: Level,
+        (window, id): (i64, u32),
+        data: &'d [u8],
+    ) -> Result<(Arc<[i64]>, Cursor<'d>), ChunkError> {
         let mut cursor = Cursor::new(checked(row(window, id), data)?);
         let times = match cursor.u8()? {
             OWN_TIMES => {
@@ -523,9 +537,7 @@ impl TimesReader {
             SHARED_TIMES => self.shared(connection, level, row(window, cursor.varint_u32()?))?,
             _ => return Err(Damaged("its time column is of an unknown kind").into()),
         };
-        let mut values = Vec::new();
-        codec::decode(&mut cursor, times.len(), Packing::Pco, &mut values)?;
-        Ok((times, values))
+        Ok((times, cursor))
     }
 
     fn shared(&mut self, connection: &Connection, level: Level, id: i64) -> Result<Arc<[i64]>, ChunkError> {

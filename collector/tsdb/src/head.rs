@@ -96,6 +96,11 @@ impl Part {
         self.values.iter().skip(column).step_by(self.series.len().max(1)).copied()
     }
 
+    /// The value of one raw row and column.
+    pub(crate) fn raw_value(&self, row: usize, column: usize) -> f64 {
+        self.values[row * self.series.len() + column]
+    }
+
     fn raw_bytes(&self) -> u64 {
         (self.times.len() * 8 + self.values.len() * 8) as u64
     }

@@ -281,6 +281,21 @@ impl Store {
         self.inner.select_series(series, start, end)
     }
 
+    /// [`Self::select`] where all series together have at most `max_samples` in the range, otherwise `None`: they are counted
+    /// before anything is decoded, so that what is too large takes no memory.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        self.inner.select_at_most(matchers, start, end, max_samples)
+    }
+
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
     pub const fn resolutions() -> [Duration; 2] {
         [Duration::from_mins(5), Duration::from_hours(1)]
