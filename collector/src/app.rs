@@ -43,7 +43,7 @@ use crate::web::certificates::{CertificateError, Files};
 use crate::web::{
     self, Access, AgentState, AgentView, EnrolRefusal, Exposure, FirstLogin, HttpMetrics, Listener, Operations,
 };
-use crate::{admin, backup, clock, housekeeping, import};
+use crate::{admin, backup, clock, housekeeping, import, remote};
 
 /// The length of a chunk. Two hours at 15 s are 480 samples: longer ones gain little, shorter ones cost more.
 const WINDOW: Duration = Duration::from_hours(2);
@@ -280,6 +280,9 @@ impl Collector {
             &background,
         )?;
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
+        // Before sealing begins: what targets have not read yet must stay in the log.
+        let (targets, external) = (&config.remote_write, &config.external_labels);
+        remote::start_senders(targets, external, &store, &registry, &rest, &background)?;
         housekeeping::start_sealing(store.clone(), rest.clone(), &background);
         let retention = housekeeping::start_retention(store.clone(), config.storage.retention.of_store()).await?;
         // Last of what can fail for reasons outside: it is shown once, by a start that succeeds.

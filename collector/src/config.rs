@@ -7,6 +7,7 @@
 mod alerting;
 mod digitization;
 mod files;
+mod remote_write;
 mod show;
 mod status;
 mod storage;
@@ -30,7 +31,22 @@ use crate::query;
 /// The keys of every section by its path; `[]` stands for each item of a list. A text in two languages has its own,
 /// [`status::LANGUAGES`].
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status", "digitization"]),
+    (
+        "",
+        &[
+            "data_dir",
+            "ops",
+            "mqtt",
+            "agents",
+            "storage",
+            "query",
+            "alerting",
+            "status",
+            "digitization",
+            "external_labels",
+            "remote_write",
+        ],
+    ),
     ("ops", &["listen", "names", "cors_origin", "tls"]),
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
@@ -81,6 +97,33 @@ const KEYS: &[(&str, &[&str])] = &[
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    (
+        "remote_write[]",
+        &[
+            "url",
+            "name",
+            "protobuf_message",
+            "remote_timeout",
+            "headers",
+            "write_relabel_configs",
+            "basic_auth",
+            "authorization",
+            "tls_config",
+            "queue_config",
+            "max_backlog",
+        ],
+    ),
+    (
+        "remote_write[].write_relabel_configs[]",
+        &["source_labels", "separator", "regex", "modulus", "target_label", "replacement", "action"],
+    ),
+    ("remote_write[].basic_auth", &["username", "password_file"]),
+    ("remote_write[].authorization", &["type", "credentials_file"]),
+    ("remote_write[].tls_config", &["ca_file", "cert_file", "key_file"]),
+    (
+        "remote_write[].queue_config",
+        &["max_shards", "max_samples_per_send", "batch_send_deadline", "min_backoff", "max_backoff"],
+    ),
 ];
 
 /// The keys of the section at `path` of [`KEYS`].
@@ -127,6 +170,10 @@ pub struct Config {
     pub status: crate::status::Settings,
     /// The digitization project.
     pub digitization: crate::digitization::Settings,
+    /// Labels that samples get when they leave the collector.
+    pub external_labels: veghe_model::Labels,
+    /// Who else gets everything that is stored.
+    pub remote_write: Vec<crate::remote::Target>,
 }
 
 /// The operations listener: queries, metrics, console, enrolment.
@@ -186,6 +233,8 @@ impl Config {
             alerting: crate::alerting::Settings::default(),
             status: crate::status::Settings::default(),
             digitization: crate::digitization::Settings::default(),
+            external_labels: veghe_model::Labels::default(),
+            remote_write: Vec::new(),
         }
     }
 
@@ -302,6 +351,10 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         config.digitization = digitization::read(&mut digitization, p);
         digitization.finish(keys("digitization"), p);
     }
+    if let Some(mut labels) = file.section("external_labels", p) {
+        config.external_labels = remote_write::external_labels(&mut labels, p);
+    }
+    config.remote_write = remote_write::read(file.list("remote_write", p), named, p);
     file.finish(keys(""), p);
     check_listeners(
         [

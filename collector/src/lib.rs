@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod ledger;
 pub mod query;
 pub mod remote;
+pub mod secret;
 pub mod status;
 pub mod terminal;
 pub mod web;

@@ -157,12 +157,12 @@ impl Decoded {
                 break;
             };
             let (name, value) = (&body[name.clone()], &body[value.clone()]);
-            let length = |bytes: &[u8]| 1 + varint_len(bytes.len()) + bytes.len();
+            let length = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
             self.scratch.push(0x0a);
-            put_varint(&mut self.scratch, length(name) + length(value));
+            put_varint(&mut self.scratch, (length(name) + length(value)) as u64);
             for (tag, text) in [(0x0a, name), (0x12, value)] {
                 self.scratch.push(tag);
-                put_varint(&mut self.scratch, text.len());
+                put_varint(&mut self.scratch, text.len() as u64);
                 self.scratch.extend_from_slice(text);
             }
         }
@@ -286,11 +286,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn varint_len(value: usize) -> usize {
-    (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+/// The bytes of `value` as a varint.
+pub(super) fn varint_len(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: usize) {
+/// Writes `value` as a varint.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
