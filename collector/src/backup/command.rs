@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use veghe_model::Timestamp;
 use veghe_wire::document::format_bytes;
 
 use super::{Progress, Verified, restore, verify_directory};
@@ -42,9 +41,10 @@ pub fn restore_command(dir: &Path, data_dir: &Path) -> anyhow::Result<String> {
     line.end();
     let manifest = restored?;
     Ok(format!(
-        "{} holds the data directory as of {} (Unix time): {} files, {}. Start the collector on it.",
+        "{} holds the data directory as of {}: {} files, {}. Start the collector on it.",
         data_dir.display(),
-        Timestamp(manifest.taken_ms),
+        jiff::Timestamp::from_millisecond(manifest.taken_ms)
+            .map_or_else(|_| "an unknown time".to_owned(), |t| t.to_string()),
         manifest.files.len(),
         rounded(manifest.bytes())
     ))

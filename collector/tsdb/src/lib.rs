@@ -365,7 +365,8 @@ impl Store {
     /// Deletes the samples in `[start, end]` of the series that satisfy all `matchers`: they show no more when this
     /// returns, and leave the disk when their chunks are written anew or with [`Self::clean_tombstones`]. An `end`
     /// behind the newest sample of these series is that sample's time, so that what is still to come stays. What
-    /// arrives late for the deleted stretch goes with it. Gives the number of series.
+    /// arrives late for the deleted stretch goes with it. [`Self::series_labels`] lists the series until they are
+    /// cleaned. Gives the number of series.
     ///
     /// # Errors
     /// [`SealError`]: nothing is deleted.

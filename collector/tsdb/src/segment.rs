@@ -36,6 +36,19 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The segments that are held in `dir` for readers only, by name; none where there is no such directory.
+pub(crate) fn list_held(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = entries.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?;
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    found.sort();
+    Ok(found)
+}
+
 fn number_of(name: &str) -> Option<u64> {
     let hex = name.strip_suffix(".log").filter(|hex| hex.len() == 16)?;
     u64::from_str_radix(hex, 16).ok()

@@ -206,10 +206,13 @@ impl Check<'_> {
         inner: &Inner,
         watch: &mut dyn FnMut(&VerifyReport) -> ControlFlow<()>,
     ) -> Result<(), VerifyError> {
-        let segments: Vec<(PathBuf, u64)> =
-            lock(&inner.writer).log.segments().map(|segment| (segment.path.clone(), segment.bytes)).collect();
+        let mut segments: Vec<(PathBuf, Option<u64>)> =
+            lock(&inner.writer).log.segments().map(|segment| (segment.path.clone(), Some(segment.bytes))).collect();
+        let held = inner.dir().join("log/held");
+        let of_readers = segment::list_held(&held).map_err(|source| VerifyError::Io { path: held, source })?;
+        segments.extend(of_readers.into_iter().map(|path| (path, None)));
         for (path, bytes) in segments {
-            match segment::check(&path, Some(bytes)) {
+            match segment::check(&path, bytes) {
                 Ok(found) => self.segment(found),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(VerifyError::Io { path, source }),
@@ -224,8 +227,10 @@ impl Check<'_> {
         dir: &Path,
         watch: &mut dyn FnMut(&VerifyReport) -> ControlFlow<()>,
     ) -> Result<(), VerifyError> {
-        let segments = segment::list(dir).map_err(|source| VerifyError::Io { path: dir.to_owned(), source })?;
-        for (_, path) in segments {
+        let io = |source| VerifyError::Io { path: dir.to_owned(), source };
+        let segments = segment::list(dir).map_err(io)?.into_iter().map(|(_, path)| path);
+        let held = segment::list_held(&dir.join("held")).map_err(io)?;
+        for path in segments.chain(held) {
             let found = segment::check(&path, None).map_err(|source| VerifyError::Io { path: path.clone(), source })?;
             self.segment(found);
             tell(watch, &self.report)?;

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
-use veghe_tsdb::{BackupError, Column, Commit, Damage, Options, Store, VerifyError, VerifyReport, verify_directory};
+use veghe_tsdb::{
+    BackupError, Column, Commit, Damage, LogPosition, Options, Store, VerifyError, VerifyReport, verify_directory,
+};
 
 const SERIES: usize = 40;
 const WINDOW_MS: i64 = 60_000;
@@ -252,4 +254,22 @@ fn a_flipped_bit_of_the_log_is_found_at_its_record() {
     let (from, to) = place.strip_prefix("bytes ").and_then(|place| place.split_once(" to ")).expect("bytes");
     let (from, to): (usize, usize) = (from.parse().expect("byte"), to.parse().expect("byte"));
     assert!(24 <= from && from <= middle && middle < to, "{report:?}");
+}
+
+#[test]
+fn segments_that_only_readers_of_the_log_need_are_looked_at_too() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = fill(dir.path());
+    store.pin_log("reader", LogPosition(0), 1 << 30);
+    seal(&store, 100_000_000);
+    let held = fs::read_dir(dir.path().join("log/held")).expect("held").next().expect("segment").expect("entry").path();
+    assert_eq!(store.verify(&mut |_| ControlFlow::Continue(())).expect("verification").damaged, 0);
+    let mut bytes = fs::read(&held).expect("file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&held, bytes).expect("file");
+    let running = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
+    assert!(running.damages.iter().any(|damage| damage.path == held), "{running:?}");
+    drop(store);
+    assert!(verify(dir.path()).damages.iter().any(|damage| damage.path == held));
 }
