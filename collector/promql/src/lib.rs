@@ -1,7 +1,24 @@
 //! PromQL over any source of series, with the semantics of Prometheus 3.
 //!
 //! Synchronous and without clock: the caller brings series, the moment and the limits. What it deliberately does not
-//! do: know how series are stored (`veghe-tsdb`) or served; native histograms (samples are floats).
+//! do: know how series are stored (`veghe-tsdb`) or served.
+//!
+//! Complete for float samples and classic histograms, experimental syntax and functions included. What differs from
+//! Prometheus 3.14:
+//! - A query is at most 1 MiB long and nested 150 levels deep (a chain of operators counts as one level); Prometheus
+//!   has no such limits.
+//! - `min` and `max` of durations, renamed to `min_of` and `max_of` in Prometheus 3.13, are still taken.
+//! - Regular expressions are those of the crate `regex`, which knows all of RE2's syntax but for `\\C`.
+//!
+//! Native histograms are missing, exactly:
+//! - samples, and the literals `{{...}}` of test scripts: a sample is a float ([`Source`], [`Value`]);
+//! - `rate`, `increase`, `delta`, `irate`, `idelta`, `resets`, `changes` and the `*_over_time` functions of them, and
+//!   their interpolation under `anchored` and `smoothed`;
+//! - `+`, `-`, `*`, `/`, `==` and `!=` between them, and trimming with `</` and `>/`, which of floats yield nothing and an
+//!   info; `sum`, `avg` and the other aggregations;
+//! - `histogram_avg`, `histogram_count`, `histogram_sum`, `histogram_stddev`, `histogram_stdvar`, which of floats yield
+//!   nothing as in Prometheus; the native side of `histogram_quantile`, `histogram_quantiles` and `histogram_fraction`;
+//! - histograms with custom buckets (NHCB) made from classic ones, and the remarks that speak of any of these.
 
 mod ast;
 mod check;
