@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod exposition;
 pub mod health;
 pub mod identity;
+pub mod inspect;
 pub mod join;
 pub mod openmetrics;
 pub mod reading;

@@ -1,5 +1,5 @@
 //! The ledger: one SQLite file for everything that is not a sample. Agents, tokens, alert state, notifications,
-//! users, status history.
+//! users, status history, digitization events.
 //!
 //! Invariants: a write that returned is on disk (`synchronous=FULL`); the schema moves forward only, one numbered
 //! step at a time. Each module owns its tables and writes its own statements; this file owns the connection.
@@ -10,8 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 
 /// The ledger's schema, one step per version. A step never changes once released: add the next one.
-const MIGRATIONS: &[&str] =
-    &[crate::ingest::SCHEMA, crate::alerting::SCHEMA, crate::status::SCHEMA, crate::web::SCHEMA];
+const MIGRATIONS: &[&str] = &[
+    crate::ingest::SCHEMA,
+    crate::alerting::SCHEMA,
+    crate::status::SCHEMA,
+    crate::web::SCHEMA,
+    crate::digitization::SCHEMA,
+];
 
 /// Why the ledger can't be used.
 #[derive(Debug, thiserror::Error)]

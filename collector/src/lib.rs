@@ -5,13 +5,17 @@
 pub mod admin;
 pub mod alerting;
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod digitization;
 pub mod housekeeping;
+pub mod import;
 pub mod ingest;
 pub mod ledger;
 pub mod query;
 pub mod remote;
 pub mod status;
+pub mod terminal;
 pub mod web;

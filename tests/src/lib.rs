@@ -1,6 +1,7 @@
 //! What the system tests and the long runs share: starting the real programs on free ports, speaking to them over
 //! their real interfaces, and waiting for conditions.
 
+pub mod fleet;
 pub mod fuzz;
 pub mod http;
 pub mod load;

@@ -538,10 +538,17 @@ const METRICS: &[Metric] = &[
         "Samples dropped because their series already had one at that time.",
         &[],
     ),
+    gauge("veghe_tsdb_free_bytes", Unit::Bytes, "Bytes that the store's file system has free.", &[]),
     gauge("veghe_tsdb_head_bytes", Unit::Bytes, "Memory that samples of the head take.", &[]),
     gauge("veghe_tsdb_head_samples", Unit::One, "Samples in memory, not yet in chunks.", &[]),
     gauge("veghe_tsdb_log_bytes", Unit::Bytes, "Bytes of the log on disk.", &[]),
     gauge("veghe_tsdb_log_segments", Unit::One, "Segments of the log on disk.", &[]),
+    gauge(
+        "veghe_tsdb_read_only",
+        Unit::One,
+        "1 while readings are refused because the disk is full up to its reserve.",
+        &[],
+    ),
     gauge("veghe_tsdb_series", Unit::One, "Series in the store's index.", &[]),
     gauge(
         "x509_cert_expired",

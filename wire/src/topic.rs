@@ -67,10 +67,12 @@ pub enum Topic {
     Renewal,
     /// Collector to agent: the PEM chain that answers a renewal.
     Certificate,
+    /// Agent, or equipment that speaks for itself, to collector, `QoS` 1: `CloudEvents` in JSON, one or an array.
+    Event,
 }
 
 impl Topic {
-    const ALL: [Self; 5] = [Self::Batch, Self::Presence, Self::Ack, Self::Renewal, Self::Certificate];
+    const ALL: [Self; 6] = [Self::Batch, Self::Presence, Self::Ack, Self::Renewal, Self::Certificate, Self::Event];
 
     /// The topic's last level.
     pub fn level(self) -> &'static str {
@@ -80,6 +82,7 @@ impl Topic {
             Self::Ack => "ack",
             Self::Renewal => "renewal",
             Self::Certificate => "certificate",
+            Self::Event => "event",
         }
     }
 
@@ -97,7 +100,7 @@ impl Topic {
 
     /// Whether agents publish on it; on the others they only subscribe.
     pub fn is_from_agent(self) -> bool {
-        matches!(self, Self::Batch | Self::Presence | Self::Renewal)
+        matches!(self, Self::Batch | Self::Presence | Self::Renewal | Self::Event)
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) fn file(config: &Config) -> String {
     let tls = if config.ops.listen.ip().is_loopback() { "" } else { "  # speaks TLS: it is not loopback" };
     out.entry(1, "listen", format_args!("{}{tls}", config.ops.listen));
     out.texts(1, "names", &config.ops.names);
+    out.option(1, "cors_origin", config.ops.cors_origin.as_ref().map(|origins| quote(origins.pattern())));
     if let Some((certificate, key)) = &config.ops.tls {
         out.open(1, "tls");
         out.entry(2, "certificate", path(certificate));
@@ -31,6 +32,7 @@ pub(super) fn file(config: &Config) -> String {
     out.open(0, "storage");
     retention(&config.storage.retention, &mut out);
     out.entry(1, "max_series", config.storage.max_series);
+    out.entry(1, "min_free", format_bytes(config.storage.min_free_bytes));
     out.open(0, "query");
     out.entry(1, "timeout", span(config.query.timeout));
     out.entry(1, "max_concurrency", config.query.max_concurrency);
@@ -38,7 +40,39 @@ pub(super) fn file(config: &Config) -> String {
     out.entry(1, "lookback", span(config.query.lookback));
     alerting(config, &mut out);
     status(config, &mut out);
+    digitization(&config.digitization, &mut out);
     out.0
+}
+
+fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
+    let days = |days: &std::collections::BTreeSet<crate::digitization::Day>| {
+        days.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let time = |minute: u16| quote(&format!("{:02}:{:02}", minute / 60, minute % 60));
+    out.open(0, "digitization");
+    out.entry(1, "project", quote(&settings.project));
+    out.entry(1, "time_zone", quote(settings.time_zone.iana_name().unwrap_or("UTC")));
+    out.texts(1, "days_off", &days(&settings.calendar.days_off));
+    out.texts(1, "working_days", &days(&settings.calendar.working_days));
+    out.open(1, "shifts");
+    for shift in &settings.shifts {
+        out.item(2, "name", quote(&shift.name));
+        out.entry(3, "from", time(shift.from));
+        out.entry(3, "to", time(shift.to));
+    }
+    out.texts(1, "stations", &settings.stations);
+    if let Some(plan) = &settings.plan {
+        out.open(1, "plan");
+        out.entry(2, "from", plan.from);
+        out.entry(2, "finish", plan.finish);
+    }
+    out.option(1, "pages_per_metre", settings.pages_per_metre.map(|pages| pages.to_string()));
+    if let Some(pace) = &settings.pace {
+        out.open(1, "pages_per_day");
+        out.entry(2, "low", pace.low);
+        out.entry(2, "likely", pace.likely);
+        out.entry(2, "high", pace.high);
+    }
 }
 
 fn retention(retention: &Retention, out: &mut Lines) {

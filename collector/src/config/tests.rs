@@ -103,6 +103,7 @@ fn every_default_that_the_shipped_file_names_is_the_default() {
             ("alerting.receivers.mail.port", "587") => "587, with `security: tls` 465",
             ("status.name", "") => "Starea serviciilor, Service status",
             ("alerting.receivers", "") => "none",
+            ("digitization.shifts", "") => "day, 08:00 to 16:00",
             (_, value) => value,
         };
         assert_eq!(default, value, "{path}");

@@ -4,7 +4,7 @@
 //! name; it publishes and subscribes only below its own topic, its last will included. A message is handed over only
 //! after these checks. rmqtt lives in a runtime of its own that ends with the broker: its tasks, its panics and its
 //! log stay there. What it deliberately does not do: promise that a message is stored. PUBACK only says that a
-//! message waits in the queue; the acknowledgement topic says what is on disk.
+//! message waits in the queue; the acknowledgement topic says what is on disk. Events are the exception: theirs are.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -30,6 +30,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use veghe_wire::{AgentId, MAX_PACKET_BYTES, Topic};
 
+use super::EventSink;
 use super::agents::{Agents, Inadmissible};
 use super::ca::Ca;
 use super::metrics::IngestMetrics;
@@ -86,6 +87,15 @@ impl Queue {
     }
 }
 
+/// Where messages go.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    /// Batches, presence and renewals.
+    pub(crate) queue: Queue,
+    /// Events, which are on disk before their message is acknowledged.
+    pub(crate) events: Option<Arc<dyn EventSink>>,
+}
+
 /// Whether the broker keeps a message for later subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retention {
@@ -119,12 +129,12 @@ pub(crate) struct RmqttBroker {
 }
 
 impl RmqttBroker {
-    /// Listens on `address` with the certificate of `ca` and hands messages of admitted agents to `queue`.
+    /// Listens on `address` with the certificate of `ca` and hands messages of admitted agents to `intake`.
     pub(crate) async fn start(
         address: SocketAddr,
         ca: &Ca,
         agents: Arc<Agents>,
-        queue: Queue,
+        intake: Intake,
         metrics: IngestMetrics,
     ) -> Result<Self, BrokerError> {
         tame_log();
@@ -139,7 +149,7 @@ impl RmqttBroker {
         watch_log(&handshakes);
         let hooks = Hooks {
             agents,
-            queue,
+            intake,
             connections: Arc::default(),
             context: Arc::default(),
             runtime: runtime.handle().clone(),
@@ -308,7 +318,7 @@ type ConnectionKey = (Option<SocketAddr>, i64);
 #[derive(Clone)]
 struct Hooks {
     agents: Arc<Agents>,
-    queue: Queue,
+    intake: Intake,
     connections: Arc<Mutex<HashMap<AgentId, ConnectionKey>>>,
     context: Arc<Mutex<Option<ServerContext>>>,
     runtime: tokio::runtime::Handle,
@@ -401,8 +411,11 @@ impl Hooks {
             self.refuse("foreign_topic", client, "message on a topic that is not its own");
             return PublishAclResult::rejected(true, None);
         };
+        if topic == Topic::Event {
+            return self.take_events(client, &publish.payload).await;
+        }
         // Refusing without closing the connection would send a PUBACK to v3.1.1 clients: they would forget the message.
-        let put = self.queue.put(agent, topic, publish.payload.clone());
+        let put = self.intake.queue.put(agent, topic, publish.payload.clone());
         match tokio::time::timeout(QUEUE_PATIENCE, put).await {
             Ok(true) => {
                 self.metrics.queue.inc();
@@ -412,6 +425,30 @@ impl Hooks {
             Err(_elapsed) => {
                 self.refuse("queue_full", client, "the collector is behind");
                 PublishAclResult::rejected(true, Some("the collector is behind".into()))
+            }
+        }
+    }
+}
+
+impl Hooks {
+    /// Equipment that speaks for itself knows no acknowledgement but PUBACK: its events are on disk before.
+    async fn take_events(&self, client: &str, payload: &Bytes) -> PublishAclResult {
+        let Some(sink) = self.intake.events.clone() else {
+            self.refuse("events", client, "nobody takes events in here");
+            return PublishAclResult::rejected(true, None);
+        };
+        let payload = payload.clone();
+        match self.runtime.spawn_blocking(move || sink.take(&payload)).await {
+            Ok(Ok(problem)) => {
+                if let Some(problem) = problem {
+                    self.refuse("events", client, &problem);
+                }
+                PublishAclResult::allow()
+            }
+            Ok(Err(error)) => PublishAclResult::rejected(true, Some(error.to_string().into())),
+            Err(panicked) => {
+                tracing::error!(error = &panicked as &dyn std::error::Error, "taking events failed unexpectedly");
+                PublishAclResult::rejected(true, None)
             }
         }
     }

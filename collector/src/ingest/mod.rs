@@ -16,6 +16,7 @@ mod own;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ use crate::clock;
 use crate::ledger::{Ledger, LedgerError};
 use agents::{Agents, BrokerAddress};
 use batches::{Core, Failure, Objection, Outcome, Outlook, Storage, chain};
-use broker::{Broker, Message, Queue, Retention, RmqttBroker};
+use broker::{Broker, Intake, Message, Queue, Retention, RmqttBroker};
 use ca::{Ca, CaError};
 use own::Own;
 
@@ -88,7 +89,24 @@ pub struct IngestSettings {
     pub commit_batches: usize,
     /// How often the collector's own series are written; 15 s.
     pub own_interval: Duration,
+    /// Who takes events in; without it they are refused.
+    pub events: Option<Arc<dyn EventSink>>,
 }
+
+/// Takes in what agents tell besides samples.
+pub trait EventSink: fmt::Debug + Send + Sync {
+    /// Keeps the events of a message; they are on disk when this returns. Blocks. What is wrong with some of them is
+    /// returned for the administrator: sending them again would not help.
+    ///
+    /// # Errors
+    /// Where nothing can be kept now; the sender is to repeat the message.
+    fn take(&self, payload: &[u8]) -> Result<Option<String>, EventsNotKept>;
+}
+
+/// Events can't be kept now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("events cannot be kept now")]
+pub struct EventsNotKept;
 
 impl IngestSettings {
     /// The defaults, in `data_dir` and on `listen`.
@@ -105,6 +123,7 @@ impl IngestSettings {
             commit_delay: Duration::from_millis(100),
             commit_batches: 512,
             own_interval: Duration::from_secs(15),
+            events: None,
         }
     }
 }
@@ -175,7 +194,8 @@ async fn start(
     let core = Core::new(Arc::clone(&storage), settings.limits.clone()).map_err(IngestError::Decoder)?;
     let (sender, receiver) = mpsc::channel(settings.queue_messages);
     let queue = Queue { messages: sender, room: Arc::new(Semaphore::new(settings.queue_bytes)) };
-    let broker = RmqttBroker::start(settings.listen, &ca, Arc::clone(&agents), queue, metrics.clone()).await?;
+    let intake = Intake { queue, events: settings.events.clone() };
+    let broker = RmqttBroker::start(settings.listen, &ca, Arc::clone(&agents), intake, metrics.clone()).await?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
     tracing::info!(address = %broker.address(), agents = agents.pulses().len(), "listening for agents");
     let stop = stop.child_token();
@@ -459,8 +479,8 @@ impl Committer {
                 }
                 Topic::Presence => self.presence(&message.agent, &message.payload),
                 Topic::Renewal => self.renew(message.agent, &message.payload).await,
-                // The broker lets no agent publish on these.
-                Topic::Ack | Topic::Certificate => {}
+                // The broker lets no agent publish on these, and keeps events before they are acknowledged.
+                Topic::Ack | Topic::Certificate | Topic::Event => {}
             }
         }
         if !payloads.is_empty() {

@@ -58,16 +58,18 @@ pub const FIRST_LOGIN_FILE: &str = "first-login";
 pub enum Scope {
     /// Queries, pages, metrics, state of agents and alerts.
     Read,
-    /// Sending samples and events.
+    /// Sending samples.
     Write,
     /// Silences, acknowledgements, incidents, maintenance.
     Operate,
     /// Agents, tokens, users, configuration.
     Admin,
+    /// Sending events of the digitization.
+    Events,
 }
 
 impl Scope {
-    const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Operate, Self::Admin];
+    const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Operate, Self::Admin, Self::Events];
 
     /// As in the ledger and in messages.
     pub fn name(self) -> &'static str {
@@ -76,6 +78,7 @@ impl Scope {
             Self::Write => "write",
             Self::Operate => "operate",
             Self::Admin => "admin",
+            Self::Events => "events",
         }
     }
 }

@@ -1,0 +1,107 @@
+//! The section `digitization`: the project's calendar, shifts, plan and first assumptions.
+
+use std::collections::BTreeSet;
+
+use veghe_wire::document::{Node, Problems, Section};
+
+use super::{keys, parse_text, parse_time_zone, required, set, values};
+use crate::digitization::Day;
+use crate::digitization::settings::{MAX_SHIFTS, OUTSIDE, PacePrior, Plan, Settings, Shift};
+
+pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
+    let mut settings = Settings::default();
+    set(&mut settings.project, section.value("project", p, parse_text));
+    set(&mut settings.time_zone, section.value("time_zone", p, parse_time_zone));
+    settings.calendar.days_off = days(section, "days_off", p);
+    settings.calendar.working_days = days(section, "working_days", p);
+    let shifts = section.list("shifts", p);
+    if !shifts.is_empty() {
+        settings.shifts = read_shifts(shifts, p);
+    }
+    settings.stations = values(section, "stations", p, parse_name);
+    settings.plan = section.section("plan", p).and_then(|mut plan| {
+        let from = required(&mut plan, "from", p, str::parse::<Day>);
+        let line = plan.line();
+        let finish = required(&mut plan, "finish", p, str::parse::<Day>);
+        plan.finish(keys("digitization.plan"), p);
+        let plan = Plan { from: from?, finish: finish? };
+        if plan.finish <= plan.from {
+            p.note(line, "digitization.plan", "ends before it begins; give `finish` a day after `from`");
+        }
+        Some(plan)
+    });
+    settings.pages_per_metre = section.value("pages_per_metre", p, parse_positive);
+    settings.pace = section.section("pages_per_day", p).and_then(|mut pace| {
+        let line = pace.line();
+        let low = required(&mut pace, "low", p, parse_positive);
+        let likely = required(&mut pace, "likely", p, parse_positive);
+        let high = required(&mut pace, "high", p, parse_positive);
+        pace.finish(keys("digitization.pages_per_day"), p);
+        let prior = PacePrior { low: low?, likely: likely?, high: high? };
+        if !(prior.low <= prior.likely && prior.likely <= prior.high) {
+            p.note(line, "digitization.pages_per_day", "is not ascending; write low, likely and high in this order");
+        }
+        Some(prior)
+    });
+    settings
+}
+
+fn days(section: &mut Section<'_>, key: &str, p: &mut Problems) -> BTreeSet<Day> {
+    values(section, key, p, str::parse::<Day>).into_iter().collect()
+}
+
+fn read_shifts(list: &[Node], p: &mut Problems) -> Vec<Shift> {
+    let mut shifts: Vec<Shift> = Vec::new();
+    for node in list {
+        let mut section = node.section(p);
+        let name = required(&mut section, "name", p, parse_name);
+        let from = required(&mut section, "from", p, parse_time);
+        let to = required(&mut section, "to", p, parse_time);
+        section.finish(keys("digitization.shifts[]"), p);
+        let (Some(name), Some(from), Some(to)) = (name, from, to) else { continue };
+        let shift = Shift { name, from, to };
+        if shifts.iter().any(|other| other.name == shift.name) {
+            p.note(node.line, &*node.key, format_args!("name `{}` is used twice; choose another", shift.name));
+        }
+        if let Some(other) = shifts.iter().find(|other| other.contains(shift.from) || shift.contains(other.from)) {
+            p.note(
+                node.line,
+                &*node.key,
+                format_args!("overlaps shift `{}`; let one end when the other begins", other.name),
+            );
+        }
+        shifts.push(shift);
+    }
+    if shifts.len() > MAX_SHIFTS {
+        p.note(list[0].line, "digitization.shifts", format_args!("has {} shifts; at most {MAX_SHIFTS}", shifts.len()));
+    }
+    shifts
+}
+
+/// Reads a name that may become a label of metrics.
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text == OUTSIDE {
+        return Err(format!("`{OUTSIDE}` is the name of the time outside of every shift; choose another"));
+    }
+    if (1..=32).contains(&text.len()) && text.chars().all(is_word) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is not a short name; write 1 to 32 letters, digits, `.`, `_` or `-`, for example `S02`"))
+}
+
+/// Reads `08:00` as minutes since midnight.
+fn parse_time(text: &str) -> Result<u16, String> {
+    let time = text.split_once(':').and_then(|(hour, minute)| {
+        let (hour, minute) = (hour.parse::<u16>().ok()?, minute.parse::<u16>().ok()?);
+        (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+    });
+    time.ok_or_else(|| format!("`{text}` is not a time of day; write for example `\"08:00\"`"))
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number < 1e12 => Ok(number),
+        _ => Err(format!("`{text}` is not a number above 0")),
+    }
+}

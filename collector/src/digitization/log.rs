@@ -1,0 +1,236 @@
+//! The ledger's tables of the project: every accepted event in order, and every version of the inventory.
+//!
+//! Invariants: rows are only ever added; (source, id) is there once, by the key that is made of both; an event and what
+//! it refers to are in one transaction. What it deliberately does not do: keep the state in memory, or decide.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use sha2::{Digest as _, Sha256};
+use veghe_model::Timestamp;
+
+use super::event::{self, Data, Event};
+use super::inventory::{self, Mapping};
+use super::settings::Settings;
+use super::state::{State, Stored};
+use super::unit::Unit;
+
+/// Tables of the project in the ledger.
+pub(crate) const SCHEMA: &str = "
+    CREATE TABLE digi_event (
+        seq INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL, -- the end of its type: image.captured
+        source TEXT NOT NULL,
+        id TEXT NOT NULL,
+        unit TEXT,
+        time_ms INTEGER NOT NULL, -- when it happened
+        received_ms INTEGER NOT NULL,
+        corrects INTEGER, -- the event that it takes back
+        data TEXT NOT NULL -- JSON
+    ) STRICT;
+    CREATE INDEX digi_event_unit ON digi_event (unit, seq) WHERE unit IS NOT NULL;
+    CREATE TABLE digi_key ( -- narrow: read whole at start
+        seq INTEGER PRIMARY KEY,
+        key BLOB NOT NULL -- the first 16 bytes of SHA-256 of source, a zero byte, id
+    ) STRICT;
+    CREATE TABLE digi_baseline (
+        version INTEGER PRIMARY KEY,
+        adopted_ms INTEGER NOT NULL,
+        note TEXT NOT NULL, -- where it came from
+        csv TEXT NOT NULL
+    ) STRICT;
+";
+
+/// Names an event: no two of different (source, id) have the same.
+pub(super) type Key = u128;
+
+pub(super) fn key(source: &str, id: &str) -> Key {
+    let mut hash = Sha256::new();
+    hash.update(source.as_bytes());
+    hash.update([0]);
+    hash.update(id.as_bytes());
+    let digest = hash.finalize();
+    let mut first = [0; 16];
+    first.copy_from_slice(&digest[..16]);
+    u128::from_be_bytes(first)
+}
+
+/// An event on its way into the ledger.
+pub(super) struct Entry {
+    pub(super) seq: u64,
+    pub(super) key: Key,
+    pub(super) received: Timestamp,
+    pub(super) corrects: Option<u64>,
+    pub(super) event: Event,
+}
+
+pub(super) fn append(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
+    let mut event = transaction.prepare(
+        "INSERT INTO digi_event (seq, kind, source, id, unit, time_ms, received_ms, corrects, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    let mut keys = transaction.prepare("INSERT INTO digi_key (seq, key) VALUES (?1, ?2)")?;
+    for entry in entries {
+        let Event { source, id, time, data, json } = &entry.event;
+        let (seq, corrects) = (entry.seq as i64, entry.corrects.map(|seq| seq as i64));
+        event.execute(params![seq, data.kind(), source, id, data.unit(), time.0, entry.received.0, corrects, json])?;
+        keys.execute(params![seq, entry.key.to_be_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Every key, in order.
+pub(super) fn keys(connection: &Connection) -> rusqlite::Result<Vec<Key>> {
+    let mut statement = connection.prepare("SELECT key FROM digi_key ORDER BY seq")?;
+    let keys = statement.query_map([], |row| row.get::<_, [u8; 16]>(0))?;
+    keys.map(|key| key.map(Key::from_be_bytes)).collect()
+}
+
+/// Where the event of that key is. Reads every key: for corrections, which are rare.
+pub(super) fn find(connection: &Connection, key: Key) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT seq FROM digi_key WHERE key = ?1";
+    let seq = connection.query_row(sql, [key.to_be_bytes()], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(seq.map(|seq| seq as u64))
+}
+
+const COLUMNS: &str = "seq, kind, time_ms, received_ms, corrects, data";
+
+/// Nothing where a newer program wrote it.
+fn stored(row: &Row<'_>) -> rusqlite::Result<Option<(Stored, Option<u64>)>> {
+    let (kind, json) = (row.get_ref(1)?.as_str()?, row.get_ref(5)?.as_str()?);
+    let Some(data) = event::reread(kind, json) else {
+        tracing::warn!(seq = row.get::<_, i64>(0)?, kind, "an event of the ledger is of a kind that is not known here");
+        return Ok(None);
+    };
+    let (time, received) = (Timestamp(row.get(2)?), Timestamp(row.get(3)?));
+    let corrects = row.get::<_, Option<i64>>(4)?.map(|seq| seq as u64);
+    Ok(Some((Stored { seq: row.get::<_, i64>(0)? as u64, time, received, data }, corrects)))
+}
+
+fn one(connection: &Connection, seq: u64) -> rusqlite::Result<Option<Stored>> {
+    let sql = format!("SELECT {COLUMNS} FROM digi_event WHERE seq = ?1");
+    let found = connection.query_row(&sql, [seq as i64], stored).optional()?;
+    Ok(found.flatten().map(|(stored, _)| stored))
+}
+
+/// Lets `state` take an event, with whatever the event refers to.
+pub(super) fn take(
+    connection: &Connection,
+    state: &mut State,
+    event: &Stored,
+    corrects: Option<u64>,
+    settings: &Settings,
+) -> rusqlite::Result<()> {
+    let original = match corrects {
+        Some(seq) => one(connection, seq)?,
+        None => None,
+    };
+    state.take(event, original.as_ref(), settings);
+    match event.data {
+        Data::BaselineAdopted { version } => state.adopt(version, event.time, &baseline(connection, version)?),
+        Data::Declared(_) => {}
+        _ => return Ok(()),
+    }
+    let mut statement =
+        connection.prepare(&format!("SELECT {COLUMNS} FROM digi_event WHERE unit = ?1 AND seq < ?2 ORDER BY seq"))?;
+    for unit in state.known_now() {
+        let mut rows = statement.query(params![unit, event.seq as i64])?;
+        while let Some(row) = rows.next()? {
+            if let Some((waited, _)) = stored(row)? {
+                state.release(&waited, settings);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The state that the ledger's events leave.
+pub(super) fn replay(connection: &Connection, settings: &Settings) -> rusqlite::Result<State> {
+    let mut state = State::default();
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM digi_event ORDER BY seq"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some((event, corrects)) = stored(row)? {
+            take(connection, &mut state, &event, corrects, settings)?;
+        }
+    }
+    Ok(state)
+}
+
+/// The units of a version of the inventory.
+pub(super) fn baseline(connection: &Connection, version: u32) -> rusqlite::Result<Vec<Unit>> {
+    let sql = "SELECT csv FROM digi_baseline WHERE version = ?1";
+    let csv: String = connection.query_row(sql, [version], |row| row.get(0))?;
+    Ok(inventory::read_csv(csv.as_bytes(), &Mapping::default()).units)
+}
+
+/// Keeps a version of the inventory.
+pub(super) fn keep_baseline(
+    transaction: &Transaction<'_>,
+    version: u32,
+    at: Timestamp,
+    note: &str,
+    csv: &str,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO digi_baseline (version, adopted_ms, note, csv) VALUES (?1, ?2, ?3, ?4)";
+    transaction.execute(sql, params![version, at.0, note, csv]).map(drop)
+}
+
+/// A version of the inventory.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Version {
+    /// Its number, from 1.
+    pub version: u32,
+    /// When it was adopted, in milliseconds since the epoch.
+    pub adopted_ms: i64,
+    /// Where it came from.
+    pub note: String,
+}
+
+/// Every version of the inventory, the newest first.
+pub(super) fn versions(connection: &Connection) -> rusqlite::Result<Vec<Version>> {
+    let mut statement =
+        connection.prepare("SELECT version, adopted_ms, note FROM digi_baseline ORDER BY version DESC LIMIT 1000")?;
+    let rows = statement
+        .query_map([], |row| Ok(Version { version: row.get(0)?, adopted_ms: row.get(1)?, note: row.get(2)? }))?;
+    rows.collect()
+}
+
+/// An event as the history of a unit shows it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Shown {
+    /// Its place in the ledger.
+    pub seq: u64,
+    /// The end of its type.
+    pub kind: String,
+    /// Who sent it.
+    pub source: String,
+    /// Its id there.
+    pub id: String,
+    /// When it happened, in milliseconds since the epoch.
+    pub time_ms: i64,
+    /// When it was received.
+    pub received_ms: i64,
+    /// The event that it takes back.
+    pub corrects: Option<u64>,
+    /// What it says.
+    pub data: serde_json::Value,
+}
+
+/// Events about a unit or its batch from `after` on, in the ledger's order.
+pub(super) fn history(connection: &Connection, unit: &str, after: u64, most: usize) -> rusqlite::Result<Vec<Shown>> {
+    let sql = "SELECT seq, kind, source, id, time_ms, received_ms, corrects, data FROM digi_event
+               WHERE unit = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map(params![unit, after as i64, most as i64], |row| {
+        Ok(Shown {
+            seq: row.get::<_, i64>(0)? as u64,
+            kind: row.get(1)?,
+            source: row.get(2)?,
+            id: row.get(3)?,
+            time_ms: row.get(4)?,
+            received_ms: row.get(5)?,
+            corrects: row.get::<_, Option<i64>>(6)?.map(|seq| seq as u64),
+            data: serde_json::from_str(row.get_ref(7)?.as_str()?).unwrap_or_default(),
+        })
+    })?;
+    rows.collect()
+}
