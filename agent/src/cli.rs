@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -14,6 +15,10 @@ use crate::inspect::Inspect;
 use crate::join::{Existing, JoinError};
 use crate::schedule;
 use crate::sensors::{self, SensorSettings};
+
+/// No round follows in which what takes its time could be told.
+const ONCE_PATIENCE: Duration = Duration::from_secs(20);
+const ONCE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The default of `--state-dir`.
 pub const STATE_DIR: &str = "/var/lib/veghe-agent";
@@ -104,8 +109,9 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
         Command::Run { state_dir } => crate::app::run(&state_dir, tokio_util::sync::CancellationToken::new()).await,
         Command::Join(arguments) => join(arguments, out).await,
         Command::Once => {
-            let sensors = sensors::all(&SensorSettings::default());
-            let round = schedule::once(sensors, &schedule::Settings::default());
+            let sensors = sensors::all(&SensorSettings { patience: ONCE_PATIENCE, ..SensorSettings::default() });
+            let settings = schedule::Settings { deadline: ONCE_DEADLINE, ..schedule::Settings::default() };
+            let round = schedule::once(sensors, &settings);
             let mut text = String::new();
             crate::exposition::write_text(&round, &mut text);
             write_out(out, &text)

@@ -246,6 +246,23 @@ uplink:
 #     ignore: [veth*, docker0]
 #   textfile:
 #     directories: [/var/lib/prometheus/node-exporter]
+#   certificates:
+#     files: [/etc/ssl/private/*.pem]
+#   backups:
+#     sets:
+#       - name: nas
+#         files: /srv/backup/*.tar.zst
+#   programs:
+#     run:
+#       - name: raid
+#         command: [/usr/local/bin/raid-metrics]
+#         interval: 5m
+#         timeout: 20s
+#   scrapes:
+#     scrape_configs:
+#       - job_name: postgres
+#         static_configs:
+#           - targets: [127.0.0.1:9187]
 "
     )
 }
@@ -293,6 +310,58 @@ mod tests {
     #[test]
     fn every_problem_is_told_with_its_line_and_key() {
         let text = "agent: Scan 1\nmqtt: mqtts://[::1]:8883\ninterval: 10ms\nspool:\n  max_size: 5\n  max_agee: 3d\nsensors:\n  meminfo:\n    enabled: yes\n  mminfo: {}\n";
+        let problems = Config::parse(Path::new("agent.yaml"), text).expect_err("problems").to_string();
+        insta::assert_snapshot!(problems);
+    }
+
+    const OWN_SETTINGS: &str = "agent: scan-1
+mqtt: mqtts://veghe.cjtimis.ro
+sensors:
+  processes: {enabled: true}
+  netdev: {ignore: [veth*, docker0]}
+  textfile: {directories: [/var/lib/prometheus/node-exporter]}
+  certificates: {files: [/etc/ssl/private/*.pem]}
+  backups: {sets: [{name: nas, files: /srv/backup/*.tar.zst}]}
+  programs:
+    run:
+      - {name: raid, command: [/usr/local/bin/raid, --metrics], interval: 5m}
+  scrapes:
+    scrape_configs:
+      - job_name: postgres
+        drop: [go_*]
+        static_configs:
+          - {targets: [127.0.0.1:9187, 127.0.0.1:9188], labels: {site: tm}}
+";
+
+    #[test]
+    fn the_settings_of_single_sensors_are_read_and_shown_as_they_are() {
+        let config = Config::parse(Path::new("agent.yaml"), OWN_SETTINGS).expect("valid");
+        assert!(config.sensors.enabled.contains("processes"));
+        assert!(config.sensors.ignored("netdev").matches("veth7") && !config.sensors.ignored("netdev").matches("eth0"));
+        let [first, second] = config.sensors.options.scrapes.as_slice() else { panic!("two targets") };
+        assert_eq!(
+            (first.job.as_str(), first.path.as_str(), second.address.as_str()),
+            ("postgres", "/metrics", "127.0.0.1:9188")
+        );
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(second.labels, [pair("site", "tm"), pair("target", "127.0.0.1:9188")]);
+        let again = Config::parse(Path::new("agent.yaml"), &config.to_yaml()).expect("valid");
+        assert_eq!(again.sensors, config.sensors);
+    }
+
+    #[test]
+    fn every_problem_of_a_sensors_own_settings_is_told() {
+        let text = "agent: scan-1
+mqtt: mqtts://veghe.cjtimis.ro
+sensors:
+  netdev: {ignore: [\"\"], ignored: x}
+  textfile: {directories: [relative]}
+  backups: {sets: [{name: a, files: /a}, {name: a, files: b}, {file: /c}, {name: a, files: /d}]}
+  programs:
+    run: [{name: raid, command: [raid]}, {name: x, command: [/x], timeout: 48h}]
+  scrapes:
+    scrape_configs: [{job_name: pg, metrics_path: metrics, static_configs: [{targets: [localhost], labels: {job: x, 1a: y}}]}]
+";
         let problems = Config::parse(Path::new("agent.yaml"), text).expect_err("problems").to_string();
         insta::assert_snapshot!(problems);
     }

@@ -31,7 +31,7 @@ fn settings(roots: Roots, disabled: &[&str]) -> SensorSettings {
         roots,
         disabled: disabled.iter().map(|name| (*name).to_owned()).collect(),
         enabled: sensors::names().filter(is_wanted).map(str::to_owned).collect(),
-        options: Options { textfile_directories: vec![fixtures().join("textfile")] },
+        options: Options { textfile_directories: vec![fixtures().join("textfile")], ..Options::default() },
         ..SensorSettings::default()
     }
 }
@@ -39,7 +39,7 @@ fn settings(roots: Roots, disabled: &[&str]) -> SensorSettings {
 #[test]
 fn a_captured_host_gives_the_golden_text() {
     // These ask the system, not its files.
-    let sensors = sensors::all(&settings(captured(), &["os", "timex", "uname"]));
+    let sensors = sensors::all(&settings(captured(), &["os", "timex", "uname", "updates"]));
     let mut text = String::new();
     write_text(&once(sensors, &Settings::default()), &mut text);
     let text = text.replace(&*fixtures().to_string_lossy(), "FIXTURES");

@@ -5,12 +5,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use rustix::fs::statfs;
 
+use super::asked::Asked;
 use super::glob::Globs;
 use super::source::Source;
 use super::text::{self, Malformed};
@@ -98,13 +97,10 @@ struct Mount {
     path: PathBuf,
 }
 
-/// The thread that asks one remote file system.
+/// One remote file system.
 struct Remote {
     path: PathBuf,
-    ask: SyncSender<()>,
-    answers: Receiver<io::Result<Space>>,
-    /// Whether an answer is outstanding.
-    is_asked: bool,
+    asked: Asked<io::Result<Space>>,
 }
 
 #[derive(Clone, Copy)]
@@ -162,14 +158,17 @@ impl Sensor for Filesystem {
                 self.remotes.extend(Remote::start(&mount.path).ok());
             }
         }
-        self.remotes.iter_mut().for_each(Remote::ask);
+        self.remotes.iter_mut().for_each(|remote| remote.asked.ask());
         let begin = clock::instant();
         for mount in &self.mounts {
             let space = match self.remotes.iter_mut().find(|remote| remote.path == mount.path) {
-                Some(remote) => remote.answer(REMOTE_PATIENCE.saturating_sub(begin.elapsed())),
-                None => space(&mount.path),
+                Some(remote) => {
+                    let patience = REMOTE_PATIENCE.saturating_sub(begin.elapsed());
+                    remote.asked.answer(patience).and_then(Result::ok)
+                }
+                None => space(&mount.path).ok(),
             };
-            mount.put(space.ok(), sink);
+            mount.put(space, sink);
         }
         Ok(())
     }
@@ -198,30 +197,9 @@ impl Mount {
 
 impl Remote {
     fn start(path: &Path) -> io::Result<Self> {
-        let (ask, asked) = sync_channel(1);
-        let (answer, answers) = sync_channel(1);
         let own_path = path.to_owned();
-        let run = move || {
-            while asked.recv().is_ok() && answer.send(space(&own_path)).is_ok() {}
-        };
-        thread::Builder::new().name("statfs".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { path: path.to_owned(), ask, answers, is_asked: false })
-    }
-
-    fn ask(&mut self) {
-        // What came too late for the round before is too old for this one.
-        if self.is_asked && self.answers.try_recv().is_ok() {
-            self.is_asked = false;
-        }
-        if !self.is_asked {
-            self.is_asked = self.ask.try_send(()).is_ok();
-        }
-    }
-
-    fn answer(&mut self, patience: Duration) -> io::Result<Space> {
-        let answer = self.answers.recv_timeout(patience).map_err(io::Error::other)?;
-        self.is_asked = false;
-        answer
+        let asked = Asked::start("statfs", STACK_BYTES, move || space(&own_path))?;
+        Ok(Self { path: path.to_owned(), asked })
     }
 }
 
@@ -313,21 +291,5 @@ mod tests {
     fn a_host_seen_from_a_container_is_reported_as_the_host_sees_itself() {
         let mounts = parse(b"/dev/sda1 /host/srv ext4 rw 0 0\n", Path::new("/host")).expect("well formed");
         assert_eq!((mounts[0].mountpoint.as_str(), mounts[0].path.as_path()), ("/srv", Path::new("/host/srv")));
-    }
-
-    #[test]
-    fn a_remote_file_system_that_hangs_is_an_error_and_is_asked_once_until_it_answers() {
-        let (ask, asked) = sync_channel(1);
-        let (answer, answers) = sync_channel(1);
-        let mut remote = Remote { path: "/srv".into(), ask, answers, is_asked: false };
-        remote.ask();
-        assert!(remote.answer(Duration::ZERO).is_err());
-        remote.ask();
-        assert_eq!(asked.try_iter().count(), 1);
-        answer.send(space(Path::new("/"))).expect("receiver");
-        remote.ask();
-        assert_eq!(asked.try_iter().count(), 1);
-        answer.send(space(Path::new("/"))).expect("receiver");
-        assert!(remote.answer(Duration::from_mins(1)).is_ok());
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Invariants: a sensor never panics on what it reads; an error names file and line; names and labels are those that
 //! `node_exporter` 1.5 gives by default for the same source. What sensors deliberately do not do: schedule themselves
-//! (see [`crate::schedule`]), keep history, talk to the network.
+//! (see [`crate::schedule`]), keep history, talk to the network (but for `scrapes`, which asks exporters that settings name).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::glob::Globs;
 use self::options::Options;
@@ -17,9 +18,15 @@ pub(crate) mod agent;
 #[cfg(target_os = "linux")]
 mod arp;
 #[cfg(target_os = "linux")]
+mod asked;
+#[cfg(target_os = "linux")]
+pub mod backups;
+#[cfg(target_os = "linux")]
 mod bonding;
 #[cfg(target_os = "linux")]
 mod btrfs;
+#[cfg(target_os = "linux")]
+mod certificates;
 #[cfg(target_os = "linux")]
 mod class;
 #[cfg(target_os = "linux")]
@@ -42,6 +49,8 @@ mod fibrechannel;
 mod filefd;
 #[cfg(target_os = "linux")]
 mod filesystem;
+#[cfg(target_os = "linux")]
+mod found;
 pub mod glob;
 #[cfg(target_os = "linux")]
 mod hwmon;
@@ -82,9 +91,13 @@ mod process;
 #[cfg(target_os = "linux")]
 mod processes;
 #[cfg(target_os = "linux")]
+pub mod programs;
+#[cfg(target_os = "linux")]
 mod rapl;
 #[cfg(target_os = "linux")]
 mod schedstat;
+#[cfg(target_os = "linux")]
+pub mod scrapes;
 #[cfg(target_os = "linux")]
 mod selinux;
 #[cfg(target_os = "linux")]
@@ -115,6 +128,8 @@ mod tree;
 mod udp_queues;
 #[cfg(target_os = "linux")]
 mod uname;
+#[cfg(target_os = "linux")]
+mod updates;
 #[cfg(target_os = "linux")]
 mod vmstat;
 #[cfg(target_os = "linux")]
@@ -208,6 +223,8 @@ pub struct SensorSettings {
     pub ignored: BTreeMap<String, Globs>,
     /// What single sensors look at.
     pub options: Options,
+    /// How long a sensor may wait for what takes its time: nothing where more rounds follow.
+    pub patience: Duration,
 }
 
 impl SensorSettings {
@@ -293,8 +310,10 @@ impl Entry {
 #[cfg(target_os = "linux")]
 const ENTRIES: &[Entry] = &[
     arp::ENTRY,
+    backups::ENTRY,
     bonding::ENTRY,
     btrfs::ENTRY,
+    certificates::ENTRY,
     conntrack::ENTRY,
     cpu::ENTRY,
     cpufreq::ENTRY,
@@ -321,8 +340,10 @@ const ENTRIES: &[Entry] = &[
     powersupply::ENTRY,
     pressure::ENTRY,
     processes::ENTRY,
+    programs::ENTRY,
     rapl::ENTRY,
     schedstat::ENTRY,
+    scrapes::ENTRY,
     selinux::ENTRY,
     sockstat::ENTRY,
     softnet::ENTRY,
@@ -335,6 +356,7 @@ const ENTRIES: &[Entry] = &[
     timex::ENTRY,
     udp_queues::ENTRY,
     uname::ENTRY,
+    updates::ENTRY,
     vmstat::ENTRY,
     watchdog::ENTRY,
     xfs::ENTRY,

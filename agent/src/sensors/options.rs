@@ -1,20 +1,40 @@
 //! What single sensors look at: the keys of their sections in the settings, beside those that every sensor has.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use veghe_wire::document::{Node, Problems, Section};
+use veghe_wire::document::{Node, Problems, Section, format_duration, parse_duration};
 
 use super::glob::Globs;
+#[cfg(target_os = "linux")]
+use super::{backups::BackupSet, programs::Program, scrapes::Target};
 
 /// Sensors that can leave devices out.
 const WITH_DEVICES: [&str; 8] =
     ["arp", "diskstats", "filesystem", "hwmon", "netclass", "netdev", "powersupplyclass", "tapestats"];
+/// Programs and exporters have a thread each.
+const MAX_THREADS: usize = 32;
+const PROGRAM_INTERVAL: Duration = Duration::from_mins(1);
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(20);
+/// Below the deadline of a sensor.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What single sensors look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Directories of the `textfile` sensor.
     pub textfile_directories: Vec<PathBuf>,
+    /// Patterns of the `certificates` sensor's files.
+    pub certificates: Vec<String>,
+    /// What the `backups` sensor looks for.
+    #[cfg(target_os = "linux")]
+    pub backups: Vec<BackupSet>,
+    /// What the `programs` sensor runs.
+    #[cfg(target_os = "linux")]
+    pub programs: Vec<Program>,
+    /// What the `scrapes` sensor asks.
+    #[cfg(target_os = "linux")]
+    pub scrapes: Vec<Target>,
 }
 
 /// Reads the keys that only the sensor `name` has; gives what it leaves out, and the keys.
@@ -26,9 +46,36 @@ pub(crate) fn read(
 ) -> (Option<Globs>, &'static [&'static str]) {
     match name {
         "textfile" => {
-            options.textfile_directories =
-                texts(section.list("directories", problems), problems, absolute).unwrap_or_default();
+            let directories = section.list("directories", problems);
+            options.textfile_directories = texts(directories, problems, absolute).unwrap_or_default();
             (None, &["directories"])
+        }
+        "certificates" => {
+            let files = section.list("files", problems);
+            options.certificates = texts(files, problems, absolute_pattern).unwrap_or_default();
+            (None, &["files"])
+        }
+        #[cfg(target_os = "linux")]
+        "backups" => {
+            let sets = section.list("sets", problems);
+            options.backups = sets.iter().filter_map(|node| backup(node, problems)).collect();
+            unique(sets, options.backups.iter().map(|set| &set.name), problems);
+            (None, &["sets"])
+        }
+        #[cfg(target_os = "linux")]
+        "programs" => {
+            let programs = section.list("run", problems);
+            options.programs = programs.iter().filter_map(|node| program(node, problems)).collect();
+            unique(programs, options.programs.iter().map(|program| &program.name), problems);
+            few(programs, options.programs.len(), problems);
+            (None, &["run"])
+        }
+        #[cfg(target_os = "linux")]
+        "scrapes" => {
+            let jobs = section.list("scrape_configs", problems);
+            options.scrapes = jobs.iter().flat_map(|node| scrape_config(node, problems)).collect();
+            few(jobs, options.scrapes.len(), problems);
+            (None, &["scrape_configs"])
         }
         name if WITH_DEVICES.contains(&name) => {
             let patterns = texts(section.list("ignore", problems), problems, pattern);
@@ -40,19 +87,154 @@ pub(crate) fn read(
 
 /// What [`read`] reads, as a document has it.
 pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> String {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let list = |texts: &mut dyn Iterator<Item = String>| texts.collect::<Vec<_>>().join(", ");
     match name {
         "textfile" => {
-            let mut directories = options.textfile_directories.iter().map(|path| quoted(&path.to_string_lossy()));
-            format!(", directories: [{}]", list(&mut directories))
+            let directories = options.textfile_directories.iter().map(|path| quoted(&path.to_string_lossy()));
+            format!(", directories: {}", list(directories))
+        }
+        "certificates" => format!(", files: {}", list(options.certificates.iter().map(|file| quoted(file)))),
+        #[cfg(target_os = "linux")]
+        "backups" => {
+            let set = |set: &BackupSet| format!("{{name: {}, files: {}}}", quoted(&set.name), quoted(&set.files));
+            format!(", sets: {}", list(options.backups.iter().map(set)))
+        }
+        #[cfg(target_os = "linux")]
+        "programs" => {
+            let program = |program: &Program| {
+                let command = list(program.command.iter().map(|word| quoted(word)));
+                let (interval, timeout) = (format_duration(program.interval), format_duration(program.timeout));
+                let name = quoted(&program.name);
+                format!("{{name: {name}, command: {command}, interval: {interval}, timeout: {timeout}}}")
+            };
+            format!(", run: {}", list(options.programs.iter().map(program)))
+        }
+        #[cfg(target_os = "linux")]
+        "scrapes" => {
+            let target = |target: &Target| {
+                let labels = target.labels.iter().map(|(name, value)| format!("{}: {}", quoted(name), quoted(value)));
+                let labels = labels.collect::<Vec<_>>().join(", ");
+                format!(
+                    "{{job_name: {}, metrics_path: {}, scrape_timeout: {}, drop: {}, static_configs: [{{targets: [{}], labels: {{{labels}}}}}]}}",
+                    quoted(&target.job),
+                    quoted(&target.path),
+                    format_duration(target.timeout),
+                    list(target.drop.patterns().iter().map(|pattern| quoted(pattern))),
+                    quoted(&target.address),
+                )
+            };
+            format!(", scrape_configs: {}", list(options.scrapes.iter().map(target)))
         }
         name if WITH_DEVICES.contains(&name) => {
             let patterns = ignored.map(Globs::patterns).unwrap_or_default();
-            format!(", ignore: [{}]", list(&mut patterns.iter().map(|pattern| quoted(pattern))))
+            format!(", ignore: {}", list(patterns.iter().map(|pattern| quoted(pattern))))
         }
         _ => String::new(),
     }
+}
+
+/// In double quotes, as JSON has it, which YAML reads.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn list(texts: impl Iterator<Item = String>) -> String {
+    format!("[{}]", texts.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(target_os = "linux")]
+fn backup(node: &Node, problems: &mut Problems) -> Option<BackupSet> {
+    let mut section = node.section(problems);
+    let name = required(&mut section, "name", problems, label_value);
+    let files = required(&mut section, "files", problems, absolute_pattern);
+    section.finish(&["name", "files"], problems);
+    Some(BackupSet { name: name?, files: files? })
+}
+
+#[cfg(target_os = "linux")]
+fn program(node: &Node, problems: &mut Problems) -> Option<Program> {
+    let mut section = node.section(problems);
+    let name = required(&mut section, "name", problems, label_value);
+    let command = section.require("command", problems);
+    let command = command.and_then(|command| {
+        let words = texts(command.list(problems), problems, |word| Ok(word.to_owned()))?;
+        let is_absolute = words.first().is_some_and(|program| PathBuf::from(program).is_absolute());
+        let checked = if is_absolute {
+            Ok(words)
+        } else {
+            Err("has no absolute path; write for example [/usr/local/bin/x, --metrics]")
+        };
+        problems.check(command.line, &command.key, checked)
+    });
+    let interval = section.value("interval", problems, span).unwrap_or(PROGRAM_INTERVAL);
+    let timeout = section.value("timeout", problems, span).unwrap_or(PROGRAM_TIMEOUT.min(interval));
+    section.finish(&["name", "command", "interval", "timeout"], problems);
+    Some(Program { name: name?, command: command?, interval, timeout })
+}
+
+/// A part of what Prometheus' `scrape_configs` have; one target for each address.
+#[cfg(target_os = "linux")]
+fn scrape_config(node: &Node, problems: &mut Problems) -> Vec<Target> {
+    let mut section = node.section(problems);
+    let job = required(&mut section, "job_name", problems, label_value);
+    let path = section.value("metrics_path", problems, metrics_path).unwrap_or_else(|| "/metrics".to_owned());
+    let timeout = section.value("scrape_timeout", problems, span).unwrap_or(SCRAPE_TIMEOUT);
+    let drop = Globs::new(texts(section.list("drop", problems), problems, pattern).unwrap_or_default());
+    let mut addresses = Vec::new();
+    for config in section.list("static_configs", problems) {
+        let mut config = config.section(problems);
+        let targets = texts(config.list("targets", problems), problems, host_and_port).unwrap_or_default();
+        let mut labels = Vec::new();
+        if let Some(mut section) = config.section("labels", problems) {
+            for (name, node) in section.take_all() {
+                let value = node.text(problems).map(str::to_owned);
+                let checked = problems.check(node.line, &node.key, label_name(name));
+                labels.extend(checked.zip(value));
+            }
+        }
+        addresses.extend(targets.into_iter().map(|address| (address, labels.clone())));
+        config.finish(&["targets", "labels"], problems);
+    }
+    section.finish(&["job_name", "metrics_path", "scrape_timeout", "drop", "static_configs"], problems);
+    let Some(job) = job else { return Vec::new() };
+    let is_one = addresses.len() == 1;
+    let target = |(address, mut labels): (String, Vec<(String, String)>)| {
+        // The collector sets `instance` to the agent.
+        if !is_one && !labels.iter().any(|(name, _)| name == "target") {
+            labels.push(("target".to_owned(), address.clone()));
+        }
+        Target { job: job.clone(), address, path: path.clone(), timeout, labels, drop: drop.clone() }
+    };
+    addresses.into_iter().map(target).collect()
+}
+
+/// Notes items of which another has the name.
+#[cfg(target_os = "linux")]
+fn unique<'a>(nodes: &[Node], names: impl Iterator<Item = &'a String>, problems: &mut Problems) {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if let (false, Some(node)) = (seen.insert(name), nodes.first()) {
+            problems.note(node.line, &*node.key, format_args!("the name `{name}` is there twice; give each its own"));
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn few(nodes: &[Node], count: usize, problems: &mut Problems) {
+    if let (true, Some(node)) = (count > MAX_THREADS, nodes.first()) {
+        problems.note(node.line, &*node.key, format_args!("are {count}; at most {MAX_THREADS} can be"));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn required<T>(
+    section: &mut Section<'_>,
+    key: &str,
+    problems: &mut Problems,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<T> {
+    let node = section.require(key, problems)?;
+    let parsed = parse(node.text(problems)?);
+    problems.check(node.line, &node.key, parsed)
 }
 
 /// Each item of a list as `parse` reads it; `None` where one of them is wrong, which is then a problem.
@@ -74,9 +256,56 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+fn absolute_pattern(text: &str) -> Result<String, String> {
+    absolute(text).map(|_| text.to_owned())
+}
+
 fn pattern(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty; write a name, where `*` stands for any text, for example `veth*`".to_owned());
     }
     Ok(text.to_owned())
+}
+
+#[cfg(target_os = "linux")]
+fn label_value(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("is empty; write a name".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+#[cfg(target_os = "linux")]
+fn label_name(text: &str) -> Result<String, String> {
+    let is_in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(is_in_name) {
+        return Err(format!("`{text}` is no label's name; write letters, digits and `_`"));
+    }
+    if matches!(text, "__name__" | "instance" | "job") {
+        return Err(format!("`{text}` is set otherwise; choose another label"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(target_os = "linux")]
+fn metrics_path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_path { Ok(text.to_owned()) } else { Err(format!("`{text}` is no path; write for example `/metrics`")) }
+}
+
+#[cfg(target_os = "linux")]
+fn host_and_port(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
+    match port {
+        Some(1..) if !text.contains(['/', ' ']) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no host with a port; write for example `127.0.0.1:9187`")),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn span(text: &str) -> Result<Duration, String> {
+    let span = parse_duration(text)?;
+    let (least, most) = (Duration::from_millis(10), Duration::from_hours(24));
+    if (least..=most).contains(&span) {
+        Ok(span)
+    } else {
+        Err(format!("`{text}` is outside {} to {}", format_duration(least), format_duration(most)))
+    }
 }

@@ -1,0 +1,252 @@
+//! Programs whose output is metrics: run now and then, each for a limited time, in a process group of its own.
+//!
+//! A program has no input and an almost empty environment. Its output counts if it ends in time with success and breaks
+//! no format; what it said last counts until it is run again.
+
+use std::collections::HashSet;
+use std::io::{self, Read as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::asked::Asked;
+use super::{Entry, Sensor, SensorError, Sink};
+use crate::clock;
+use crate::openmetrics::{self, Sample};
+use crate::reading::SeriesName;
+
+pub(crate) const ENTRY: Entry =
+    Entry::new("programs", |_| Vec::new(), |settings| Box::new(Programs::new(settings.options.programs.clone())))
+        .unless(|settings| {
+            settings.options.programs.is_empty().then(|| "no programs are set; set sensors.programs.run".to_owned())
+        });
+
+/// More output is an error.
+const MAX_BYTES: u64 = 1 << 20;
+const MAX_SAMPLES: usize = 5000;
+/// How long a round waits for programs that just began.
+const PATIENCE: Duration = Duration::from_millis(150);
+const STACK_BYTES: usize = 256 << 10;
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The value of the label `program`.
+    pub name: String,
+    /// Path and arguments.
+    pub command: Vec<String>,
+    /// From one run to the next.
+    pub interval: Duration,
+    /// How long it may run before it is killed.
+    pub timeout: Duration,
+}
+
+/// What the programs say, `veghe_program_success`, `veghe_program_duration_seconds`.
+pub(crate) struct Programs {
+    programs: Vec<Running>,
+}
+
+struct Running {
+    program: Program,
+    asked: Option<Asked<Outcome>>,
+    began: Option<Instant>,
+    last: Option<Outcome>,
+}
+
+struct Outcome {
+    samples: Result<Vec<(SeriesName, f64)>, String>,
+    duration: Duration,
+}
+
+impl Programs {
+    pub(crate) fn new(programs: Vec<Program>) -> Self {
+        let running = |program| Running { program, asked: None, began: None, last: None };
+        Self { programs: programs.into_iter().map(running).collect() }
+    }
+}
+
+impl Sensor for Programs {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        self.programs.iter_mut().for_each(Running::begin);
+        let begin = clock::instant();
+        for running in &mut self.programs {
+            running.take(PATIENCE.saturating_sub(begin.elapsed()));
+        }
+        let mut seen = HashSet::new();
+        for Running { program, last, .. } in &self.programs {
+            let Some(outcome) = last else { continue };
+            let label = [("program", program.name.as_str())];
+            sink.put("veghe_program_success", &label, f64::from(u8::from(outcome.samples.is_ok())));
+            sink.put("veghe_program_duration_seconds", &label, outcome.duration.as_secs_f64());
+            // Of a series that two programs have, the first one's counts.
+            for (name, value) in outcome.samples.iter().flatten().filter(|(name, _)| seen.insert(name)) {
+                sink.put_named(name, *value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    /// Runs it, if it is time.
+    fn begin(&mut self) {
+        if self.began.is_some_and(|began| began.elapsed() < self.program.interval) {
+            return;
+        }
+        if self.asked.is_none() {
+            let program = self.program.clone();
+            self.asked = Asked::start("program", STACK_BYTES, move || run(&program)).ok();
+        }
+        if let Some(asked) = &mut self.asked {
+            asked.ask();
+            self.began = Some(clock::instant());
+        }
+    }
+
+    fn take(&mut self, patience: Duration) {
+        let Some(outcome) = self.asked.as_mut().and_then(|asked| asked.answer(patience)) else { return };
+        let failed_before = self.last.as_ref().is_some_and(|last| last.samples.is_err());
+        match &outcome.samples {
+            Err(why) if !failed_before => {
+                tracing::warn!(program = self.program.name, why, "a program gave no metrics");
+            }
+            _ => {}
+        }
+        self.last = Some(outcome);
+    }
+}
+
+fn run(program: &Program) -> Outcome {
+    let begin = clock::instant();
+    let output = output(program).map_err(|error| error.to_string());
+    let duration = begin.elapsed();
+    let parse = |text: String| {
+        let samples = openmetrics::parse(&text, MAX_SAMPLES).map_err(|error| error.to_string())?;
+        let ours = |sample: &Sample| sample.series.metric().starts_with("veghe_") || sample.series.metric() == "up";
+        if samples.iter().any(ours) {
+            return Err("it has a metric of the agent itself".to_owned());
+        }
+        Ok(samples.into_iter().map(|sample| (sample.series, sample.value)).collect())
+    };
+    Outcome { samples: output.and_then(parse), duration }
+}
+
+/// What it writes to its standard output, if it ends in time with success.
+fn output(program: &Program) -> io::Result<String> {
+    let (path, arguments) = program.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(path);
+    command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut child = command.spawn()?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    let (done, is_done) = sync_channel::<()>(0);
+    let timeout = program.timeout;
+    // Ends the whole group when it is time; whoever ended in time may leave something behind.
+    let killer = thread::Builder::new().name("program-end".into()).stack_size(64 << 10).spawn(move || {
+        let is_late = matches!(is_done.recv_timeout(timeout), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+        if is_late {
+            // Fails when all of them have ended.
+            kill_process_group(group, Signal::KILL).ok();
+        }
+        is_late
+    });
+    let killer = match killer {
+        Ok(killer) => killer,
+        Err(error) => {
+            kill_process_group(group, Signal::KILL).ok();
+            child.wait()?;
+            return Err(error);
+        }
+    };
+    let mut text = String::new();
+    let read = match child.stdout.take() {
+        Some(stdout) => stdout.take(MAX_BYTES + 1).read_to_string(&mut text),
+        None => Ok(0),
+    };
+    let is_large = text.len() as u64 > MAX_BYTES;
+    if is_large || read.is_err() {
+        kill_process_group(group, Signal::KILL).ok();
+        drop(done);
+        killer.join().ok();
+        child.wait()?;
+        read?;
+        return Err(io::Error::other(format!("its output has more than {MAX_BYTES} bytes")));
+    }
+    // It may go on without writing: the time limit holds for that, too.
+    let status = child.wait()?;
+    drop(done);
+    if killer.join().unwrap_or(true) {
+        return Err(io::Error::other(format!("it ran longer than {} s", timeout.as_secs_f64())));
+    }
+    if !status.success() {
+        return Err(io::Error::other(format!("it ended with {status}")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, timeout: Duration) -> Outcome {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        run(&Program { name: "test".to_owned(), command, interval: Duration::from_secs(1), timeout })
+    }
+
+    #[test]
+    fn output_counts_only_of_a_program_that_ends_well_and_in_time() {
+        let patient = Duration::from_mins(1);
+        let outcome = shell("echo 'raid_free_bytes{raid=\"a\"} 5'", patient);
+        assert_eq!(outcome.samples, Ok(vec![(SeriesName::new("raid_free_bytes", &[("raid", "a")]), 5.0)]));
+        for (script, timeout, why) in [
+            ("echo a 1; exit 3", patient, "exit status: 3"),
+            ("echo a", patient, "cannot parse line 1: expected a value"),
+            ("echo veghe_x 1", patient, "a metric of the agent itself"),
+            ("yes 'a 1'", patient, "more than 1048576 bytes"),
+            // The grandchild would hold the pipe open.
+            ("echo a 1; sleep 600 & sleep 600", Duration::from_millis(50), "it ran longer than 0.05 s"),
+            ("exec >&-; sleep 600", Duration::from_millis(50), "it ran longer than 0.05 s"),
+        ] {
+            let error = shell(script, timeout).samples.expect_err(script);
+            assert!(error.contains(why), "{script}: {error}");
+        }
+        let missing = Program {
+            command: vec!["/nowhere/x".to_owned()],
+            name: String::new(),
+            interval: patient,
+            timeout: patient,
+        };
+        assert!(run(&missing).samples.is_err());
+    }
+
+    #[test]
+    fn a_program_keeps_its_values_until_it_is_run_again_and_one_that_hangs_delays_nobody() {
+        let program = |name: &str, script: &str| Program {
+            name: name.to_owned(),
+            command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            interval: Duration::from_hours(1),
+            timeout: Duration::from_secs(10),
+        };
+        let mut sensor = Programs::new(vec![program("good", "echo a 1"), program("hangs", "sleep 20")]);
+        let mut sink = Sink::default();
+        loop {
+            sensor.read(&mut sink).expect("never fails");
+            let (series, _) = sink.take();
+            let names: Vec<_> = series.0.iter().map(SeriesName::metric).collect();
+            if names == ["veghe_program_success", "veghe_program_duration_seconds", "a"] {
+                break;
+            }
+            assert!(names.is_empty(), "{names:?}");
+        }
+        sensor.read(&mut sink).expect("never fails");
+        assert_eq!(sink.take().1.last(), Some(&1.0));
+    }
+}
