@@ -170,6 +170,8 @@ impl Operations {
         let intake = Guard { max_body_bytes: digitization::events::MAX_BODY_BYTES, ..guard.clone() };
         let events = intake.around(digitization::events::routes(self.digitization.clone()));
         let events = access.guard(events, exposure, Need::Credential(Scope::Events));
+        let operating = digitization::operating(self.digitization.clone());
+        let operating = access.guard(operating, exposure, Need::Credential(Scope::Operate));
         let project = digitization::reading(self.digitization.clone());
         let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
         let reading = prometheus_api::routes()
@@ -182,7 +184,10 @@ impl Operations {
             .fallback(not_found)
             .with_state(api)
             .merge(project);
-        guard.around(access.guard(reading, exposure, Need::Reading).merge(open)).merge(writing).merge(events)
+        guard
+            .around(access.guard(reading, exposure, Need::Reading).merge(operating).merge(open))
+            .merge(writing)
+            .merge(events)
     }
 }
 
