@@ -33,7 +33,7 @@ use crate::admin::{Request, Response};
 use crate::alerting::{Alerting, AlertingHandle};
 use crate::cli::{AgentsCommand, Cli, Command, Promql, TokenCommand, Up};
 use crate::config::Config;
-use crate::digitization::{Digitization, event};
+use crate::digitization::{self, Digitization, event};
 use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
 use crate::query::QueryService;
@@ -279,6 +279,7 @@ impl Collector {
             rest.clone(),
             &background,
         )?;
+        digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
         // Before sealing begins: what targets have not read yet must stay in the log.
         let (targets, external) = (&config.remote_write, &config.external_labels);

@@ -1,6 +1,8 @@
 //! What the system tests and the long runs share: starting the real programs on free ports, speaking to them over
 //! their real interfaces, and waiting for conditions.
 
+pub mod archive;
+pub mod digitize;
 pub mod fleet;
 pub mod fuzz;
 pub mod http;

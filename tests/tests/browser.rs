@@ -4,16 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use url::Url;
+use veghe_tests::archive::Size;
+use veghe_tests::digitize::under_way;
 use veghe_tests::http;
 use veghe_tests::process::{Collector, Process, program, wait_for};
 
 fn check(site: &Url, pictures: &Path) {
+    look("status.mjs", site, pictures, &[]);
+}
+
+fn look(script: &str, site: &Url, pictures: &Path, more: &[&str]) {
     let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
     assert!(folder.join("node_modules").is_dir(), "run `npm ci` in tests/browser first, as tests/run does");
     let output = Command::new("node")
-        .arg(folder.join("status.mjs"))
+        .arg(folder.join(script))
         .arg(site.as_str().trim_end_matches('/'))
         .arg(pictures)
+        .args(more)
         .output()
         .expect("node");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -44,4 +51,12 @@ fn a_page_with_every_state_has_no_barrier() {
     let site: Url = format!("http://127.0.0.1:{port}").parse().expect("url");
     wait_for("the pages are served", || Ok(http::get(&site.join("en")?).ok())).expect("page");
     check(&site, &dir.path().join("pictures"));
+}
+
+#[test]
+fn the_pages_of_a_digitization_have_no_barrier() {
+    let dir = tempfile::tempdir().expect("directory");
+    let size = Size { units: 300, images_a_day: 500.0, last_day: Size::UNDER_WAY.first_day + 60, ..Size::UNDER_WAY };
+    let collector = under_way(dir.path(), size).expect("an archive that is under way");
+    look("digitization.mjs", &collector.listeners.ops, &dir.path().join("pictures"), &["CJT-SIM-0003"]);
 }

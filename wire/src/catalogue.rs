@@ -159,6 +159,53 @@ const METRICS: &[Metric] = &[
     ),
     gauge("apt_package_cache_timestamp_seconds", Unit::Seconds, "Apt update last run time.", &[]),
     gauge("apt_upgrades_pending", Unit::One, "Apt packages pending updates by origin.", &["arch", "origin"]),
+    gauge(
+        "digitization_first_pass_ratio",
+        Unit::Ratio,
+        "Share of units accepted at the first look, of the last 20 working days.",
+        &[],
+    ),
+    gauge("digitization_fixity_checks", Unit::One, "Fixity checks by storage and outcome.", &["outcome", "storage"]),
+    gauge(
+        "digitization_forecast_finish_timestamp_seconds",
+        Unit::Seconds,
+        "The day on which everything is back on its shelf, by how likely it is sooner.",
+        &["quantile"],
+    ),
+    gauge("digitization_images", Unit::One, "Images of the units by how far they are.", &["measure"]),
+    gauge("digitization_incomplete_files", Unit::One, "Files that were not whole.", &[]),
+    gauge("digitization_outlier_units", Unit::One, "Units whose images do not fit their leaves.", &[]),
+    gauge("digitization_overdue_units", Unit::One, "Units whose paper is overdue.", &[]),
+    gauge("digitization_quarantined_events", Unit::One, "Events that wait for their unit.", &[]),
+    gauge(
+        "digitization_rework_ratio",
+        Unit::Ratio,
+        "Images made again for each new one, of the last 20 working days.",
+        &[],
+    ),
+    gauge(
+        "digitization_schedule_ahead_working_days",
+        Unit::One,
+        "Working days ahead of the plan, below 0 behind it; absent without a plan.",
+        &[],
+    ),
+    gauge("digitization_sheets", Unit::One, "Sheets of the units by how far they are.", &["measure"]),
+    gauge("digitization_shelf_metres", Unit::One, "Shelf length by how far it is.", &["measure"]),
+    gauge("digitization_stage_units", Unit::One, "Units by stage and what they do there.", &["doing", "stage"]),
+    gauge(
+        "digitization_station_idle_seconds",
+        Unit::Seconds,
+        "Time without an image of an expected station within its shift; 0 outside.",
+        &["station"],
+    ),
+    gauge("digitization_station_images", Unit::One, "New images of today by station.", &["station"]),
+    gauge(
+        "digitization_station_rescanned_images",
+        Unit::One,
+        "Images made again on the last 20 working days by station.",
+        &["station"],
+    ),
+    gauge("digitization_units", Unit::One, "Units by how far they are.", &["measure"]),
     gauge("node_boot_time_seconds", Unit::Seconds, "Node boot time, in unixtime.", &[]),
     counter("node_context_switches_total", Unit::One, "Total number of context switches.", &[]),
     counter(
@@ -654,7 +701,7 @@ mod tests {
     use super::*;
 
     fn is_ours(metric: &Metric) -> bool {
-        metric.name.starts_with("veghe_")
+        metric.name.starts_with("veghe_") || metric.name.starts_with("digitization_")
     }
 
     fn all() -> impl Iterator<Item = &'static Metric> {

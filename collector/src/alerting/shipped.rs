@@ -100,7 +100,7 @@ fn labels(text: &str) -> Labels {
 
 /// Promtool's notation of samples: `1`, `1x3` (four times), `0+2x3`, `_x5` (five times nothing).
 fn values(text: &str) -> Vec<Option<f64>> {
-    let token = Regex::new(r"^(?:(_)|([0-9.e]+)(?:([+-])([0-9.e]+))?)(?:x(\d+))?$").expect("pattern");
+    let token = Regex::new(r"^(?:(_)|(-?[0-9.e]+)(?:([+-])([0-9.e]+))?)(?:x(\d+))?$").expect("pattern");
     let mut values = Vec::new();
     for part in text.split_whitespace() {
         let c = token.captures(part).unwrap_or_else(|| panic!("{part}"));

@@ -7,14 +7,20 @@
 
 pub mod calendar;
 pub mod event;
+pub mod facts;
 mod fields;
+pub mod forecast;
 pub mod inventory;
 mod log;
+pub mod metrics;
 pub mod office;
+pub mod progress;
+pub mod report;
 pub mod settings;
 pub mod stage;
 pub mod standing;
 pub mod state;
+pub mod strata;
 #[cfg(test)]
 mod tests;
 pub mod unit;
@@ -45,6 +51,9 @@ use crate::ledger::{Ledger, LedgerError};
 /// Events of one transaction: other users of the ledger wait for some tens of milliseconds at most.
 const TRANSACTION_EVENTS: usize = 5000;
 
+/// How far ahead of the collector's clock an event may be: 10 min.
+const FUTURE_MS: i64 = 600_000;
+
 /// The project. Cloning shares it. Its methods block: call them from a blocking thread.
 #[derive(Clone)]
 pub struct Digitization {
@@ -59,6 +68,7 @@ struct Inner {
     writer: Mutex<Writer>,
     /// Who waits for the turn; whoever gets it writes for all.
     waiting: Mutex<Vec<Arc<Ticket>>>,
+    report: report::Cache,
 }
 
 /// Not what is in it: that may be much, and titles of files are nobody's business.
@@ -148,7 +158,14 @@ impl Digitization {
             ledger.with(|connection| Ok((log::replay(connection, &settings)?, log::keys(connection)?)))?;
         let next_seq = keys.len() as u64 + 1;
         let writer = Mutex::new(Writer { seen: keys.into_iter().collect(), next_seq });
-        let inner = Inner { settings, ledger, state: RwLock::new(state), writer, waiting: Mutex::default() };
+        let inner = Inner {
+            settings,
+            ledger,
+            state: RwLock::new(state),
+            writer,
+            waiting: Mutex::default(),
+            report: Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -257,7 +274,11 @@ impl Digitization {
                     tally[ticket].repeated += 1;
                     continue;
                 }
-                let objection = state.objection(&event.data).map(|(field, message)| (field.to_owned(), message));
+                let objection = if event.time.0 > received(ticket).0.saturating_add(FUTURE_MS) {
+                    Some(("time".to_owned(), "is more than ten minutes ahead; set the sender's clock".to_owned()))
+                } else {
+                    state.objection(&event.data).map(|(field, message)| (field.to_owned(), message))
+                };
                 let mut corrects = None;
                 let problem = match &event.data {
                     Data::Correction { source, id } if objection.is_none() => {
@@ -391,16 +412,6 @@ impl Digitization {
     /// Where the ledger can't be read.
     pub fn versions(&self) -> Result<Vec<Version>, LedgerError> {
         self.inner.ledger.with(|connection| log::versions(connection))
-    }
-
-    /// Pages that are still to be scanned, as far as the inventory tells.
-    pub fn remaining_pages(&self) -> Option<f64> {
-        None
-    }
-
-    /// Pages of a working day of late.
-    pub fn pages_per_day(&self) -> Option<f64> {
-        None
     }
 }
 

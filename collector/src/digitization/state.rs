@@ -490,7 +490,7 @@ fn images_of(data: &Data) -> Option<Production> {
     })
 }
 
-fn minute_of_day(time: Timestamp, settings: &Settings) -> u16 {
+pub(super) fn minute_of_day(time: Timestamp, settings: &Settings) -> u16 {
     let instant = jiff::Timestamp::from_millisecond(time.0).unwrap_or_default();
     let seconds = instant.as_second() + i64::from(settings.time_zone.to_offset(instant).seconds());
     (seconds.rem_euclid(86_400) / 60) as u16

@@ -278,3 +278,11 @@ fn the_history_of_a_unit_has_every_event_about_it() {
     assert_eq!(history[0].data["frames"], 2);
     assert_eq!(world.project.history("A", history[0].seq, 10).expect("history").len(), 1);
 }
+
+#[test]
+fn an_event_of_the_future_is_refused() {
+    let world = World::new(&["A"]);
+    let receipt = world.send_at(&[captured("1", "A", 1)], "2026-05-14T08:49:59Z");
+    assert_eq!(receipt.refused[0].1.problems[0].0, "time");
+    assert_eq!(world.send_at(&[captured("1", "A", 1)], "2026-05-14T08:50:00Z").accepted, 1);
+}

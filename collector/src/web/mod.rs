@@ -196,6 +196,8 @@ impl Operations {
         let batches = Guard { bodies: Bodies::AtMost(digitization::events::MAX_BODY_BYTES), ..guard.clone() };
         let events = batches.checking(digitization::events::routes(project.clone()));
         let writing = writing.merge(access.guard(events, exposure, Need::Credential(Scope::Events)));
+        let operating =
+            access.guard(digitization::operating(project.clone()), exposure, Need::Credential(Scope::Operate));
         let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
@@ -208,7 +210,9 @@ impl Operations {
             .with_state(api)
             .merge(project);
         let reading = compress::around(access.guard(reading, exposure, Need::Reading));
-        guard.clone().counting(cors::around(guard.checking(reading.merge(open)).merge(writing), origins))
+        guard
+            .clone()
+            .counting(cors::around(guard.checking(reading.merge(operating).merge(open)).merge(writing), origins))
     }
 }
 

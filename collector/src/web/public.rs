@@ -5,7 +5,7 @@
 
 mod page;
 mod summary;
-mod text;
+pub(in crate::web) mod text;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

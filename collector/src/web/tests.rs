@@ -940,3 +940,55 @@ async fn the_announced_archive_is_done_on_12_november_2026() {
     let wrong = site.served.get("/v1/digitization/what-if?from=soon&pages=x&per_day=0").await;
     assert_eq!((wrong.status, wrong.json()["errors"].as_array().map(Vec::len)), (400, Some(3)), "{wrong:?}");
 }
+
+#[tokio::test]
+async fn the_pages_of_the_digitization_show_the_project_in_both_languages() {
+    let site = site(Exposure::Loopback).await;
+    let empty = site.served.get("/digitization?lang=ro").await;
+    assert!(empty.status == 200 && empty.body.contains("Încă nu există un inventar"), "{empty:?}");
+    let bearer = format!("Bearer {}", site.login.token);
+    let event = |id: &str, kind: &str, data: serde_json::Value| {
+        json!({"specversion": "1.0", "type": format!("ro.cjt.digi.v1.{kind}"), "source": "//cjt/station/S02", "id": id,
+            "time": "2026-05-14T08:12:31Z", "data": data})
+    };
+    let unit = |code: &str| json!({"unit": code, "leaves": 100, "width_mm": 31, "title": "Autorizații <b>"});
+    let events = json!([
+        event("1", "inventory.declared", unit("U/1")),
+        event("2", "inventory.declared", unit("U-2")),
+        event("3", "image.captured", json!({"unit": "U-2", "frames": 150})),
+        event("4", "unit.stage", json!({"unit": "U-2", "stage": "scan", "change": "exit"})),
+        event("5", "qc.result", json!({"unit": "U-2", "outcome": "accepted"})),
+        event("6", "custody.moved", json!({"unit": "U-2", "to": "D1/R04", "due": "2026-05-15T00:00:00Z"})),
+    ]);
+    let headers = [("content-type", "application/cloudevents-batch+json"), ("authorization", bearer.as_str())];
+    let sent = site.served.send("POST", "/v1/digitization/events", &headers, &events.to_string()).await;
+    assert_eq!(sent.status, 200, "{sent:?}");
+    let page = site.served.get("/digitization?lang=ro").await;
+    assert!(page.body.contains("0,0 din 0,0 m înapoi la raft") && page.body.contains("lang=\"ro\""), "{page:?}");
+    let page = site.served.get("/digitization?lang=en").await;
+    assert!(page.body.contains("0.0 of 0.0 m returned to shelf") && page.body.contains("U-2"), "{page:?}");
+    assert!(!page.body.contains("<script") && !page.body.contains("style="), "{page:?}");
+    let found = site.served.get("/digitization/units?lang=en&q=autoriza%C8%9Bii").await;
+    assert!(found.body.contains("U-2") && found.body.contains("Autorizații &#60;b&#62;"), "{found:?}");
+    assert!(found.body.contains("/digitization/units/U%2F1"), "{found:?}");
+    let history = site.served.get("/digitization/units/U-2?lang=en").await;
+    assert!(history.body.contains("image.captured") && history.body.contains("frames 150"), "{history:?}");
+    assert_eq!(site.served.get("/digitization/units/U%2F1").await.status, 200);
+    assert_eq!(site.served.get("/digitization/units/none").await.status, 404);
+    let project = site.served.get("/v1/digitization/project").await.json();
+    assert_eq!((&project["progress"]["accepted"]["units"], &project["progress"]["images"]), (&json!(1), &json!(150)));
+    assert_eq!(project["progress"]["overdue"][0]["unit"], "U-2");
+    let unit = site.served.get("/v1/digitization/units/U-2").await.json();
+    assert_eq!((unit["events"].as_array().map(Vec::len), &unit["place"]), (Some(5), &json!("D1/R04")));
+    let first = site.served.get("/v1/digitization/units?limit=1").await.json();
+    assert_eq!(first["next"], "U-2");
+    assert_eq!(
+        site.served.get("/v1/digitization/units?stage=limbo&limit=0").await.json()["errors"].as_array().map(Vec::len),
+        Some(2)
+    );
+    let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+    let freeze = async |body: &str| site.served.send("POST", "/v1/digitization/freeze", &headers, body).await;
+    assert_eq!(freeze(r#"{"through": "2026-05-31"}"#).await.json()["frozen_through"], "2026-05-31");
+    assert_eq!(freeze(r#"{"through": "2099-05-31"}"#).await.status, 400);
+    assert_eq!(freeze(r#"{"trough": "2026-05-31"}"#).await.status, 400);
+}

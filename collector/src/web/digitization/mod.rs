@@ -1,16 +1,36 @@
-//! The digitization project over HTTP: its JSON API below `/v1/digitization`.
+//! The digitization project over HTTP: its JSON API below `/v1/digitization`, its pages below `/digitization`.
 //!
 //! What it deliberately does not do: count or forecast. `digitization` does.
 
+mod api;
+mod chart;
 pub(super) mod events;
+mod page;
 mod what_if;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::digitization::Digitization;
 
 /// What may be read, before any guard.
 pub(super) fn reading(digitization: Digitization) -> Router {
-    Router::new().route("/v1/digitization/what-if", get(what_if::answer)).with_state(digitization)
+    Router::new()
+        .route("/digitization", get(page::project))
+        .route("/digitization/units", get(page::units))
+        .route("/digitization/units/{code}", get(page::unit))
+        .route("/digitization.css", get(page::style))
+        .route("/v1/digitization/what-if", get(what_if::answer))
+        .route("/v1/digitization/project", get(api::project))
+        .route("/v1/digitization/days", get(api::days))
+        .route("/v1/digitization/stations", get(api::stations))
+        .route("/v1/digitization/quarantine", get(api::quarantine))
+        .route("/v1/digitization/units", get(api::units))
+        .route("/v1/digitization/units/{code}", get(api::unit))
+        .with_state(digitization)
+}
+
+/// What changes something for everybody, before any guard.
+pub(super) fn operating(digitization: Digitization) -> Router {
+    Router::new().route("/v1/digitization/freeze", post(api::freeze)).with_state(digitization)
 }

@@ -10,10 +10,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::super::Refusal;
 use crate::clock;
 use crate::digitization::calendar::{Day, LAST_DAY};
+use crate::digitization::facts::Known;
+use crate::digitization::forecast::{RUNS, simulate};
 use crate::digitization::what_if::{Assumptions, work_out};
-use crate::digitization::{Calendar, Digitization};
+use crate::digitization::{Calendar, Digitization, Settings};
 
 const PARAMETERS: &[&str] =
     &["from", "pages", "per_day", "stations", "stations_now", "shifts", "shifts_now", "rejects", "days_off"];
@@ -21,18 +24,38 @@ const PARAMETERS: &[&str] =
 const MAX_DAYS_OFF: usize = 1000;
 
 pub(super) async fn answer(State(digitization): State<Digitization>, RawQuery(query): RawQuery) -> Response {
-    let today = Day::at(clock::now(), &digitization.settings().time_zone);
-    match read(query.as_deref().unwrap_or(""), today, &digitization) {
-        Ok((assumptions, calendar)) => {
-            let outcome = work_out(&assumptions, &calendar);
-            let mut body = serde_json::to_value(&outcome).unwrap_or_default();
-            body["from"] = json!(assumptions.from.to_string());
-            body["pages"] = json!(assumptions.pages);
-            body["per_day"] = json!(assumptions.per_day);
-            Json(body).into_response()
+    let work = tokio::task::spawn_blocking(move || {
+        let known = digitization.report(clock::now()).known.clone();
+        let today = Day::at(clock::now(), &digitization.settings().time_zone);
+        let asked = read(query.as_deref().unwrap_or(""), today, known.as_ref(), digitization.settings());
+        let (assumptions, calendar, is_of_project) = match asked {
+            Ok(asked) => asked,
+            Err(problems) => return refusal(&problems),
+        };
+        let mut body = serde_json::to_value(work_out(&assumptions, &calendar)).unwrap_or_default();
+        body["from"] = json!(assumptions.from);
+        body["pages"] = json!(assumptions.pages);
+        body["per_day"] = json!(assumptions.per_day);
+        // The project's own numbers have a spread: the forecast with it, under the same assumptions.
+        if let Some(known) = known.filter(|_| is_of_project) {
+            let settings = Settings { calendar, ..digitization.settings().clone() };
+            body["forecast"] = json!(simulate(&assumed(known, &assumptions), &settings, RUNS));
         }
-        Err(problems) => refusal(&problems),
-    }
+        Json(body).into_response()
+    });
+    work.await.unwrap_or_else(|panicked| {
+        tracing::error!(error = &panicked as &dyn std::error::Error, "what-if failed unexpectedly");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "defect", "the request failed unexpectedly").into_response()
+    })
+}
+
+/// What is known, with the stations, shifts and rejects that are assumed.
+fn assumed(known: Known, assumptions: &Assumptions) -> Known {
+    let factor = assumptions.stations.0 / assumptions.stations.1 * (assumptions.shifts.0 / assumptions.shifts.1);
+    let history = known.history.iter().map(|made| made * factor).collect();
+    let rework =
+        if assumptions.rejects > 0.0 { assumptions.rejects / (1.0 - assumptions.rejects) } else { known.rework };
+    Known { history, rework, ..known }
 }
 
 /// 400 with every problem by the name of its parameter.
@@ -46,7 +69,13 @@ pub(super) fn refusal(problems: &[(String, String)]) -> Response {
 
 type Problems = Vec<(String, String)>;
 
-fn read(query: &str, today: Day, digitization: &Digitization) -> Result<(Assumptions, Calendar), Problems> {
+/// The assumptions, the calendar, and whether pages and pace are the project's own.
+fn read(
+    query: &str,
+    today: Day,
+    known: Option<&Known>,
+    settings: &Settings,
+) -> Result<(Assumptions, Calendar, bool), Problems> {
     let mut problems = Problems::new();
     let mut given = BTreeMap::new();
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()).take(100) {
@@ -72,9 +101,10 @@ fn read(query: &str, today: Day, digitization: &Digitization) -> Result<(Assumpt
             from
         })
     };
-    let remaining = digitization.remaining_pages();
+    let remaining = known.map(|known| known.remaining.round());
+    let usual = known.map(|known| known.history.iter().sum::<f64>() / known.history.len() as f64);
     let pages = number("pages", remaining, 0.0, 1e12, "900000");
-    let per_day = number("per_day", digitization.pages_per_day(), 0.001, 1e9, "5000");
+    let per_day = number("per_day", usual.filter(|pace| *pace > 0.0), 0.001, 1e9, "5000");
     let stations_now = number("stations_now", Some(1.0), 0.5, 1000.0, "4");
     let stations = number("stations", Some(stations_now), 0.5, 1000.0, "5");
     let shifts_now = number("shifts_now", Some(1.0), 0.25, 8.0, "1");
@@ -91,7 +121,8 @@ fn read(query: &str, today: Day, digitization: &Digitization) -> Result<(Assumpt
             today
         }
     };
-    let mut calendar = digitization.settings().calendar.clone();
+    let is_of_project = known.is_some() && !["pages", "per_day", "from"].iter().any(|name| given.contains_key(*name));
+    let mut calendar = settings.calendar.clone();
     match days_off(given.get("days_off").map_or("", String::as_str)) {
         Ok(days) => calendar.days_off.extend(days),
         Err(problem) => problems.push(("days_off".to_owned(), problem)),
@@ -100,7 +131,7 @@ fn read(query: &str, today: Day, digitization: &Digitization) -> Result<(Assumpt
         return Err(problems);
     }
     let (stations, shifts) = ((stations, stations_now), (shifts, shifts_now));
-    Ok((Assumptions { from, pages: pages as u64, per_day, stations, shifts, rejects }, calendar))
+    Ok((Assumptions { from, pages: pages as u64, per_day, stations, shifts, rejects }, calendar, is_of_project))
 }
 
 /// Reads `2026-08-03,2026-12-21..2026-12-24`.
@@ -123,13 +154,10 @@ fn days_off(text: &str) -> Result<Vec<Day>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digitization::Settings;
-
     fn asked(query: &str) -> Result<String, Vec<String>> {
-        let digitization = Digitization::in_memory(Settings::default());
         let today = "2026-05-04".parse().expect("day");
-        match read(query, today, &digitization) {
-            Ok((assumptions, calendar)) => {
+        match read(query, today, None, &Settings::default()) {
+            Ok((assumptions, calendar, _)) => {
                 Ok(work_out(&assumptions, &calendar).finish.map_or("never".to_owned(), |day| day.to_string()))
             }
             Err(problems) => Err(problems.into_iter().map(|(field, message)| format!("{field}: {message}")).collect()),

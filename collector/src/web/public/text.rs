@@ -16,7 +16,7 @@ use crate::status::Localized;
 
 /// A language of the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Language {
+pub(in crate::web) enum Language {
     Romanian,
     English,
 }
@@ -69,24 +69,24 @@ fn english_form(count: u64) -> &'static str {
 }
 
 impl Language {
-    pub(super) const ALL: [Self; 2] = [Self::Romanian, Self::English];
+    pub(in crate::web) const ALL: [Self; 2] = [Self::Romanian, Self::English];
 
     /// Its tag, which is also its path.
-    pub(super) const fn tag(self) -> &'static str {
+    pub(in crate::web) const fn tag(self) -> &'static str {
         match self {
             Self::Romanian => "ro",
             Self::English => "en",
         }
     }
 
-    pub(super) const fn other(self) -> Self {
+    pub(in crate::web) const fn other(self) -> Self {
         match self {
             Self::Romanian => Self::English,
             Self::English => Self::Romanian,
         }
     }
 
-    pub(super) fn of(self, text: &Localized) -> &str {
+    pub(in crate::web) fn of(self, text: &Localized) -> &str {
         match self {
             Self::Romanian => &text.ro,
             Self::English => &text.en,
@@ -95,7 +95,7 @@ impl Language {
 
     /// The language that `accept_language` likes best (RFC 9110, 12.5.4). Romanian where it has no preference: the
     /// pages are a Romanian county's.
-    pub(super) fn negotiate(accept_language: &str) -> Self {
+    pub(in crate::web) fn negotiate(accept_language: &str) -> Self {
         let mut quality = [None; 2];
         let mut any = None;
         // A header of a browser has a handful of entries; more than a few dozen is an attempt to make us work.
@@ -124,18 +124,18 @@ impl Language {
     }
 
     /// The message of `key`.
-    pub(super) fn text(self, key: &str) -> String {
+    pub(in crate::web) fn text(self, key: &str) -> String {
         self.format(key, None)
     }
 
     /// The message of `key` with `pairs` put in.
-    pub(super) fn with<'a>(self, key: &str, pairs: &[(&'a str, FluentValue<'a>)]) -> String {
+    pub(in crate::web) fn with<'a>(self, key: &str, pairs: &[(&'a str, FluentValue<'a>)]) -> String {
         let args: FluentArgs<'_> = pairs.iter().cloned().collect();
         self.format(key, Some(&args))
     }
 
     /// The message of `key` that says how many.
-    pub(super) fn count(self, key: &str, count: u64) -> String {
+    pub(in crate::web) fn count(self, key: &str, count: u64) -> String {
         self.with(key, &[("count", FluentValue::from(count))])
     }
 
@@ -150,7 +150,7 @@ impl Language {
     }
 
     /// A share of 1 in per cent with two digits, rounded down: what was not whole never reads 100 %.
-    pub(super) fn percent(self, share: f64) -> String {
+    pub(in crate::web) fn percent(self, share: f64) -> String {
         let hundredths = (share.clamp(0.0, 1.0) * 10_000.0 + 1e-6).floor() as u64;
         let (whole, rest) = (hundredths / 100, hundredths % 100);
         match (self, rest) {
@@ -161,7 +161,7 @@ impl Language {
     }
 
     /// `23 noiembrie 2026, 13:05`.
-    pub(super) fn date_time(self, at: Timestamp, zone: &TimeZone) -> String {
+    pub(in crate::web) fn date_time(self, at: Timestamp, zone: &TimeZone) -> String {
         let local = local(at, zone);
         self.with(
             "date-time",
@@ -175,7 +175,7 @@ impl Language {
     }
 
     /// A duration in its two largest units, minutes the smallest: `22 de ore și 30 de minute`.
-    pub(super) fn span(self, span: Duration) -> String {
+    pub(in crate::web) fn span(self, span: Duration) -> String {
         let minutes = span.as_secs() / 60;
         let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
         // A full day reads "24 hours": the bar's own words.
@@ -191,17 +191,17 @@ impl Language {
 }
 
 /// `13:05`, the same in every language.
-pub(super) fn clock_time(at: Timestamp, zone: &TimeZone) -> String {
+pub(in crate::web) fn clock_time(at: Timestamp, zone: &TimeZone) -> String {
     local(at, zone).strftime("%H:%M").to_string()
 }
 
 /// For `datetime` attributes and JSON: `2026-11-23T13:05:00+02:00`.
-pub(super) fn machine_time(at: Timestamp, zone: &TimeZone) -> String {
+pub(in crate::web) fn machine_time(at: Timestamp, zone: &TimeZone) -> String {
     local(at, zone).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
 /// The time zone's short name at that moment, and its distance from UTC: `EET, UTC+02:00`.
-pub(super) fn zone_name(at: Timestamp, zone: &TimeZone) -> String {
+pub(in crate::web) fn zone_name(at: Timestamp, zone: &TimeZone) -> String {
     local(at, zone).strftime("%Z, UTC%:z").to_string()
 }
 

@@ -1,0 +1,450 @@
+//! When the last unit will be back on its shelf: a Monte Carlo simulation on the working calendar.
+//!
+//! The pace of days to come is drawn from the days of late in circular blocks of five, which keeps weeks as they are;
+//! first the history itself is drawn anew in each run, so that a short history counts for what it is. What remains is
+//! drawn with the error of the pages a metre that were learned. Then the last units need their way from scan to shelf.
+//! Invariant: the same day, project and ledger give the same answer.
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::calendar::{Calendar, Day, LAST_DAY};
+use super::facts::{Facts, Goal, Known};
+use super::settings::{PacePrior, Settings};
+
+/// Runs of a simulation.
+pub const RUNS: usize = 10_000;
+/// Runs of each of the many simulations that look back.
+const RUNS_BACK: usize = 2000;
+/// Working days that are drawn together.
+const BLOCK: usize = 5;
+/// Working days of history from which on the pace is drawn from it.
+pub const LEAST_HISTORY: usize = 15;
+/// Working days that are looked ahead: 40 years.
+const HORIZON: usize = 10_000;
+
+/// Days by which half, 85 and 95 of 100 runs are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Forecast {
+    /// As likely sooner as later.
+    pub p50: Day,
+    /// A promise that holds in 85 of 100 cases.
+    pub p85: Day,
+    /// The cautious date.
+    pub p95: Day,
+    /// Whether it stands on assumptions, for want of history.
+    pub is_preliminary: bool,
+}
+
+/// What moved the date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// More or fewer pages than were thought.
+    Scope,
+    /// Working days gave more or less.
+    Pace,
+    /// More or less was scanned again.
+    Rework,
+    /// More or fewer days without work.
+    Downtime,
+    /// The week itself gave more or less than was forecast.
+    Progress,
+}
+
+/// How the date moved since a week ago.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Move {
+    /// The P50 of a week ago.
+    pub from: Day,
+    /// The P50 of now.
+    pub to: Day,
+    /// Calendar days by cause; together they are the whole move.
+    pub causes: Vec<(Cause, i32)>,
+}
+
+/// A week of the past and how its forecast held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PastForecast {
+    /// The last day that it knew of.
+    pub as_of: Day,
+    /// What it said.
+    pub forecast: Forecast,
+    /// Whether the P85 held.
+    pub p85_held: bool,
+}
+
+/// How honest the forecasts of past weeks were.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Honesty {
+    /// Every week.
+    pub weeks: Vec<PastForecast>,
+    /// The share of them whose P85 held.
+    pub p85_share: Option<f64>,
+    /// The day on which everything was back, if it is.
+    pub finished: Option<Day>,
+}
+
+/// Simulates `known` with `runs` runs; nothing where nothing can be said.
+pub fn simulate(known: &Known, settings: &Settings, runs: usize) -> Option<Forecast> {
+    let mut random = Random::seeded(known.as_of, &settings.project);
+    let pace = Pace::of(known, settings)?;
+    let tail = Tail::of(known);
+    let mut days: Vec<u32> = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let pages = (known.remaining + known.remaining_error * random.normal()).max(0.0) * (1.0 + known.rework);
+        let scan = if known.remaining_units == 0 { 0 } else { pace.days(pages, &mut random) };
+        let new = if known.remaining_units == 0 { 0 } else { scan + tail.of_new(&mut random) };
+        days.push(new.max(tail.of_under_way(&mut random)));
+    }
+    days.sort_unstable();
+    let at = |share: f64| days[((share * runs as f64).ceil() as usize).clamp(1, runs) - 1];
+    let wanted = [at(0.5), at(0.85), at(0.95)];
+    let [p50, p85, p95] = nth_working_days(known.as_of, wanted, &settings.calendar);
+    Some(Forecast { p50, p85, p95, is_preliminary: pace.is_assumed() || known.is_scope_assumed })
+}
+
+/// The `n`-th working days after `as_of`, ascending; `as_of` itself for 0.
+fn nth_working_days(as_of: Day, wanted: [u32; 3], calendar: &Calendar) -> [Day; 3] {
+    let mut working = calendar.working_from(Day(as_of.0 + 1));
+    let (mut passed, mut last) = (0, as_of);
+    wanted.map(|count| {
+        while passed < count {
+            last = working.next().unwrap_or(LAST_DAY);
+            passed += 1;
+        }
+        last
+    })
+}
+
+/// How many images a day to come gives.
+enum Pace<'a> {
+    /// As the days of late.
+    Learned {
+        history: &'a [f64],
+        /// Sums of the blocks that begin at each place.
+        sums: Vec<f64>,
+    },
+    /// As somebody guessed.
+    Assumed(PacePrior),
+}
+
+impl<'a> Pace<'a> {
+    fn of(known: &'a Known, settings: &Settings) -> Option<Self> {
+        let history = &known.history;
+        if history.len() < LEAST_HISTORY {
+            return settings.pace.map(Self::Assumed).or(
+                (known.remaining_units == 0).then_some(Self::Assumed(PacePrior { low: 1.0, likely: 1.0, high: 1.0 }))
+            );
+        }
+        let sum = |from: usize| (0..BLOCK).map(|n| history[(from + n) % history.len()]).sum();
+        let sums: Vec<f64> = (0..history.len()).map(sum).collect();
+        // A stretch without any work says nothing about when it will go on.
+        (sums.iter().any(|sum| *sum > 0.0) || known.remaining_units == 0).then_some(Self::Learned { history, sums })
+    }
+
+    fn is_assumed(&self) -> bool {
+        matches!(self, Self::Assumed(_))
+    }
+
+    /// Working days that `pages` take.
+    fn days(&self, pages: f64, random: &mut Random) -> u32 {
+        match self {
+            Self::Assumed(prior) => (pages / triangular(*prior, random.unit())).ceil().min(HORIZON as f64) as u32,
+            Self::Learned { history, sums } => {
+                let mut starts = [0_usize; 16];
+                let count = history.len().div_ceil(BLOCK).min(starts.len());
+                // A history drawn anew without any work in it would never end: draw another.
+                for _ in 0..100 {
+                    starts[..count].iter_mut().for_each(|start| *start = random.below(history.len()));
+                    if starts[..count].iter().any(|start| sums[*start] > 0.0) {
+                        break;
+                    }
+                }
+                let (mut left, mut days) = (pages, 0);
+                // Half a page is none.
+                while left > 0.5 && days < HORIZON {
+                    let start = starts[random.below(count)];
+                    if sums[start] + 0.5 < left {
+                        left -= sums[start];
+                        days += BLOCK;
+                        continue;
+                    }
+                    for n in 0..BLOCK {
+                        days += 1;
+                        left -= history[(start + n) % history.len()];
+                        if left <= 0.5 {
+                            break;
+                        }
+                    }
+                }
+                days as u32
+            }
+        }
+    }
+}
+
+fn triangular(prior: PacePrior, unit: f64) -> f64 {
+    let PacePrior { low, likely, high } = prior;
+    let width = (high - low).max(f64::MIN_POSITIVE);
+    let turn = (likely - low) / width;
+    let pace = if unit < turn {
+        low + (unit * width * (likely - low)).sqrt()
+    } else {
+        high - ((1.0 - unit) * width * (high - likely)).sqrt()
+    };
+    pace.max(f64::MIN_POSITIVE)
+}
+
+/// How long the last units need from scan to shelf.
+struct Tail {
+    /// For each number of working days after the last scan: how likely every unit is back by then.
+    new: Vec<f64>,
+    /// The same after today for units that are under way.
+    under_way: Vec<f64>,
+}
+
+impl Tail {
+    fn of(known: &Known) -> Self {
+        let longest = known.lags.last().map_or(0, |last| *last as usize);
+        if known.lags.is_empty() {
+            return Self { new: vec![1.0], under_way: vec![1.0] };
+        }
+        let mut share = vec![0.0; longest + 1];
+        for lag in &known.lags {
+            share[*lag as usize] += 1.0 / known.lags.len() as f64;
+        }
+        let within: Vec<f64> = share
+            .iter()
+            .scan(0.0, |sum, share| {
+                *sum += share;
+                Some(sum.min(1.0))
+            })
+            .collect();
+        let by = |days: usize| within.get(days).copied().unwrap_or(1.0);
+        // Every unit of the last days must be back: the slowest decides.
+        let new = (0..=longest)
+            .map(|days| (0..=longest).map(|before| by(days + before).max(1e-12).ln()).sum::<f64>())
+            .map(|log| (known.units_a_day * log).exp())
+            .collect();
+        let median = known.lags[known.lags.len() / 2] as usize;
+        let under_way = (0..=longest.max(median))
+            .map(|days| {
+                let logs = known.under_way.iter().map(|age| {
+                    let age = *age as usize;
+                    let passed = by(age);
+                    let chance = if age >= longest || passed >= 1.0 {
+                        // Longer under way than any before it: one more usual way.
+                        f64::from(u8::from(days >= median))
+                    } else {
+                        (by(age + days) - passed) / (1.0 - passed)
+                    };
+                    chance.max(1e-300).ln()
+                });
+                logs.sum::<f64>().exp()
+            })
+            .collect();
+        Self { new, under_way }
+    }
+
+    fn of_new(&self, random: &mut Random) -> u32 {
+        draw(&self.new, random)
+    }
+
+    fn of_under_way(&self, random: &mut Random) -> u32 {
+        draw(&self.under_way, random)
+    }
+}
+
+fn draw(within: &[f64], random: &mut Random) -> u32 {
+    let unit = random.unit();
+    within.partition_point(|share| *share < unit).min(within.len() - 1) as u32
+}
+
+/// Why the P50 moved since what was known `before`.
+pub fn explain(before: &Known, now: &Known, settings: &Settings) -> Option<Move> {
+    let date = |known: &Known| simulate(known, settings, RUNS_BACK).map(|forecast| forecast.p50);
+    let (from, to) = (date(before)?, date(now)?);
+    let mut step = before.clone();
+    let mut causes = Vec::new();
+    let mut last = from;
+    let mut note = |cause: Cause, day: Day| {
+        causes.push((cause, day.0 - last.0));
+        last = day;
+    };
+    let more_pages = (now.scanned + now.remaining) - (before.scanned + before.remaining);
+    step.remaining = (before.remaining + more_pages).max(0.0);
+    note(Cause::Scope, date(&step)?);
+    step.rework = now.rework;
+    note(Cause::Rework, date(&step)?);
+    let usual = |history: &[f64]| {
+        let busy: Vec<f64> = history.iter().copied().filter(|made| *made > 0.0).collect();
+        busy.iter().sum::<f64>() / busy.len().max(1) as f64
+    };
+    let (then, today) = (usual(&before.history), usual(&now.history));
+    if then > 0.0 && today > 0.0 {
+        step.history.iter_mut().for_each(|made| *made *= today / then);
+    }
+    note(Cause::Pace, date(&step)?);
+    step.history.clone_from(&now.history);
+    note(Cause::Downtime, date(&step)?);
+    note(Cause::Progress, to);
+    Some(Move { from, to, causes })
+}
+
+/// How the forecasts of every past week held: against the day when everything was back, or, while something is out,
+/// against today for what was scanned by today.
+pub fn look_back(facts: &Facts, today: Day, settings: &Settings) -> Honesty {
+    let Some(first) = facts.first_day() else { return Honesty::default() };
+    let (goal, came) = match facts.finished() {
+        Some(finished) if finished <= today => (Goal::AllReturned, finished),
+        _ => (Goal::ScannedBy(today), today),
+    };
+    let mut weeks = Vec::new();
+    // Sundays: a forecast of a week knows the week before.
+    let mut as_of = Day(first.monday().0 + 6);
+    while as_of.0 + 7 < came.0 {
+        if let Some(known) = facts.known(as_of, goal, settings)
+            && known.history.len() >= LEAST_HISTORY
+        {
+            let known = match goal {
+                Goal::AllReturned => known,
+                // Only scanning is asked for.
+                Goal::ScannedBy(_) => Known { lags: Vec::new(), under_way: Vec::new(), ..known },
+            };
+            if let Some(forecast) = simulate(&known, settings, RUNS_BACK) {
+                weeks.push(PastForecast { as_of, forecast, p85_held: forecast.p85 >= came });
+            }
+        }
+        as_of = Day(as_of.0 + 7);
+    }
+    let held = weeks.iter().filter(|week| week.p85_held).count();
+    let p85_share = (!weeks.is_empty()).then(|| held as f64 / weeks.len() as f64);
+    Honesty { weeks, p85_share, finished: facts.finished() }
+}
+
+/// Random numbers that are the same for the same seed (`SplitMix64`; Steele, Lea and Flood, 2014).
+pub(super) struct Random(u64);
+
+impl Random {
+    fn seeded(day: Day, project: &str) -> Self {
+        let digest = Sha256::digest(format!("{day}\0{project}"));
+        Self::new(digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte)))
+    }
+
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Evenly in `0..below`.
+    pub(super) fn below(&mut self, below: usize) -> usize {
+        ((u128::from(self.next()) * below as u128) >> 64) as usize
+    }
+
+    /// Evenly in `[0, 1)`.
+    pub(super) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Of mean 0 and standard deviation 1.
+    pub(super) fn normal(&mut self) -> f64 {
+        let (radius, angle) = (1.0 - self.unit(), self.unit());
+        (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(remaining: f64, history: Vec<f64>) -> Known {
+        Known {
+            as_of: "2026-05-29".parse().expect("day"),
+            history,
+            remaining,
+            remaining_error: 0.0,
+            remaining_units: 100,
+            scanned: 0.0,
+            rework: 0.0,
+            lags: Vec::new(),
+            units_a_day: 10.0,
+            under_way: Vec::new(),
+            is_scope_assumed: false,
+        }
+    }
+
+    fn dates(known: &Known, settings: &Settings) -> [String; 3] {
+        let forecast = simulate(known, settings, RUNS).expect("forecast");
+        [forecast.p50, forecast.p85, forecast.p95].map(|day| day.to_string())
+    }
+
+    #[test]
+    fn a_steady_pace_has_one_date_on_the_working_calendar() {
+        // 1 June is a holiday, and so is Pentecost Monday, which is the same day.
+        let steady = known(50_000.0, vec![5000.0; 30]);
+        assert_eq!(dates(&steady, &Settings::default()), ["2026-06-15"; 3]);
+        let reworked = Known { rework: 0.1, ..steady };
+        assert_eq!(dates(&reworked, &Settings::default()), ["2026-06-16"; 3]);
+    }
+
+    #[test]
+    fn the_same_day_gives_the_same_answer_and_another_project_another() {
+        let history: Vec<f64> = (0..40).map(|n| f64::from(n * 7919 % 13) * 800.0).collect();
+        let known = Known { remaining_error: 20_000.0, ..known(600_000.0, history) };
+        let settings = Settings::default();
+        let first = dates(&known, &settings);
+        assert_eq!(first, dates(&known, &settings));
+        assert!(first[0] < first[1] && first[1] < first[2], "{first:?}");
+        let mut random = Random::seeded(known.as_of, "Arhiva");
+        assert_ne!(random.next(), Random::seeded(known.as_of, "Arhiva 2").next());
+        assert!((0..1000).all(|_| random.below(7) < 7 && (0.0..1.0).contains(&random.unit())));
+    }
+
+    #[test]
+    fn few_days_need_an_assumption_and_no_work_at_all_no_date() {
+        let young = known(50_000.0, vec![5000.0; 14]);
+        let mut settings = Settings::default();
+        assert_eq!(simulate(&young, &settings, 100), None);
+        settings.pace = Some(PacePrior { low: 4000.0, likely: 5000.0, high: 6000.0 });
+        let forecast = simulate(&young, &settings, RUNS).expect("forecast");
+        assert!(forecast.is_preliminary && forecast.p50 < forecast.p95);
+        assert_eq!(simulate(&known(1.0, vec![0.0; 30]), &settings, 100), None);
+    }
+
+    #[test]
+    fn the_slowest_of_the_last_units_decides() {
+        let lags: Vec<u32> = (0..100).map(|n| if n < 95 { 10 } else { 25 }).collect();
+        let slow = Known { lags, ..known(5000.0, vec![5000.0; 30]) };
+        let scan_only = known(5000.0, vec![5000.0; 30]);
+        let p50 = |known: &Known| simulate(known, &Settings::default(), RUNS).expect("forecast").p50;
+        let calendar = Calendar::default();
+        let tail = calendar.count(Day(p50(&scan_only).0 + 1), p50(&slow));
+        assert!((20..=25).contains(&tail), "{tail}");
+        // Nothing to scan: those under way decide.
+        let rest = Known { remaining_units: 0, remaining: 0.0, under_way: vec![9; 3], ..slow };
+        assert_eq!(calendar.count(Day(rest.as_of.0 + 1), p50(&rest)), 1);
+    }
+
+    #[test]
+    fn the_causes_of_a_move_add_up_to_it() {
+        let before = known(500_000.0, vec![5000.0; 30]);
+        let mut after = before.clone();
+        after.as_of = Day(before.as_of.0 + 7);
+        after.history = [vec![4000.0; 25], vec![0.0; 5]].concat();
+        (after.scanned, after.remaining, after.rework) = (20_000.0, 520_000.0, 0.05);
+        let moved = explain(&before, &after, &Settings::default()).expect("both have dates");
+        assert_eq!(moved.causes.iter().map(|(_, days)| days).sum::<i32>(), moved.to.0 - moved.from.0);
+        let by = |cause: Cause| moved.causes.iter().find(|(c, _)| *c == cause).expect("cause").1;
+        assert!(
+            by(Cause::Scope) > 0 && by(Cause::Pace) > 0 && by(Cause::Rework) > 0 && by(Cause::Downtime) > 0,
+            "{moved:?}"
+        );
+    }
+}

@@ -1,0 +1,531 @@
+//! The project's pages at `/digitization`, in Romanian and English: headline, burn-up, stages, throughput, quality, what
+//! waits for somebody, units and a unit's history. Plain HTML, no script; each chart has a table that says the same.
+//!
+//! What it deliberately does not do: count. It words and draws what `digitization` counted.
+
+use std::borrow::Borrow;
+use std::fmt::Display;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use veghe_model::Timestamp;
+
+use super::super::Refusal;
+use super::super::prometheus_api::rfc3339;
+use super::super::public::text::Language;
+use super::api::{Wish, doing_name};
+use super::chart;
+use crate::clock;
+use crate::digitization::calendar::Day;
+use crate::digitization::forecast::Cause;
+use crate::digitization::progress::{DayRow, Measures, Progress};
+use crate::digitization::report::Report;
+use crate::digitization::stage::Stage;
+use crate::digitization::{Digitization, Shown};
+
+/// Events of a unit on one page.
+const MAX_EVENTS: usize = 200;
+
+/// How a language writes numbers, days and names.
+#[derive(Clone, Copy)]
+struct Words(Language);
+
+impl Words {
+    fn t(self, key: &str) -> String {
+        self.0.text(key)
+    }
+
+    fn tag(self) -> &'static str {
+        self.0.tag()
+    }
+
+    fn other(self) -> &'static str {
+        self.0.other().tag()
+    }
+
+    /// `900.000` or `900,000`, of any whole number.
+    fn count(self, number: impl Display) -> String {
+        let text = number.to_string();
+        let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("−", digits));
+        let mut grouped = sign.to_owned();
+        for (place, digit) in digits.chars().enumerate() {
+            if place > 0 && (digits.len() - place).is_multiple_of(3) {
+                grouped.push(if self.0 == Language::Romanian { '.' } else { ',' });
+            }
+            grouped.push(digit);
+        }
+        grouped
+    }
+
+    /// A message that says how many.
+    fn counted(self, key: &str, count: impl Borrow<u64>) -> String {
+        self.0.count(key, *count.borrow())
+    }
+
+    fn days(self, days: impl Borrow<i32>) -> String {
+        self.0.count("days", u64::try_from(*days.borrow()).unwrap_or(0))
+    }
+
+    /// With so many digits after the comma or point.
+    fn decimal(self, number: impl Borrow<f64>, digits: usize) -> String {
+        let text = format!("{:.digits$}", number.borrow()).replace('-', "−");
+        if self.0 == Language::Romanian { text.replace('.', ",") } else { text }
+    }
+
+    fn metres(self, mm: impl Borrow<u64>) -> String {
+        // What is not whole never reads as done: rounded down.
+        self.decimal((mm.borrow() / 100) as f64 / 10.0, 1)
+    }
+
+    fn percent(self, share: impl Borrow<Option<f64>>) -> String {
+        share.borrow().map_or_else(|| "–".to_owned(), |share| format!("{} %", self.decimal(share * 100.0, 1)))
+    }
+
+    fn optional(self, number: impl Borrow<Option<f64>>, digits: usize) -> String {
+        number.borrow().map_or_else(|| "–".to_owned(), |number| self.decimal(number, digits))
+    }
+
+    /// `24 decembrie 2026`.
+    fn day(self, day: impl Borrow<Day>) -> String {
+        let date = day.borrow().date();
+        format!("{} {} {}", date.day(), self.t(&format!("month-{}", date.month())), date.year())
+    }
+
+    fn stage(self, stage: impl Borrow<Stage>) -> String {
+        self.t(&format!("digi-stage-{}", stage.borrow().name()))
+    }
+
+    fn doing(self, name: &str) -> String {
+        self.t(&format!("digi-doing-{name}"))
+    }
+}
+
+struct MeasureRow {
+    name: String,
+    done: String,
+    accepted: String,
+    scope: String,
+    share: String,
+}
+
+struct StageLine {
+    name: String,
+    waiting: String,
+    working: String,
+    held: String,
+    metres: String,
+    oldest: String,
+    days_of_work: String,
+    is_bottleneck: bool,
+}
+
+struct WeekLine {
+    day: Day,
+    name: String,
+    metres: String,
+    images: String,
+    again: String,
+}
+
+#[derive(Template)]
+#[template(path = "digitization/project.html")]
+struct ProjectPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    p: &'a Progress,
+    report: &'a Report,
+    headline: String,
+    forecast_line: String,
+    measures: Vec<MeasureRow>,
+    burn_up: String,
+    output_chart: String,
+    weeks: Vec<WeekLine>,
+    stages: Vec<StageLine>,
+    causes: Vec<(String, String)>,
+    stage_choice: Vec<(&'static str, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "digitization/empty.html")]
+struct EmptyPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    quarantined: u64,
+}
+
+struct UnitLine {
+    code: String,
+    title: String,
+    stage: String,
+    doing: String,
+    place: String,
+    images: String,
+    expected: String,
+}
+
+#[derive(Template)]
+#[template(path = "digitization/units.html")]
+struct UnitsPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    text: &'a str,
+    stage: &'a str,
+    stage_choice: Vec<(&'static str, String)>,
+    units: Vec<UnitLine>,
+    next: Option<String>,
+}
+
+struct EventLine {
+    seq: u64,
+    time: String,
+    machine: String,
+    kind: String,
+    source: String,
+    data: String,
+}
+
+#[derive(Template)]
+#[template(path = "digitization/unit.html")]
+struct UnitPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    unit: UnitLine,
+    facts: Vec<(String, String)>,
+    events: Vec<EventLine>,
+    more: bool,
+}
+
+/// The language that is asked for, or the one that the browser likes best.
+fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
+    let query = query.unwrap_or("");
+    let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "lang").map(|(_, value)| value);
+    let known = asked.and_then(|tag| Language::ALL.into_iter().find(|language| language.tag() == tag));
+    let liked = || headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    Words(known.unwrap_or_else(|| Language::negotiate(liked())))
+}
+
+fn html(page: &impl Template, words: Words, status: StatusCode) -> Response {
+    match page.render() {
+        Ok(html) => (
+            status,
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                (header::VARY, HeaderValue::from_static("Accept-Language")),
+                (header::CONTENT_LANGUAGE, HeaderValue::from_static(words.tag())),
+            ],
+            html,
+        )
+            .into_response(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot render a page of the digitization");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "page", "the collector's log says why").into_response()
+        }
+    }
+}
+
+async fn rendered(work: impl FnOnce() -> Response + Send + 'static) -> Response {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| {
+        tracing::error!(error = &panicked as &dyn std::error::Error, "a page failed unexpectedly");
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "defect", "the request failed unexpectedly").into_response()
+    })
+}
+
+pub(super) async fn style() -> Response {
+    (
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=300")),
+        ],
+        include_str!("../../../templates/digitization/digitization.css"),
+    )
+        .into_response()
+}
+
+pub(super) async fn project(
+    State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let words = language(query.as_deref(), &headers);
+    rendered(move || {
+        let report = digitization.report(clock::now());
+        let project = &digitization.settings().project;
+        if report.progress.scope.units == 0 {
+            let quarantined = report.progress.quarantined_events;
+            let page = EmptyPage { w: words, project, title: words.t("digi-empty-title"), quarantined };
+            return html(&page, words, StatusCode::OK);
+        }
+        html(&project_page(&digitization, &report, words), words, StatusCode::OK)
+    })
+    .await
+}
+
+fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: Words) -> ProjectPage<'a> {
+    let p = &report.progress;
+    let (done, all) = (w.metres(p.done.mm), w.metres(p.scope.mm));
+    let headline = w.0.with("digi-headline", &[("done", done.into()), ("all", all.into())]);
+    let forecast_line = match &report.forecast {
+        Some(_) if p.done.units == p.scope.units => w.t("digi-finished"),
+        Some(forecast) => w.0.with("digi-finish-p85", &[("day", w.day(forecast.p85).into())]),
+        None => w.t("digi-no-forecast"),
+    };
+    let plan = digitization.settings().plan;
+    let labels = chart::Labels {
+        burn_up: w.t("digi-burn-up"),
+        scope: w.t("digi-scope"),
+        done: w.t("digi-done"),
+        plan: w.t("digi-plan"),
+        output: w.t("digi-output-chart"),
+    };
+    let number = |n: f64| w.count(n.round() as i64);
+    ProjectPage {
+        w,
+        project: &digitization.settings().project,
+        title: format!("{headline} · {}", digitization.settings().project),
+        p,
+        report,
+        measures: measures(p, w),
+        burn_up: chart::burn_up(
+            p,
+            report.forecast.as_ref(),
+            plan,
+            &labels,
+            |mm| w.decimal(mm / 1000.0, 0),
+            |day| day.to_string(),
+        ),
+        output_chart: chart::output(&p.days, &labels, number, |day| day.to_string()),
+        weeks: weeks(&p.days, w),
+        stages: stages(p, w),
+        causes: causes(report, w),
+        stage_choice: stage_choice(w),
+        headline,
+        forecast_line,
+    }
+}
+
+fn measures(p: &Progress, w: Words) -> Vec<MeasureRow> {
+    let row = |key: &str, value: fn(&Measures) -> i64, text: &dyn Fn(i64) -> String| {
+        let (done, accepted, scope) = (value(&p.done), value(&p.accepted), value(&p.scope));
+        let share = (scope > 0).then(|| done as f64 / scope as f64);
+        MeasureRow {
+            name: w.t(key),
+            done: text(done),
+            accepted: text(accepted),
+            scope: text(scope),
+            share: w.percent(share),
+        }
+    };
+    let count = |n: i64| w.count(n);
+    let mut rows = vec![
+        row("digi-metres", |m| m.mm as i64, &|mm| w.metres(mm.unsigned_abs())),
+        row("digi-units", |m| m.units as i64, &count),
+        row("digi-sheets", |m| m.sheets as i64, &count),
+        row("digi-images", |m| m.images, &count),
+    ];
+    // How many images there will be nobody knows before the last: what is scanned is all that there is.
+    if let Some(images) = rows.last_mut() {
+        "–".clone_into(&mut images.share);
+    }
+    rows
+}
+
+fn weeks(days: &[DayRow], w: Words) -> Vec<WeekLine> {
+    let mut weeks: Vec<(Day, u64, i64, i64)> = Vec::new();
+    for row in days {
+        let monday = row.day.monday();
+        match weeks.last_mut().filter(|week| week.0 == monday) {
+            Some(week) => {
+                week.1 = row.mm_done_so_far;
+                week.2 += row.captured;
+                week.3 += row.rescanned;
+            }
+            None => weeks.push((monday, row.mm_done_so_far, row.captured, row.rescanned)),
+        }
+    }
+    let line = |(monday, mm, images, again): &(Day, u64, i64, i64)| WeekLine {
+        day: *monday,
+        name: w.day(*monday),
+        metres: w.metres(*mm),
+        images: w.count(*images),
+        again: w.count(*again),
+    };
+    weeks.iter().rev().map(line).collect()
+}
+
+fn stages(p: &Progress, w: Words) -> Vec<StageLine> {
+    let shown = p.stages.iter().filter(|row| row.waiting + row.working + row.held > 0);
+    shown
+        .map(|row| StageLine {
+            name: w.stage(row.stage),
+            waiting: w.count(row.waiting),
+            working: w.count(row.working),
+            held: w.count(row.held),
+            metres: w.metres(row.mm),
+            oldest: row.oldest_days.map_or_else(|| "–".to_owned(), |days| w.count(days)),
+            days_of_work: w.optional(row.days_of_work, 1),
+            is_bottleneck: p.bottleneck == Some(row.stage),
+        })
+        .collect()
+}
+
+fn causes(report: &Report, w: Words) -> Vec<(String, String)> {
+    let name = |cause: Cause| match cause {
+        Cause::Scope => w.t("digi-cause-scope"),
+        Cause::Pace => w.t("digi-cause-pace"),
+        Cause::Rework => w.t("digi-cause-rework"),
+        Cause::Downtime => w.t("digi-cause-downtime"),
+        Cause::Progress => w.t("digi-cause-progress"),
+    };
+    let causes = report.moved.iter().flat_map(|moved| &moved.causes);
+    causes.map(|(cause, days)| (name(*cause), signed(*days, w))).collect()
+}
+
+fn signed(days: i32, w: Words) -> String {
+    let text = w.count(days);
+    if days > 0 { format!("+{text}") } else { text }
+}
+
+fn stage_choice(w: Words) -> Vec<(&'static str, String)> {
+    Stage::ALL.iter().map(|stage| (stage.name(), w.stage(*stage))).collect()
+}
+
+pub(super) async fn units(
+    State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let words = language(query.as_deref(), &headers);
+    rendered(move || {
+        let wish = match Wish::read(query.as_deref().unwrap_or("")) {
+            Ok(wish) => wish,
+            Err(problems) => return super::what_if::refusal(&problems),
+        };
+        let state = digitization.state();
+        let (chosen, more) = wish.choose(&state);
+        let units: Vec<UnitLine> = chosen.into_iter().map(|unit| unit_line(unit, words)).collect();
+        let link = |last: &UnitLine| {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            query.append_pair("lang", words.tag()).append_pair("q", &wish.text);
+            query.append_pair("stage", wish.stage.map_or("", Stage::name)).append_pair("after", &last.code);
+            query.finish()
+        };
+        let page = UnitsPage {
+            w: words,
+            project: &digitization.settings().project,
+            title: words.t("digi-units"),
+            text: &wish.text,
+            stage: wish.stage.map_or("", Stage::name),
+            stage_choice: stage_choice(words),
+            next: units.last().filter(|_| more).map(link),
+            units,
+        };
+        html(&page, words, StatusCode::OK)
+    })
+    .await
+}
+
+fn unit_line(unit: &crate::digitization::state::UnitState, w: Words) -> UnitLine {
+    UnitLine {
+        code: unit.unit.code.clone(),
+        title: unit.unit.title.clone(),
+        stage: unit.standing.stage.map_or_else(|| w.t("digi-not-begun"), |stage| w.stage(stage)),
+        doing: w.doing(doing_name(unit.standing.doing)),
+        place: unit.standing.place.clone().unwrap_or_else(|| unit.unit.location.clone()),
+        images: w.count(unit.images),
+        expected: w.count(unit.expected_images()),
+    }
+}
+
+pub(super) async fn unit(
+    State(digitization): State<Digitization>,
+    Path(code): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let w = language(query.as_deref(), &headers);
+    rendered(move || {
+        let events = match digitization.history(&code, 0, MAX_EVENTS + 1) {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot read the ledger");
+                return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the collector's log says why")
+                    .into_response();
+            }
+        };
+        let state = digitization.state();
+        let Some(unit) = state.unit(&code) else {
+            return Refusal::new(StatusCode::NOT_FOUND, "unknown_unit", "no unit of this code is in the inventory")
+                .into_response();
+        };
+        let (u, s) = (&unit.unit, &unit.standing);
+        let day = |day: Option<Day>| day.map_or_else(|| "–".to_owned(), |day| w.day(day));
+        let facts = vec![
+            (w.t("digi-series"), u.series.clone()),
+            (w.t("digi-binding"), u.binding.clone()),
+            (w.t("digi-leaves"), w.count(u.leaves)),
+            (w.t("digi-width"), format!("{} mm", w.count(u.width_mm))),
+            (w.t("digi-batch"), u.batch.clone()),
+            (w.t("digi-shelf"), u.location.clone()),
+            (w.t("digi-scanned"), day(s.scanned)),
+            (w.t("digi-accepted"), day(s.accepted)),
+            (w.t("digi-returned"), day(s.returned)),
+            (w.t("digi-rejections"), w.count(s.rework.len() as i64)),
+        ];
+        let more = events.len() > MAX_EVENTS;
+        let page = UnitPage {
+            w,
+            project: &digitization.settings().project,
+            title: u.code.clone(),
+            unit: unit_line(unit, w),
+            facts: facts.into_iter().filter(|(_, value)| !value.is_empty()).collect(),
+            events: events.into_iter().take(MAX_EVENTS).map(|event| event_line(event, &digitization)).collect(),
+            more,
+        };
+        html(&page, w, StatusCode::OK)
+    })
+    .await
+}
+
+fn event_line(event: Shown, digitization: &Digitization) -> EventLine {
+    let at = jiff::Timestamp::from_millisecond(event.time_ms).unwrap_or_default();
+    let local = at.to_zoned_datetime(digitization.settings().time_zone.clone());
+    let mut parts = Vec::new();
+    if let Some(data) = event.data.as_object() {
+        // The unit is the page's.
+        for (name, value) in data.iter().filter(|(name, _)| *name != "unit") {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            parts.push(format!("{name} {value}"));
+        }
+    }
+    EventLine {
+        seq: event.seq,
+        time: local.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        machine: rfc3339(Timestamp(event.time_ms)),
+        kind: event.kind,
+        source: event.source,
+        data: parts.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_days_are_written_as_each_language_does() {
+        let (ro, en) = (Words(Language::Romanian), Words(Language::English));
+        assert_eq!((ro.count(900_000), en.count(-1234)), ("900.000".to_owned(), "−1,234".to_owned()));
+        assert_eq!((ro.metres(61_399), en.metres(179_999)), ("61,3".to_owned(), "179.9".to_owned()));
+        assert_eq!((ro.count(7), ro.count(100), en.count(1000)), ("7".into(), "100".into(), "1,000".into()));
+        let day: Day = "2026-12-24".parse().expect("day");
+        assert_eq!((ro.day(day), en.day(day)), ("24 decembrie 2026".to_owned(), "24 December 2026".to_owned()));
+    }
+}

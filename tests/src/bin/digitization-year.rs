@@ -1,0 +1,50 @@
+//! A simulated year of the whole archive: 5,000 units, 180 m, 900,000 images, four stations, rework, holidays, jams, a
+//! strike, and a collector that is killed on the way. Prints what was measured; fails where any number differs.
+//!
+//! Usage: cargo run --release -p veghe-tests --bin digitization-year
+//! With a directory as argument it fills `DIR/data` with an archive that is under way since spring, for
+//! `veghe-collector up --data-dir DIR/data` and its page `/digitization`.
+
+use std::io::Write as _;
+
+use anyhow::ensure;
+use veghe_tests::archive::Size;
+use veghe_tests::digitize::{Outcome, digitize, under_way};
+
+fn main() -> anyhow::Result<()> {
+    if let Some(dir) = std::env::args_os().nth(1) {
+        std::fs::create_dir_all(&dir)?;
+        return under_way(std::path::Path::new(&dir), Size::UNDER_WAY)?.process.interrupt().map(drop);
+    }
+    let dir = tempfile::tempdir()?;
+    let outcome = digitize(dir.path(), Size::WHOLE, 15)?;
+    let Outcome { books, ingest, restart, first_report, next_report, kills, project, ledger_bytes } = &outcome;
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "units {}, shelf {} mm, images {}, made again {}",
+        books.units, books.mm, books.images, books.rescanned
+    )?;
+    writeln!(out, "events {}, finished {}, killed {kills} times, every total equal", books.events, books.finished)?;
+    writeln!(out, "ingest {:.1} s, {:.0} events/s", ingest.as_secs_f64(), books.events as f64 / ingest.as_secs_f64())?;
+    writeln!(out, "ledger {} MiB, restart until ready {:.2} s", ledger_bytes >> 20, restart.as_secs_f64())?;
+    writeln!(
+        out,
+        "report {:.0} ms, again {:.1} ms",
+        first_report.as_secs_f64() * 1e3,
+        next_report.as_secs_f64() * 1e3
+    )?;
+    let honesty = &project["honesty"];
+    for week in honesty["weeks"].as_array().into_iter().flatten() {
+        writeln!(
+            out,
+            "  {}  P50 {}  P85 {}  P95 {}  {}",
+            week["as_of"], week["forecast"]["p50"], week["forecast"]["p85"], week["forecast"]["p95"], week["p85_held"]
+        )?;
+    }
+    let share = honesty["p85_share"].as_f64().unwrap_or(0.0);
+    writeln!(out, "P85 held in {:.0} % of the weeks", share * 100.0)?;
+    ensure!(ingest.as_secs() < 60, "ingest took {ingest:?}");
+    ensure!((0.75..=0.95).contains(&share), "the P85 held in {share} of the weeks, not in 0.75 to 0.95");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Lets a real collector take a simulated archive in, kills it on the way, and compares its books with the archive's.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+
+use crate::archive::{Archive, Books, Size, compare};
+use crate::http;
+use crate::process::{Collector, now};
+
+/// What came out.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The archive's own books, which the collector's equal.
+    pub books: Books,
+    /// How long the collector took to take everything in, kills and restarts not counted.
+    pub ingest: Duration,
+    /// How long it took to start on the whole ledger and be ready.
+    pub restart: Duration,
+    /// How long the first report took after the last event.
+    pub first_report: Duration,
+    /// How long one more took.
+    pub next_report: Duration,
+    /// How often it was killed.
+    pub kills: u32,
+    /// The project as the collector told it at the end.
+    pub project: Value,
+    /// Bytes of the ledger.
+    pub ledger_bytes: u64,
+}
+
+/// Digitizes an archive of `size` into a collector in `dir`; every `kill_every`-th day it is killed while it takes the
+/// day's events in, started again, and sent the day once more.
+///
+/// # Errors
+/// Where the collector fails, or its books differ from the archive's.
+pub fn digitize(dir: &Path, size: Size, kill_every: u32) -> anyhow::Result<Outcome> {
+    let data_dir = dir.join("data");
+    let mut archive = Archive::new(size);
+    let inventory = dir.join("inventar.csv");
+    fs::write(&inventory, archive.inventory())?;
+    let mut collector = Collector::up(&data_dir)?;
+    let said = collector.admin(&["inventory", "import", inventory.to_str().context("path")?, "--yes"])?;
+    ensure!(said.contains("version 1"), "{said}");
+    let login = fs::read_to_string(data_dir.join("first-login"))?;
+    let bearer = format!("Bearer {}", login.lines().nth(2).context("first-login has no token")?);
+    let (mut ingest, mut kills, mut days) = (Duration::ZERO, 0, 0);
+    archive.run(|events| {
+        let body = Value::Array(std::mem::take(events)).to_string().into_bytes();
+        days += 1;
+        if kill_every > 0 && days % kill_every == 0 {
+            thread::scope(|scope| {
+                let sender = scope.spawn(|| post(&collector, &bearer, &body));
+                // At another moment each time: while it reads, writes, or has answered already.
+                (0..kills * 3000 % 40_000).for_each(|_| thread::yield_now());
+                let killed = rustix::process::kill_process(
+                    rustix::process::Pid::from_raw(collector.process.id().cast_signed()).context("process id")?,
+                    rustix::process::Signal::KILL,
+                );
+                drop(sender.join());
+                killed.context("cannot kill the collector")
+            })?;
+            collector.process.wait()?;
+            kills += 1;
+            collector = Collector::up(&data_dir)?;
+        }
+        let began = now();
+        let answer = post(&collector, &bearer, &body)?;
+        ingest += began.elapsed();
+        let answer: Value = serde_json::from_str(&answer)?;
+        ensure!(answer["refused"] == json!([]), "refused: {answer}");
+        Ok(())
+    })?;
+    let began = now();
+    let project = ask(&collector, "project")?;
+    let first_report = began.elapsed();
+    let began = now();
+    ask(&collector, "project")?;
+    let next_report = began.elapsed();
+    let whole_days = ask(&collector, "days")?;
+    compare(&archive.books, &project, &whole_days)?;
+    collector.process.interrupt()?;
+    let began = now();
+    let again = Collector::up(&data_dir)?;
+    let restart = began.elapsed();
+    compare(&archive.books, &ask(&again, "project")?, &ask(&again, "days")?).context("after a restart")?;
+    let ledger_bytes = fs::metadata(data_dir.join("ledger.db"))?.len();
+    let books = archive.books.clone();
+    Ok(Outcome { books, ingest, restart, first_report, next_report, kills, project, ledger_bytes })
+}
+
+/// Digitizes what `size` says into a collector in `dir`, which runs on.
+///
+/// # Errors
+/// Where the collector fails.
+pub fn under_way(dir: &Path, size: Size) -> anyhow::Result<Collector> {
+    let mut archive = Archive::new(size);
+    let inventory = dir.join("inventar.csv");
+    fs::write(&inventory, archive.inventory())?;
+    let data_dir = dir.join("data");
+    let collector = Collector::up(&data_dir)?;
+    collector.admin(&["inventory", "import", inventory.to_str().context("path")?, "--yes"])?;
+    let login = fs::read_to_string(data_dir.join("first-login"))?;
+    let bearer = format!("Bearer {}", login.lines().nth(2).context("first-login has no token")?);
+    archive.run(|events| {
+        post(&collector, &bearer, Value::Array(std::mem::take(events)).to_string().as_bytes()).map(drop)
+    })?;
+    Ok(collector)
+}
+
+fn post(collector: &Collector, bearer: &str, body: &[u8]) -> anyhow::Result<String> {
+    let url = collector.listeners.ops.join("/v1/digitization/events")?;
+    let headers = [("Authorization", bearer), ("Content-Type", "application/cloudevents-batch+json")];
+    let response = http::request("POST", &url, &headers, body)?;
+    ensure!(response.status == 200, "{url} answers {}: {}", response.status, response.body);
+    Ok(response.body)
+}
+
+fn ask(collector: &Collector, what: &str) -> anyhow::Result<Value> {
+    let url = collector.listeners.ops.join("/v1/digitization/")?.join(what)?;
+    Ok(serde_json::from_str(&http::get(&url)?)?)
+}
