@@ -290,6 +290,7 @@ mod tests {
             value: Value::Vector(vec![sample]),
             warnings: vec!["w".to_owned()],
             infos: vec![],
+            stats: veghe_promql::SampleStats::default(),
         });
         let json = json!({"status": "success", "data": {"resultType": "vector", "result":
             [{"metric": {"__name__": "up", "job": "a"}, "value": [1.5, "1e-7"]}]}, "warnings": ["w"]});

@@ -864,6 +864,12 @@ async fn lists_bounds_and_names_are_those_of_prometheus_3() {
     let told = get(&format!("/api/v1/query?query=up&time={at}&stats=all")).await["stats"].clone();
     assert!(told["samples"]["totalQueryableSamples"].as_u64() >= Some(2), "{told}");
     assert!(told["timings"]["execTotalTime"].as_f64() > Some(0.0), "{told}");
+    assert_eq!(told["samples"]["totalQueryableSamplesPerStep"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(get("/api/v1/format_query?query=sum(up)by(job)").await, "sum by (job) (up)");
+    let tree = get("/api/v1/parse_query?query=sum(up)").await;
+    assert_eq!((&tree["type"], &tree["op"]), (&json!("aggregation"), &json!("sum")), "{tree}");
+    let wrong = site.get("/api/v1/parse_query?query=sum(").await.json();
+    assert!(wrong["error"].as_str().is_some_and(|e| e.starts_with("invalid parameter \"query\": ")), "{wrong}");
     assert_eq!(site.send("HEAD", "/api/v1/query?query=1", &[], "").await.status, 200);
 }
 
@@ -939,4 +945,22 @@ async fn the_announced_archive_is_done_on_12_november_2026() {
     assert_eq!((answer.status, &answer.json()["finish"]), (200, &json!("2026-11-12")));
     let wrong = site.served.get("/v1/digitization/what-if?from=soon&pages=x&per_day=0").await;
     assert_eq!((wrong.status, wrong.json()["errors"].as_array().map(Vec::len)), (400, Some(3)), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_deletes_series_and_nobody_else() {
+    let site = site(Exposure::Loopback).await;
+    let target = "/api/v1/admin/tsdb/delete_series?match[]=odd";
+    assert_eq!(site.send("POST", target, &[], "").await.status, 401);
+    let bearer = format!("Bearer {}", site.login.token);
+    let authorized = [("Authorization", bearer.as_str())];
+    let bare = site.send("POST", "/api/v1/admin/tsdb/delete_series", &authorized, "").await;
+    assert_eq!((bare.status, &bare.json()["error"]), (400, &json!("no match[] parameter provided")));
+    let count =
+        async || site.get("/api/v1/query?query=count(odd)").await.json()["data"]["result"][0]["value"][1].clone();
+    assert_eq!(count().await, "1");
+    assert_eq!(site.send("POST", target, &authorized, "").await.status, 204);
+    assert_eq!(count().await, json!(null));
+    assert_eq!(site.send("POST", "/api/v1/admin/tsdb/clean_tombstones", &authorized, "").await.status, 204);
+    assert_eq!(site.get("/api/v1/query?query=count(up)").await.json()["data"]["result"][0]["value"][1], "2");
 }
