@@ -17,6 +17,7 @@ mod import;
 mod overview;
 mod parameters;
 mod process;
+mod prometheus_admin;
 mod prometheus_api;
 mod prometheus_rules;
 mod prometheus_status;
@@ -189,6 +190,7 @@ impl Operations {
         let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));
         let lifecycle =
             Router::new().route("/-/reload", post(reload).put(reload)).with_state(Arc::clone(&self.alerting));
+        let lifecycle = lifecycle.merge(prometheus_admin::routes(self.queries.store().clone()));
         let lifecycle = access.guard(lifecycle, exposure, Need::Credential(Scope::Admin));
         let open = open.merge(lifecycle).route("/-/quit", post(quit).put(quit));
         let (origins, project) = (self.origins.clone(), self.digitization.clone());

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use serde_json::{Value as Tree, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use veghe_model::{Labels, Matcher, Timestamp};
-use veghe_promql::{EvalError, Query, Value};
+use veghe_promql::{EvalError, Query, SampleStats, Value};
 use veghe_tsdb::ReadError;
 
 use super::encode::{self, EvaluationJson, Pieces, push_labels, push_notes, push_text};
@@ -51,6 +51,8 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/api/v1/labels", get(labels).post(labels))
         .route("/api/v1/label/{name}/values", get(label_values))
         .route("/api/v1/query_exemplars", get(query_exemplars).post(query_exemplars))
+        .route("/api/v1/format_query", get(format_query).post(format_query))
+        .route("/api/v1/parse_query", get(parse_query).post(parse_query))
         .route("/api/v1/read", post(remote_read::read))
         .merge(prometheus_rules::routes())
         .merge(prometheus_targets::routes())
@@ -185,14 +187,14 @@ fn evaluation_response(asked: Asked, limit: Option<usize>, stats: &str) -> Respo
     if truncated {
         evaluation.warnings.push(TRUNCATED.to_owned());
     }
-    let stats = (!stats.is_empty()).then(|| cost_json(&cost).to_string());
+    let stats = (!stats.is_empty()).then(|| cost_json(&cost, &evaluation.stats, stats == "all").to_string());
     encode::respond(encode::JSON, EvaluationJson::new(evaluation).with_stats(stats))
 }
 
-/// `stats` of an answer, in seconds and samples.
-fn cost_json(cost: &Cost) -> Tree {
+/// `stats` of an answer, in seconds and samples; by step too where all is asked for.
+fn cost_json(cost: &Cost, samples: &SampleStats, asks_all: bool) -> Tree {
     let running = cost.reading + cost.evaluating;
-    json!({
+    let mut tree = json!({
         "timings": {
             "evalTotalTime": running.as_secs_f64(),
             // Results are made in order.
@@ -202,8 +204,17 @@ fn cost_json(cost: &Cost) -> Tree {
             "execQueueTime": cost.queued.as_secs_f64(),
             "execTotalTime": (cost.queued + running).as_secs_f64(),
         },
-        "samples": { "totalQueryableSamples": cost.samples, "peakSamples": cost.samples },
-    })
+        "samples": {
+            "totalQueryableSamples": samples.total,
+            "samplesRead": samples.read,
+            "peakSamples": samples.peak,
+        },
+    });
+    if asks_all {
+        let steps = samples.per_step.iter().map(|(at, count)| json!([at.seconds(), count]));
+        tree["samples"]["totalQueryableSamplesPerStep"] = steps.collect();
+    }
+    tree
 }
 
 fn truncate<T>(items: &mut Vec<T>, limit: usize) -> bool {
@@ -386,6 +397,18 @@ fn unescaped(name: &str) -> Cow<'_, str> {
     }
     out.push_str(rest);
     out.into()
+}
+
+/// The query laid out for reading.
+async fn format_query(parameters: Parameters) -> Result<Response, ApiError> {
+    let query = Query::parse(parameters.get("query")).map_err(QueryError::from)?;
+    Ok(success(&json!(query.pretty())))
+}
+
+/// The query's tree.
+async fn parse_query(parameters: Parameters) -> Result<Response, ApiError> {
+    let tree = Query::parse(parameters.get("query")).and_then(|query| query.tree()).map_err(QueryError::from)?;
+    Ok(success(&tree))
 }
 
 /// Exemplars are not stored: a query of them is checked and answered with none.

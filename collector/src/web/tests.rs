@@ -864,6 +864,12 @@ async fn lists_bounds_and_names_are_those_of_prometheus_3() {
     let told = get(&format!("/api/v1/query?query=up&time={at}&stats=all")).await["stats"].clone();
     assert!(told["samples"]["totalQueryableSamples"].as_u64() >= Some(2), "{told}");
     assert!(told["timings"]["execTotalTime"].as_f64() > Some(0.0), "{told}");
+    assert_eq!(told["samples"]["totalQueryableSamplesPerStep"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(get("/api/v1/format_query?query=sum(up)by(job)").await, "sum by (job) (up)");
+    let tree = get("/api/v1/parse_query?query=sum(up)").await;
+    assert_eq!((&tree["type"], &tree["op"]), (&json!("aggregation"), &json!("sum")), "{tree}");
+    let wrong = site.get("/api/v1/parse_query?query=sum(").await.json();
+    assert!(wrong["error"].as_str().is_some_and(|e| e.starts_with("invalid parameter \"query\": ")), "{wrong}");
     assert_eq!(site.send("HEAD", "/api/v1/query?query=1", &[], "").await.status, 200);
 }
 
@@ -991,4 +997,22 @@ async fn the_pages_of_the_digitization_show_the_project_in_both_languages() {
     assert_eq!(freeze(r#"{"through": "2026-05-31"}"#).await.json()["frozen_through"], "2026-05-31");
     assert_eq!(freeze(r#"{"through": "2099-05-31"}"#).await.status, 400);
     assert_eq!(freeze(r#"{"trough": "2026-05-31"}"#).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_deletes_series_and_nobody_else() {
+    let site = site(Exposure::Loopback).await;
+    let target = "/api/v1/admin/tsdb/delete_series?match[]=odd";
+    assert_eq!(site.send("POST", target, &[], "").await.status, 401);
+    let bearer = format!("Bearer {}", site.login.token);
+    let authorized = [("Authorization", bearer.as_str())];
+    let bare = site.send("POST", "/api/v1/admin/tsdb/delete_series", &authorized, "").await;
+    assert_eq!((bare.status, &bare.json()["error"]), (400, &json!("no match[] parameter provided")));
+    let count =
+        async || site.get("/api/v1/query?query=count(odd)").await.json()["data"]["result"][0]["value"][1].clone();
+    assert_eq!(count().await, "1");
+    assert_eq!(site.send("POST", target, &authorized, "").await.status, 204);
+    assert_eq!(count().await, json!(null));
+    assert_eq!(site.send("POST", "/api/v1/admin/tsdb/clean_tombstones", &authorized, "").await.status, 204);
+    assert_eq!(site.get("/api/v1/query?query=count(up)").await.json()["data"]["result"][0]["value"][1], "2");
 }
