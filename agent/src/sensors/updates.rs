@@ -1,7 +1,7 @@
 //! Updates that wait to be installed, and whether the machine waits for a restart. Names are those of Debian's
 //! `prometheus-node-exporter-collectors`.
 //!
-//! The package manager is asked at start, when its data changes and each hour, without a lock and without the network,
+//! The package manager is asked a minute after the start, when its data changes and each hour, without a lock and without the network,
 //! by a thread of its own; what it said last counts until then.
 
 use std::collections::BTreeMap;
@@ -40,6 +40,7 @@ pub(crate) struct Updates {
     manager: Option<Manager>,
     roots: Roots,
     patience: Duration,
+    made: Instant,
     asked: Option<Asked<Option<Pending>>>,
     began: Option<(Instant, Vec<Option<SystemTime>>)>,
     pending: Option<Pending>,
@@ -58,7 +59,8 @@ fn manager(roots: &Roots) -> Option<Manager> {
 
 impl Updates {
     pub(crate) fn new(roots: &Roots, patience: Duration) -> Self {
-        Self { manager: manager(roots), roots: roots.clone(), patience, asked: None, began: None, pending: None }
+        let made = clock::instant();
+        Self { manager: manager(roots), roots: roots.clone(), patience, made, asked: None, began: None, pending: None }
     }
 
     /// When what the manager looks at changed last.
@@ -69,10 +71,14 @@ impl Updates {
 
     fn refresh(&mut self, manager: Manager) {
         let changes = self.changes();
-        let is_due = self.began.as_ref().is_none_or(|(began, before)| {
-            let age = began.elapsed();
-            age >= INTERVAL || age >= INTERVAL_MIN && *before != changes
-        });
+        let is_due = match &self.began {
+            // It costs seconds of processor time, which a machine that starts has no use for.
+            None => !self.patience.is_zero() || self.made.elapsed() >= INTERVAL_MIN,
+            Some((began, before)) => {
+                let age = began.elapsed();
+                age >= INTERVAL || age >= INTERVAL_MIN && *before != changes
+            }
+        };
         if is_due {
             if self.asked.is_none() {
                 self.asked = Asked::start("updates", STACK_BYTES, move || ask(manager)).ok();
