@@ -1,3 +1,5 @@
+//! Copies and restores of a data directory in use: what is in them, what is not, and what is refused.
+
 use std::os::unix::fs::symlink;
 
 use veghe_model::Labels;
