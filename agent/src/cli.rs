@@ -10,6 +10,7 @@ use veghe_wire::document::Problems;
 use veghe_wire::enrolment::Token;
 
 use crate::config::{self, Config};
+use crate::inspect::Inspect;
 use crate::join::{Existing, JoinError};
 use crate::schedule;
 use crate::sensors::{self, SensorSettings};
@@ -60,6 +61,12 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Tell what image files say of themselves: images, size, resolution, compression, completeness
+    #[command(after_help = "TIFF, JPEG, JPEG 2000 and PDF; only headers are read.\n\n\
+        Examples:\n  \
+        veghe-agent inspect scans/CJT-URB-1987-0142\n  \
+        veghe-agent inspect --json scans | jq 'select(.complete | not) | .file'")]
+    Inspect(Inspect),
     /// Print a completion script for a shell
     #[command(after_help = "Example: veghe-agent completion bash > /etc/bash_completion.d/veghe-agent")]
     Completion {
@@ -105,6 +112,13 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
         }
         Command::Sensors { state_dir } => list_sensors(&state_dir, out),
         Command::CheckConfig { file } => write_out(out, &Config::load(&file)?.to_yaml()),
+        Command::Inspect(arguments) => {
+            let mut out = io::BufWriter::new(out);
+            match crate::inspect::run(&arguments, &mut out).and_then(|()| Ok(out.flush()?)) {
+                Err(error) if crate::inspect::is_broken_pipe(&error) => Ok(()),
+                result => result,
+            }
+        }
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-agent", &mut script);
@@ -164,8 +178,13 @@ fn list_sensors(state_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let width = survey.iter().map(|sensor| sensor.sensor.len()).max().unwrap_or(0);
     let mut text = String::new();
     for sensor in survey {
-        let state = sensor.obstacle.as_ref().map_or_else(|| "runs".to_owned(), |why| format!("does not run: {why}"));
-        text = format!("{text}{:width$}  {state}  ({})\n", sensor.sensor, sensor.source);
+        let state = match (&sensor.obstacle, &sensor.missing) {
+            (Some(why), _) => format!("does not run: {why}"),
+            (None, Some(missing)) => format!("runs, but lacks {missing}"),
+            (None, None) => "runs".to_owned(),
+        };
+        let source = if sensor.source.is_empty() { String::new() } else { format!("  ({})", sensor.source) };
+        text = format!("{text}{:width$}  {state}{source}\n", sensor.sensor);
     }
     write_out(out, &text)
 }

@@ -14,7 +14,7 @@ use veghe_wire::AgentId;
 use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
 
 use crate::schedule::{self, Override};
-use crate::sensors::{self, SensorSettings};
+use crate::sensors::{self, SensorSettings, options};
 use crate::spool::Limits;
 
 /// Its name in the state directory.
@@ -137,9 +137,17 @@ impl Config {
             let known: Vec<&str> = sensors::names().collect();
             for name in &known {
                 let Some(mut sensor) = section.section(name, problems) else { continue };
-                if sensor.value("enabled", problems, parse_bool) == Some(false) {
-                    settings.disabled.insert((*name).to_owned());
+                match sensor.value("enabled", problems, parse_bool) {
+                    Some(true) if !sensors::runs_by_default(name) => {
+                        settings.enabled.insert((*name).to_owned());
+                    }
+                    Some(false) if sensors::runs_by_default(name) => {
+                        settings.disabled.insert((*name).to_owned());
+                    }
+                    _ => {}
                 }
+                let (ignored, own_keys) = options::read(name, &mut sensor, problems, &mut settings.options);
+                settings.ignored.extend(ignored.map(|ignored| ((*name).to_owned(), ignored)));
                 let change = Override {
                     interval: sensor.value("interval", problems, parse_interval),
                     deadline: sensor.value("deadline", problems, parse_interval),
@@ -147,7 +155,8 @@ impl Config {
                 if change.interval.is_some() || change.deadline.is_some() {
                     overrides.insert((*name).to_owned(), change);
                 }
-                sensor.finish(&["enabled", "interval", "deadline"], problems);
+                let keys = [&["enabled", "interval", "deadline"], own_keys].concat();
+                sensor.finish(&keys, problems);
             }
             section.finish(&known, problems);
         }
@@ -183,8 +192,13 @@ impl Config {
             let change = self.schedule.overrides.get(name).copied().unwrap_or_default();
             let interval = format_duration(change.interval.unwrap_or(self.schedule.interval));
             let deadline = format_duration(change.deadline.unwrap_or(self.schedule.deadline));
-            let enabled = !self.sensors.disabled.contains(name);
-            writeln!(text, "  {name}: {{enabled: {enabled}, interval: {interval}, deadline: {deadline}}}")
+            let enabled = if sensors::runs_by_default(name) {
+                !self.sensors.disabled.contains(name)
+            } else {
+                self.sensors.enabled.contains(name)
+            };
+            let own = options::write(name, self.sensors.ignored.get(name), &self.sensors.options);
+            writeln!(text, "  {name}: {{enabled: {enabled}, interval: {interval}, deadline: {deadline}{own}}}")
                 .expect("invariant: a string takes every write");
         }
         text
@@ -219,13 +233,19 @@ spool:
 uplink:
   backfill_batches_per_second: 20
 
-# Every sensor that can run here does (see: veghe-agent sensors). Each can be told otherwise, for example:
+# Every sensor that can run here does, but for those that are off by default (see: veghe-agent sensors). Each can be told
+# otherwise, for example:
 # sensors:
 #   diskstats:
 #     enabled: false
 #   filesystem:
 #     interval: 1m
 #     deadline: 10s
+#     ignore: [/srv/scratch]
+#   netdev:
+#     ignore: [veth*, docker0]
+#   textfile:
+#     directories: [/var/lib/prometheus/node-exporter]
 "
     )
 }

@@ -94,6 +94,19 @@ impl Sink {
         }
     }
 
+    /// As [`Sink::put`], with a name that was put together before.
+    pub fn put_named(&mut self, name: &SeriesName, value: f64) {
+        let position = self.values.len();
+        self.values.push(value);
+        if let Some(changed) = &mut self.changed {
+            changed.push(name.clone());
+        } else if self.series.0.get(position) != Some(name) {
+            let mut changed = self.series.0.get(..position).unwrap_or_default().to_vec();
+            changed.push(name.clone());
+            self.changed = Some(changed);
+        }
+    }
+
     /// Ends the round: its series and values. The next begins empty.
     pub fn take(&mut self) -> (Arc<SeriesSet>, Vec<f64>) {
         let next = Vec::with_capacity(self.values.len());

@@ -94,3 +94,34 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     child.stderr.take().expect("piped").read_to_string(&mut told).expect("UTF-8");
     assert_eq!((child.wait().expect("end").code(), told.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn inspect_tells_of_every_file_below_a_directory_and_counts_them() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("unit")).expect("directory");
+    // A grey page of 16 x 16 pixels at 300 ppi, as far as its headers go.
+    let page = b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\x01\x01\x2c\x01\x2c\0\0\xff\xc0\0\x0b\x08\0\x10\0\x10\x01\x01\x11\0\xff\xda\0\x02\0\xff\xd9";
+    fs::write(path("unit/1.jpg"), page).expect("write");
+    fs::write(path("unit/2.jpg"), &page[..page.len() - 2]).expect("write");
+    fs::write(path("unit/notes.txt"), "no image").expect("write");
+    let folder = path("unit").display().to_string();
+    let table = agent(&["inspect", &folder]);
+    assert_eq!(table.status.code(), Some(0), "{}", text(&table.stderr));
+    let expected = format!(
+        "{folder}/1.jpg  jpeg, 1 image, 16 x 16 px, 300 ppi, 8 bit x 1, jpeg, complete\n\
+         {folder}/2.jpg  jpeg, 1 image, 16 x 16 px, 300 ppi, 8 bit x 1, jpeg, TRUNCATED\n\
+         {folder}/notes.txt  not a TIFF, JPEG, JPEG 2000 or PDF file\n\
+         3 files, 2 images, 1 truncated, 1 without an image\n"
+    );
+    assert_eq!(text(&table.stdout), expected);
+    let json = agent(&["inspect", "--json", &folder]);
+    let lines: Vec<serde_json::Value> =
+        text(&json.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&lines[0]["complete"], &lines[1]["complete"]), (&true.into(), &false.into()));
+    assert_eq!(lines[0]["images"][0]["ppi"][0], 300.0);
+    assert_eq!(lines[2]["error"], "not a TIFF, JPEG, JPEG 2000 or PDF file");
+    let missing = agent(&["inspect", &path("none").display().to_string()]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("none"), "{}", text(&missing.stderr));
+}

@@ -101,7 +101,7 @@ async fn a_sensor_that_hangs_on_its_file_neither_delays_nor_loses_the_others() {
     mknodat(CWD, path("loadavg"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("fifo");
     let roots = Roots { proc: directory.path().to_owned(), ..Roots::default() };
     let disabled = sensors::names().filter(|name| !["loadavg", "meminfo"].contains(name)).map(str::to_owned).collect();
-    let all = sensors::all(&SensorSettings { roots, disabled });
+    let all = sensors::all(&SensorSettings { roots, disabled, ..SensorSettings::default() });
     assert_eq!(all.len(), 2);
     let settings = settings(INTERVAL / 2);
     let (schedule, mut rounds) = Schedule::start(all, &settings, Arc::default());

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use veghe_agent::exposition::write_text;
 use veghe_agent::reading::Sink;
 use veghe_agent::schedule::{Settings, once};
+use veghe_agent::sensors::options::Options;
 use veghe_agent::sensors::portable::Portable;
 use veghe_agent::sensors::{self, Roots, Sensor as _, SensorError, SensorSettings};
 use veghe_wire::catalogue;
@@ -23,21 +24,30 @@ fn captured() -> Roots {
     Roots { proc: fixtures.join("proc"), sys: fixtures.join("sys"), udev: fixtures.join("udev"), rootfs: "/".into() }
 }
 
+/// Every sensor but `disabled`, those that are off by default too.
 fn settings(roots: Roots, disabled: &[&str]) -> SensorSettings {
-    SensorSettings { roots, disabled: disabled.iter().map(|name| (*name).to_owned()).collect() }
+    let is_wanted = |name: &&str| !sensors::runs_by_default(name) && !disabled.contains(name);
+    SensorSettings {
+        roots,
+        disabled: disabled.iter().map(|name| (*name).to_owned()).collect(),
+        enabled: sensors::names().filter(is_wanted).map(str::to_owned).collect(),
+        options: Options { textfile_directories: vec![fixtures().join("textfile")] },
+        ..SensorSettings::default()
+    }
 }
 
 #[test]
 fn a_captured_host_gives_the_golden_text() {
     // These ask the system, not its files.
-    let sensors = sensors::all(&settings(captured(), &["timex", "uname"]));
+    let sensors = sensors::all(&settings(captured(), &["os", "timex", "uname"]));
     let mut text = String::new();
     write_text(&once(sensors, &Settings::default()), &mut text);
+    let text = text.replace(&*fixtures().to_string_lossy(), "FIXTURES");
     let golden = text.lines().filter(|line| !line.contains("veghe_") && !line.contains("process_")).map(|line| {
         let (name, value) = line.rsplit_once(' ').unwrap_or((line, ""));
         let is_live = ["node_time_seconds", "node_time_zone", "node_filesystem_avail", "node_filesystem_free"]
             .iter()
-            .chain(&["node_filesystem_files", "node_filesystem_size"])
+            .chain(&["node_filesystem_files", "node_filesystem_size", "node_textfile_mtime"])
             .any(|prefix| name.starts_with(prefix));
         format!(
             "{} {}\n",
@@ -55,8 +65,12 @@ fn every_metric_of_every_sensor_is_in_the_catalogue_with_its_labels() {
         for name in round.readings.iter().flat_map(|reading| &reading.series.0) {
             let labels: Vec<_> =
                 name.labels().iter().map(|(label, _)| &**label).filter(|label| *label != "job").collect();
-            let is_known = catalogue::lookup(name.metric()).is_some_and(|metric| metric.labels == labels);
-            if !is_known {
+            // Information leaves out a label without a value.
+            let is_known = catalogue::lookup(name.metric()).is_some_and(|metric| {
+                let is_optional = metric.name.ends_with("_info");
+                metric.labels == labels || is_optional && labels.iter().all(|label| metric.labels.contains(label))
+            });
+            if !is_known && !name.metric().starts_with("copii_") {
                 unknown.insert(format!("{} {labels:?}", name.metric()));
             }
         }
@@ -100,15 +114,28 @@ fn a_survey_tells_what_runs_and_why_the_rest_does_not() {
     let missing = obstacle("meminfo").expect("an obstacle");
     assert!(missing.contains(&empty.path().join("meminfo").display().to_string()), "{missing}");
     assert_eq!(obstacle("time"), None);
-    let asks_the_kernel = sensors::all(&settings(roots, &["uname"])).len();
-    assert_eq!(asks_the_kernel, 1 + usize::from(obstacle("timex").is_none()));
+    let running = sensors::all(&settings(roots, &["uname"])).len();
+    assert_eq!(running, survey.iter().filter(|entry| entry.obstacle.is_none()).count());
+    let default = sensors::survey(&SensorSettings::default());
+    let tcpstat = default.iter().find(|entry| entry.sensor == "tcpstat").expect("entry").obstacle.clone();
+    assert_eq!(tcpstat.as_deref(), Some("off by default; set sensors.tcpstat.enabled: true"));
 }
 
 /// One round of the sensor `name` whose files are those of the captured host, but `file` says `content`.
 fn read_with(directory: &Path, name: &str, file: &str, content: &[u8]) -> Result<(), SensorError> {
-    let path = directory.join(file);
-    fs::create_dir_all(path.parent().expect("parent")).expect("directory");
-    fs::write(&path, content).expect("write");
+    let write = |file: &str, content: &[u8]| {
+        let path = directory.join(file);
+        fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+        fs::write(&path, content).expect("write");
+    };
+    for (_, other) in FILES.iter().filter(|(sensor, _)| *sensor == name) {
+        write(other, &fs::read(fixtures().join("proc").join(other)).expect("fixture"));
+    }
+    let needed = ["sys/net/netfilter/nf_conntrack_count", "sys/net/netfilter/nf_conntrack_max", "net/udp"];
+    for other in needed {
+        write(other, &fs::read(fixtures().join("proc").join(other)).expect("fixture"));
+    }
+    write(file, content);
     let disabled: Vec<_> = sensors::names().filter(|other| *other != name).collect();
     let roots = Roots { proc: directory.to_owned(), udev: fixtures().join("udev"), ..captured() };
     let mut all = sensors::all(&settings(roots, &disabled));
@@ -119,7 +146,24 @@ fn read_with(directory: &Path, name: &str, file: &str, content: &[u8]) -> Result
     result
 }
 
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 25] = [
+    ("arp", "net/arp"),
+    ("conntrack", "net/stat/nf_conntrack"),
+    ("filefd", "sys/fs/file-nr"),
+    ("ipvs", "net/ip_vs"),
+    ("ipvs", "net/ip_vs_stats"),
+    ("mdadm", "mdstat"),
+    ("netstat", "net/netstat"),
+    ("netstat", "net/snmp"),
+    ("netstat", "net/snmp6"),
+    ("nfs", "net/rpc/nfs"),
+    ("nfsd", "net/rpc/nfsd"),
+    ("schedstat", "schedstat"),
+    ("sockstat", "net/sockstat"),
+    ("softnet", "net/softnet_stat"),
+    ("udp_queues", "net/udp6"),
+    ("zfs", "spl/kstat/zfs/arcstats"),
+    ("zfs", "spl/kstat/zfs/arhiva/io"),
     ("cpu", "stat"),
     ("diskstats", "diskstats"),
     ("filesystem", "self/mounts"),

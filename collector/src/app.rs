@@ -31,18 +31,19 @@ use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse};
 
 use crate::admin::{Request, Response};
 use crate::alerting::{Alerting, AlertingHandle};
-use crate::cli::{AgentsCommand, Cli, Command, TokenCommand, Up};
+use crate::cli::{AgentsCommand, Cli, Command, Promql, TokenCommand, Up};
 use crate::config::Config;
 use crate::digitization::{self, Digitization, event};
 use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
 use crate::query::QueryService;
 use crate::status::Status;
+use crate::terminal::{self, Output};
 use crate::web::certificates::{CertificateError, Files};
 use crate::web::{
     self, Access, AgentState, AgentView, EnrolRefusal, Exposure, FirstLogin, HttpMetrics, Listener, Operations,
 };
-use crate::{admin, clock, housekeeping};
+use crate::{admin, backup, clock, housekeeping, import, remote};
 
 /// The length of a chunk. Two hours at 15 s are 480 samples: longer ones gain little, shorter ones cost more.
 const WINDOW: Duration = Duration::from_hours(2);
@@ -82,6 +83,17 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             admin::ask(&running.data_dir, &Request::AgentsRevoke { name: agent.to_string() })?;
             say(&format!("{agent} is cut off; a new token (`token create --agent {agent}`) admits it again"))
         }
+        Command::Backup { dir, running } => say(&backup::backup_command(&dir, &running.data_dir)?),
+        Command::Restore { dir, data_dir } => say(&backup::restore_command(&dir, &data_dir)?),
+        Command::Verify { dir, running } => {
+            // A reader that went away has seen enough.
+            say(&backup::verify_command(dir, &running.data_dir, &|line| drop(say(line)))?)
+        }
+        Command::Import { files, format, running } => {
+            let dir = &running.data_dir;
+            import::command::run(&files, dir, format, || open_store(dir), &mut std::io::stdout().lock())
+        }
+        Command::Promql(promql) => ask(&promql),
         Command::Inventory(command) => say(&inventory::run(command)?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -89,6 +101,33 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(std::io::stdout().write_all(&script)?)
         }
     }
+}
+
+/// The store of a collector that does not run.
+fn open_store(data_dir: &Path) -> anyhow::Result<Store> {
+    let max_series = Config::defaults(data_dir.to_owned()).storage.max_series;
+    let options = veghe_tsdb::Options { dir: data_dir.join("tsdb"), max_series, window: WINDOW };
+    Ok(Store::open(options).map_err(|error| import::command::explain(error, data_dir))?.0)
+}
+
+fn ask(promql: &Promql) -> anyhow::Result<()> {
+    let whom = match &promql.url {
+        None => terminal::Whom::DataDir(promql.data_dir.clone()),
+        Some(url) => {
+            install_tls_provider()?;
+            let (url, token_file, ca_file) = (url.clone(), promql.token_file.clone(), promql.ca_file.clone());
+            terminal::Whom::Url { url, token_file, ca_file }
+        }
+    };
+    let question = promql.question(clock::now());
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let output = promql.output.unwrap_or(if is_terminal { Output::Table } else { Output::Tsv });
+    let (mut out, mut notes) = (std::io::stdout().lock(), std::io::stderr().lock());
+    terminal::run(&question, &whom, output, || open_store(&promql.data_dir), &mut out, &mut notes)
+}
+
+fn install_tls_provider() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
@@ -120,7 +159,7 @@ fn config_of(up: Up) -> anyhow::Result<Config> {
 
 fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
     start_logging()?;
-    rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
+    install_tls_provider()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
@@ -188,12 +227,19 @@ impl Collector {
         DirBuilder::new().recursive(true).mode(0o700).create(&data_dir).with_context(|| {
             format!("cannot make data directory {}; choose another with {}", data_dir.display(), option.data_dir)
         })?;
+        if data_dir.join(backup::UNFINISHED_RESTORE).exists() {
+            bail!(
+                "data directory {} holds a restore that was cut off; run `veghe-collector restore DIR --data-dir {0}` again",
+                data_dir.display()
+            );
+        }
         let (store, recovery) = Store::open(veghe_tsdb::Options {
             dir: data_dir.join("tsdb"),
             max_series: config.storage.max_series,
             window: WINDOW,
         })
         .map_err(|error| refused_directory(error, &data_dir, option))?;
+        store.keep_free(config.storage.min_free_bytes);
         tracing::info!(
             samples = recovery.replayed_samples,
             records = recovery.replayed_records,
@@ -224,7 +270,7 @@ impl Collector {
         let ingest = Ingest::start(settings, ledger.clone(), store.clone(), &registry, &intake, &background)
             .await
             .map_err(|error| refused_broker(error, config.mqtt.listen, option))?;
-        admin::serve(&data_dir, ingest.clone(), project.clone(), rest.clone(), &background)?;
+        admin::serve(&data_dir, ingest.clone(), queries.clone(), project.clone(), rest.clone(), &background)?;
         let alerting = Alerting::start(
             config.alerting.clone(),
             ledger.clone(),
@@ -235,6 +281,9 @@ impl Collector {
         )?;
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
+        // Before sealing begins: what targets have not read yet must stay in the log.
+        let (targets, external) = (&config.remote_write, &config.external_labels);
+        remote::start_senders(targets, external, &store, &registry, &rest, &background)?;
         housekeeping::start_sealing(store.clone(), rest.clone(), &background);
         let retention = housekeeping::start_retention(store.clone(), config.storage.retention.of_store()).await?;
         // Last of what can fail for reasons outside: it is shown once, by a start that succeeds.
@@ -253,6 +302,7 @@ impl Collector {
             access,
             exposure,
             host_names: config.ops.names.clone(),
+            origins: config.ops.cors_origin.clone(),
             metrics: http_metrics.clone(),
             enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
             fleet: Arc::new(Agents(ingest.clone())),
@@ -583,6 +633,19 @@ struct Alarms(AlertingHandle);
 impl web::AlertingView for Alarms {
     fn rule_groups(&self) -> Vec<serde_json::Value> {
         self.0.rules().iter().filter_map(|group| serde_json::to_value(group).ok()).collect()
+    }
+
+    fn reload(&self) -> web::Reloading {
+        let alerting = self.0.clone();
+        Box::pin(async move {
+            alerting.reload().await.map_err(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot read rule files again; the last good rules stay"
+                );
+                error.to_string()
+            })
+        })
     }
 
     fn alerts(&self) -> Vec<serde_json::Value> {

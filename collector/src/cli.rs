@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use url::Url;
+use veghe_model::Timestamp;
 use veghe_wire::AgentId;
 use veghe_wire::document::parse_duration;
+
+use crate::import::Format;
+use crate::terminal::{Output, Question};
 
 /// Collect the health of servers, scanners and storage; store, query, alert and show it.
 #[derive(Debug, Parser)]
@@ -71,6 +76,78 @@ pub enum Command {
     /// List agents, or cut one off
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// Copy everything that the running collector holds to a new directory
+    ///
+    /// Samples, ledger, certificate authority, rules and whatever else the data directory has, as of one moment, while the
+    /// collector goes on. What the agent of this machine has not delivered yet is not in it.
+    #[command(after_help = "Example: veghe-collector backup /mnt/backup/veghe-monday --data-dir /var/lib/veghe")]
+    Backup {
+        /// Where to; must not exist, or be empty. The collector writes it, as its user
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Make a backup a data directory again; every byte is checked on the way
+    ///
+    /// Nothing is ever overwritten. Run it as the collector's user, with no collector on that directory.
+    #[command(after_help = "Example: veghe-collector restore /mnt/backup/veghe-monday --data-dir /var/lib/veghe-new")]
+    Restore {
+        /// The backup
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The new data directory; must not exist, or be empty
+        #[arg(long, value_name = "NEW")]
+        data_dir: PathBuf,
+    },
+    /// Check every checksum of samples, log and ledger; exit code 1 if one does not hold
+    ///
+    /// Prints every damaged place: file, table and row, whose samples, from when to when. Without DIR it checks the
+    /// collector that runs on the data directory, or the directory itself where none runs.
+    #[command(after_help = "\
+Examples:
+  veghe-collector verify --data-dir /var/lib/veghe
+  veghe-collector verify /mnt/backup/veghe-monday")]
+    Verify {
+        /// A backup, or the data directory of a collector that does not run
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Load samples of the past from text files: Prometheus' text format, OpenMetrics, or a `promtool tsdb dump`
+    ///
+    /// Goes to the collector that runs on the data directory, or to its store while none runs. Files may be packed with
+    /// gzip or zstd. What is on disk already stays as it is, so an import that broke off can be repeated. Samples older
+    /// than the retention are deleted with the next hourly round.
+    #[command(after_help = "\
+Examples:
+  veghe-collector import history.om --data-dir /var/lib/veghe
+  promtool tsdb dump /var/lib/prometheus/metrics2 | veghe-collector import - --data-dir /var/lib/veghe")]
+    Import {
+        /// Text files; `-` is standard input
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// How to read them
+        #[arg(long, value_name = "FORMAT", value_enum, default_value = "auto")]
+        format: Format,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Ask a query in PromQL
+    ///
+    /// On a terminal the answer is a table, with a sparkline for each series of a range; into a pipe it is lines
+    /// separated by tabs.
+    #[command(after_help = "\
+Examples:
+  veghe-collector promql up
+  veghe-collector promql 'sum by (instance) (rate(node_cpu_seconds_total[5m]))' --range 6h --step 5m
+  veghe-collector promql 'node_filesystem_avail_bytes' --at 2026-01-31T12:00:00Z --output csv
+  veghe-collector promql up --url http://127.0.0.1:9090")]
+    Promql(Promql),
     /// Import, export or show the inventory of what is digitized
     #[command(subcommand)]
     Inventory(InventoryCommand),
@@ -97,6 +174,59 @@ pub struct Up {
     /// Address of the MQTT broker for agents; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8883")]
     pub mqtt: SocketAddr,
+}
+
+/// Options of `promql`.
+#[derive(Debug, Args)]
+pub struct Promql {
+    /// The expression
+    #[arg(value_name = "EXPR")]
+    pub expression: String,
+    /// The moment, or the end of the range: RFC 3339 or seconds since 1970; now if not said
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
+    pub at: Option<Timestamp>,
+    /// The length of a range, with its unit: 30m, 6h, 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub range: Option<Duration>,
+    /// The step of a range, with its unit; if not said, a hundredth of the range, at least 1s
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "range")]
+    pub step: Option<Duration>,
+    /// How to write the answer; a table on a terminal, else tsv
+    #[arg(long, value_name = "FORM", value_enum)]
+    pub output: Option<Output>,
+    /// Ask anything that speaks Prometheus' API instead: its address, without /api/v1
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    pub url: Option<Url>,
+    /// A file with an API token for that address
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust beside the system's, for example DIR/ca.pem of a collector
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca_file: Option<PathBuf>,
+    /// The data directory of the collector
+    #[arg(long, value_name = "DIR", default_value = "veghe-data")]
+    pub data_dir: PathBuf,
+}
+
+impl Promql {
+    /// What is asked, where `now` is now.
+    pub fn question(&self, now: Timestamp) -> Question {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let range_ms = self.range.map(|range| {
+            let step = self.step.unwrap_or_else(|| Duration::from_secs((range.as_secs() / 100).max(1)));
+            (ms(range), ms(step))
+        });
+        Question { query: self.expression.clone(), at_ms: self.at.unwrap_or(now).millis(), range_ms }
+    }
+}
+
+fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| seconds.abs() < 9e12) {
+        return Ok(Timestamp::from_seconds(seconds));
+    }
+    text.parse::<jiff::Timestamp>()
+        .map(|moment| Timestamp(moment.as_millisecond()))
+        .map_err(|_neither| "neither RFC 3339, for example 2026-01-31T12:00:00Z, nor seconds since 1970".to_owned())
 }
 
 /// Which running collector is meant.
@@ -212,6 +342,11 @@ mod tests {
             "agents",
             "agents list",
             "agents revoke",
+            "backup",
+            "restore",
+            "verify",
+            "import",
+            "promql",
             "inventory",
             "inventory import",
             "inventory export",

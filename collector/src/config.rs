@@ -7,6 +7,7 @@
 mod alerting;
 mod digitization;
 mod files;
+mod remote_write;
 mod show;
 mod status;
 mod storage;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
-use veghe_wire::document::{Node, Problems, Section, parse_duration};
+use veghe_wire::document::{Node, Problems, Section, parse_bytes, parse_duration};
 
 use self::files::{Kind, NamedFile};
 pub use self::storage::{Class, Retention};
@@ -30,12 +31,27 @@ use crate::query;
 /// The keys of every section by its path; `[]` stands for each item of a list. A text in two languages has its own,
 /// [`status::LANGUAGES`].
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["data_dir", "ops", "mqtt", "agents", "storage", "query", "alerting", "status", "digitization"]),
-    ("ops", &["listen", "names", "tls"]),
+    (
+        "",
+        &[
+            "data_dir",
+            "ops",
+            "mqtt",
+            "agents",
+            "storage",
+            "query",
+            "alerting",
+            "status",
+            "digitization",
+            "external_labels",
+            "remote_write",
+        ],
+    ),
+    ("ops", &["listen", "names", "cors_origin", "tls"]),
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
-    ("storage", &["retention", "max_series"]),
+    ("storage", &["retention", "max_series", "min_free"]),
     ("storage.retention", &["raw", "max_size", "classes"]),
     ("storage.retention.classes[]", &["match", "raw"]),
     ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
@@ -81,6 +97,33 @@ const KEYS: &[(&str, &[&str])] = &[
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    (
+        "remote_write[]",
+        &[
+            "url",
+            "name",
+            "protobuf_message",
+            "remote_timeout",
+            "headers",
+            "write_relabel_configs",
+            "basic_auth",
+            "authorization",
+            "tls_config",
+            "queue_config",
+            "max_backlog",
+        ],
+    ),
+    (
+        "remote_write[].write_relabel_configs[]",
+        &["source_labels", "separator", "regex", "modulus", "target_label", "replacement", "action"],
+    ),
+    ("remote_write[].basic_auth", &["username", "password_file"]),
+    ("remote_write[].authorization", &["type", "credentials_file"]),
+    ("remote_write[].tls_config", &["ca_file", "cert_file", "key_file"]),
+    (
+        "remote_write[].queue_config",
+        &["max_shards", "max_samples_per_send", "batch_send_deadline", "min_backoff", "max_backoff"],
+    ),
 ];
 
 /// The keys of the section at `path` of [`KEYS`].
@@ -127,6 +170,10 @@ pub struct Config {
     pub status: crate::status::Settings,
     /// The digitization project.
     pub digitization: crate::digitization::Settings,
+    /// Labels that samples get when they leave the collector.
+    pub external_labels: veghe_model::Labels,
+    /// Who else gets everything that is stored.
+    pub remote_write: Vec<crate::remote::Target>,
 }
 
 /// The operations listener: queries, metrics, console, enrolment.
@@ -136,6 +183,8 @@ pub struct Ops {
     pub listen: SocketAddr,
     /// Host names and addresses by which people and agents reach it; they go into its certificate.
     pub names: Vec<String>,
+    /// Pages of which other origins may read the API; none if not set.
+    pub cors_origin: Option<crate::web::cors::Origins>,
     /// A certificate of the administration's own, with its key; otherwise one of the collector's CA serves.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
@@ -165,6 +214,8 @@ pub struct Storage {
     pub retention: Retention,
     /// How many series may exist in all.
     pub max_series: usize,
+    /// Below so many free bytes of its file system, or a twentieth of it, readings are refused.
+    pub min_free_bytes: u64,
 }
 
 impl Config {
@@ -173,15 +224,17 @@ impl Config {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             data_dir,
-            ops: Ops { listen: loopback(9090), names: Vec::new(), tls: None },
+            ops: Ops { listen: loopback(9090), names: Vec::new(), cors_origin: None, tls: None },
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
-            storage: Storage { retention: Retention::default(), max_series: 2_000_000 },
+            storage: Storage { retention: Retention::default(), max_series: 2_000_000, min_free_bytes: 1 << 30 },
             agents: Agents { certificate_lifetime: Duration::from_hours(90 * 24), max_series: 50_000 },
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
             status: crate::status::Settings::default(),
             digitization: crate::digitization::Settings::default(),
+            external_labels: veghe_model::Labels::default(),
+            remote_write: Vec::new(),
         }
     }
 
@@ -250,6 +303,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
     if let Some(mut ops) = file.section("ops", p) {
         ops_line = listen(&mut ops, &mut config.ops.listen, p);
         config.ops.names = values(&mut ops, "names", p, parse_host_name);
+        config.ops.cors_origin = ops.value("cors_origin", p, crate::web::cors::Origins::parse);
         if let Some(mut tls) = ops.section("tls", p) {
             let certificate = required_file(&mut tls, "certificate", Kind::Certificates, named, p);
             let key = required_file(&mut tls, "key", Kind::Key, named, p);
@@ -274,6 +328,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
             config.storage.retention = storage::read(retention, p);
         }
         set(&mut config.storage.max_series, storage.value("max_series", p, parse_count));
+        set(&mut config.storage.min_free_bytes, storage.value("min_free", p, parse_bytes));
         storage.finish(keys("storage"), p);
     }
     if let Some(mut query) = file.section("query", p) {
@@ -296,6 +351,10 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         config.digitization = digitization::read(&mut digitization, p);
         digitization.finish(keys("digitization"), p);
     }
+    if let Some(mut labels) = file.section("external_labels", p) {
+        config.external_labels = remote_write::external_labels(&mut labels, p);
+    }
+    config.remote_write = remote_write::read(file.list("remote_write", p), named, p);
     file.finish(keys(""), p);
     check_listeners(
         [

@@ -69,7 +69,12 @@ pub async fn start_retention(store: Store, retention: Retention) -> anyhow::Resu
     let job = Job::new_async(RETENTION_SCHEDULE, move |_id, _scheduler| {
         let (store, retention) = (store.clone(), Arc::clone(&retention));
         Box::pin(async move {
-            match tokio::task::spawn_blocking(move || store.retain(&retention, clock::now())).await {
+            let work = move || {
+                let report = store.retain(&retention, clock::now())?;
+                // What was deleted by hand leaves the disk with it.
+                store.clean_tombstones().map(|_| report)
+            };
+            match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(report)) if report.aged_chunks + report.surplus_chunks == 0 => {}
                 Ok(Ok(report)) => tracing::info!(
                     aged_chunks = report.aged_chunks,

@@ -2,6 +2,7 @@
 //! time, samples and concurrency.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -52,6 +53,53 @@ pub enum QueryError {
     Defect,
 }
 
+/// The moments of a query.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// One.
+    At(Timestamp),
+    /// From `start` to `end`, `step` apart.
+    Range {
+        /// The first.
+        start: Timestamp,
+        /// None is later.
+        end: Timestamp,
+        /// Between two of them.
+        step: Duration,
+    },
+}
+
+/// Bounds that who asks may set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// May only shorten the configured one.
+    pub timeout: Option<Duration>,
+    /// Instead of the configured one.
+    pub lookback: Option<Duration>,
+}
+
+/// A result and what it took.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The result.
+    pub evaluation: Evaluation,
+    /// What it took.
+    pub cost: Cost,
+}
+
+/// What a query took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Time until its turn came.
+    pub queued: Duration,
+    /// Time to read samples from the store.
+    pub reading: Duration,
+    /// Time to evaluate.
+    pub evaluating: Duration,
+    /// Samples read.
+    pub samples: u64,
+}
+
 /// Answers queries from the store. Cloning shares it.
 #[derive(Clone)]
 pub struct QueryService {
@@ -77,7 +125,8 @@ impl QueryService {
         at: Timestamp,
         timeout: Option<Duration>,
     ) -> Result<Evaluation, QueryError> {
-        self.run(timeout, move |source, limits, stop| query.instant(source, at, limits, stop)).await
+        let asked = self.ask(query, When::At(at), Bounds { timeout, lookback: None }).await?;
+        Ok(asked.evaluation)
     }
 
     /// The values of `query` from `start` to `end`, `step` apart.
@@ -92,7 +141,8 @@ impl QueryService {
         step: Duration,
         timeout: Option<Duration>,
     ) -> Result<Evaluation, QueryError> {
-        self.run(timeout, move |source, limits, stop| query.range(source, start, end, step, limits, stop)).await
+        let asked = self.ask(query, When::Range { start, end, step }, Bounds { timeout, lookback: None }).await?;
+        Ok(asked.evaluation)
     }
 
     /// The store itself, for selections without evaluation.
@@ -105,27 +155,39 @@ impl QueryService {
         &self.settings
     }
 
-    async fn run(
-        &self,
-        timeout: Option<Duration>,
-        evaluate: impl FnOnce(&dyn Source, &Limits, &(dyn Fn() -> bool + Sync)) -> Result<Evaluation, EvalError>
-        + Send
-        + 'static,
-    ) -> Result<Evaluation, QueryError> {
-        let allowed = timeout.map_or(self.settings.timeout, |t| t.min(self.settings.timeout));
-        let deadline = clock::instant() + allowed;
+    /// The value of `query` at the moments of `when`, and what it took.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn ask(&self, query: Query, when: When, bounds: Bounds) -> Result<Asked, QueryError> {
+        let allowed = bounds.timeout.map_or(self.settings.timeout, |t| t.min(self.settings.timeout));
+        let asked = clock::instant();
+        let deadline = asked + allowed;
         let Ok(turn) = tokio::time::timeout(allowed, Arc::clone(&self.turns).acquire_owned()).await else {
             return Err(QueryError::TimedOutInQueue);
         };
         // Dropping the future (the client went away) cancels the evaluation at its next check.
         let gone = Arc::new(());
         let watch = Arc::downgrade(&gone);
-        let source = StoreSource(self.store.clone());
-        let limits = Limits { max_samples: self.settings.max_samples, lookback: self.settings.lookback };
+        let source = StoreSource { store: self.store.clone(), read_ns: AtomicU64::new(0), samples: AtomicU64::new(0) };
+        let lookback = bounds.lookback.unwrap_or(self.settings.lookback);
+        let limits = Limits { max_samples: self.settings.max_samples, lookback };
         let work = tokio::task::spawn_blocking(move || {
-            let result = evaluate(&source, &limits, &|| clock::instant() >= deadline || watch.strong_count() == 0);
+            let begun = clock::instant();
+            let stop = || clock::instant() >= deadline || watch.strong_count() == 0;
+            let evaluation = match when {
+                When::At(at) => query.instant(&source, at, &limits, &stop),
+                When::Range { start, end, step } => query.range(&source, start, end, step, &limits, &stop),
+            }?;
             drop(turn);
-            result
+            let reading = Duration::from_nanos(source.read_ns.into_inner());
+            let cost = Cost {
+                queued: begun - asked,
+                reading,
+                evaluating: begun.elapsed().saturating_sub(reading),
+                samples: source.samples.into_inner(),
+            };
+            Ok::<_, EvalError>(Asked { evaluation, cost })
         });
         let result = work.await.map_err(|_panicked| QueryError::Defect)??;
         drop(gone);
@@ -133,7 +195,11 @@ impl QueryService {
     }
 }
 
-struct StoreSource(Store);
+struct StoreSource {
+    store: Store,
+    read_ns: AtomicU64,
+    samples: AtomicU64,
+}
 
 impl Source for StoreSource {
     fn select(
@@ -142,6 +208,21 @@ impl Source for StoreSource {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.select(matchers, start, end)?)
+        self.select_at_most(matchers, start, end, usize::MAX).map(Option::unwrap_or_default)
+    }
+
+    fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
+        let begun = clock::instant();
+        let found = self.store.select_at_most(matchers, start, end, max_samples)?;
+        self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let samples = found.iter().flatten().map(|series| series.len() as u64).sum();
+        self.samples.fetch_add(samples, Relaxed);
+        Ok(found)
     }
 }

@@ -33,10 +33,12 @@ pub fn log(data: &[u8]) {
     }
 }
 
-/// Queries, parsed and evaluated over a few series.
+/// Queries, parsed, laid out and evaluated over a few series.
 pub fn query(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(query) = Query::parse(text) else { return };
+    drop(query.pretty());
+    drop(query.tree());
     let limits = Limits { max_samples: 100_000, lookback: Duration::from_mins(5) };
     let checks = std::sync::atomic::AtomicU32::new(0);
     // Ends by count, not by the clock: the same input always takes the same way.

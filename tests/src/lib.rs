@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod digitize;
+pub mod fleet;
 pub mod fuzz;
 pub mod http;
 pub mod load;

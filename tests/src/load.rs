@@ -1,6 +1,7 @@
 //! Realistic load: hosts whose series behave like `node_exporter`'s, told to a collector by simulated agents over the
 //! real protocol, and to Prometheus by remote write.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use rumqttc::{TlsConfiguration, Transport};
 use veghe_wire::ack::{self, Ack};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
 use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
+
+use crate::fleet::FleetHost;
 
 /// Series that one host has.
 pub const SERIES_PER_HOST: usize = 500;
@@ -90,7 +93,7 @@ pub struct Identity {
 /// Where the broker or the collector refuses.
 pub async fn send(
     identity: Identity,
-    mut host: Host,
+    mut host: impl Rows,
     rows: u64,
     start_ms: i64,
     step_ms: i64,
@@ -102,14 +105,15 @@ pub async fn send(
     options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(MAX_PACKET_BYTES as u32));
     let (client, mut events) = AsyncClient::new(options, 64);
     client.subscribe(Topic::Ack.of(&agent), QoS::AtLeastOnce).await?;
-    let spool_id = host.random;
+    let spool_id = host.seed();
+    let mut dictionary = Some(host.dictionary());
     let topic = Topic::Batch.of(&agent);
     let (mut sent, mut accepted, mut subscribed) = (0, 0, false);
     while accepted < rows {
         while subscribed && sent < rows && sent - accepted < in_flight {
             sent += 1;
             let timestamp_ms = start_ms + (sent as i64 - 1) * step_ms;
-            let payload = batch(spool_id, sent, timestamp_ms, host.step())?;
+            let payload = batch(spool_id, sent, timestamp_ms, dictionary.take(), host.step())?;
             client.publish(&topic, QoS::AtLeastOnce, false, payload).await?;
             if sent.is_multiple_of(16) {
                 break;
@@ -132,10 +136,16 @@ pub async fn send(
     Ok(())
 }
 
-fn batch(spool_id: u64, sequence: u64, timestamp_ms: i64, values: &[f64]) -> anyhow::Result<Vec<u8>> {
+fn batch(
+    spool_id: u64,
+    sequence: u64,
+    timestamp_ms: i64,
+    dictionary: Option<Dictionary>,
+    values: &[f64],
+) -> anyhow::Result<Vec<u8>> {
     let mut payload = Vec::new();
-    if sequence == 1 {
-        append_frame(&mut payload, &Batch { dictionary: Some(dictionary()), ..Batch::default() })?;
+    if dictionary.is_some() {
+        append_frame(&mut payload, &Batch { dictionary, ..Batch::default() })?;
     }
     let cycles = vec![Cycle { timestamp_ms, layout: 0, values: values.to_vec() }];
     append_frame(
@@ -145,19 +155,60 @@ fn batch(spool_id: u64, sequence: u64, timestamp_ms: i64, values: &[f64]) -> any
     Ok(payload)
 }
 
-fn dictionary() -> Dictionary {
+/// What a simulated agent tells of: always the same series, row after row.
+pub trait Rows {
+    /// A number that tells this sender from others.
+    fn seed(&self) -> u64;
+    /// The definition of its series.
+    fn dictionary(&self) -> Dictionary;
+    /// The next row of values, in the order of the definition.
+    fn step(&mut self) -> &[f64];
+}
+
+impl Rows for Host {
+    fn seed(&self) -> u64 {
+        self.random
+    }
+
+    fn dictionary(&self) -> Dictionary {
+        dictionary_of((0..SERIES_PER_HOST).map(|i| Host::labels(i).map(|(name, value)| (name.to_owned(), value))))
+    }
+
+    fn step(&mut self) -> &[f64] {
+        Host::step(self)
+    }
+}
+
+impl Rows for FleetHost {
+    fn seed(&self) -> u64 {
+        FleetHost::seed(self)
+    }
+
+    fn dictionary(&self) -> Dictionary {
+        dictionary_of(self.labels().map(<[_]>::to_vec))
+    }
+
+    fn step(&mut self) -> &[f64] {
+        FleetHost::step(self)
+    }
+}
+
+fn dictionary_of(series: impl Iterator<Item = impl IntoIterator<Item = (String, String)>>) -> Dictionary {
     let mut dictionary = Dictionary::default();
-    for i in 0..SERIES_PER_HOST {
+    let mut known: HashMap<String, u32> = HashMap::new();
+    for one in series {
         let mut labels = Vec::new();
-        for (name, value) in Host::labels(i) {
-            for text in [name.to_owned(), value] {
-                labels.push(dictionary.strings.len() as u32);
-                dictionary.strings.push(text);
+        for (name, value) in one {
+            for text in [name, value] {
+                labels.push(*known.entry(text.clone()).or_insert_with(|| {
+                    dictionary.strings.push(text);
+                    dictionary.strings.len() as u32 - 1
+                }));
             }
         }
         dictionary.series.push(SeriesDefinition { labels });
     }
-    dictionary.layouts.push(Layout { series: (0..SERIES_PER_HOST as u32).collect() });
+    dictionary.layouts.push(Layout { series: (0..dictionary.series.len() as u32).collect() });
     dictionary
 }
 

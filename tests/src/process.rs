@@ -16,13 +16,17 @@ use url::Url;
 /// How long a condition may take before a test gives up on it; far above what any of them needs.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-/// The path of one of our programs, of the profile that the caller runs in, built now if need be.
+/// The path of one of our programs, of the profile that the caller runs in, built now if need be; or, where the environment
+/// variable `VEGHE_PROGRAMS` names a directory, the one that is there.
 ///
 /// # Panics
 /// Where it can't be built: no test makes sense then.
 pub fn program(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
+        if let Some(built) = std::env::var_os("VEGHE_PROGRAMS") {
+            return built.into();
+        }
         let own = std::env::current_exe().expect("own path");
         let mut dir = own.parent().expect("target directory");
         if dir.ends_with("deps") {

@@ -48,6 +48,19 @@ fn a_full_disk_stops_acknowledgement_and_nothing_else() {
     let held_at = taken(&agent);
     wait_for("the agent goes on measuring", || Ok((taken(&agent) > held_at + 10).then_some(()))).expect("cycles");
 
+    // With a little room, but less than is to stay free, readings are refused all the same, and the collector says so of
+    // itself: its own metrics take from the reserve.
+    let size = fs::metadata(&ballast).expect("ballast").len();
+    fs::File::options().write(true).open(&ballast).and_then(|file| file.set_len(size - (700 << 10))).expect("room");
+    wait_for("the reserve is told by a stored metric", || {
+        Ok(http::query_one(&ops, "veghe_tsdb_read_only")?.filter(|value| *value > 0.5))
+    })
+    .expect("metric");
+    let stored = count().expect("query");
+    let held_at = taken(&agent);
+    wait_for("more is measured", || Ok((taken(&agent) > held_at + 5).then_some(()))).expect("cycles");
+    assert_eq!(count().expect("query"), stored, "readings were taken from the reserve");
+
     fs::remove_file(&ballast).expect("space");
     let wanted = taken(&agent);
     wait_for("everything that was held is stored", || Ok(count()?.filter(|n| *n >= wanted as f64))).expect("stored");

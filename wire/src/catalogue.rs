@@ -5,6 +5,11 @@
 
 use std::borrow::Cow;
 
+mod machine;
+mod network;
+mod storage;
+mod xfs;
+
 /// How a metric's values behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -45,6 +50,18 @@ pub enum Unit {
     Hertz,
     /// Turns a minute.
     Rpm,
+    /// Bytes a second.
+    BytesPerSecond,
+    /// Degrees Celsius.
+    Celsius,
+    /// Volts.
+    Volts,
+    /// Amperes.
+    Amperes,
+    /// Watts.
+    Watts,
+    /// Joules.
+    Joules,
 }
 
 /// One metric, or a family of metrics that the kernel names.
@@ -82,13 +99,27 @@ impl Metric {
     }
 }
 
+/// All lists; a name is in one of them.
+const LISTS: [&[Metric]; 5] = [METRICS, machine::METRICS, network::METRICS, storage::METRICS, xfs::METRICS];
+
 /// The entry for the metric, or for a series of the histogram, called `name`.
 pub fn lookup(name: &str) -> Option<&'static Metric> {
-    let find = |name: &str| METRICS.iter().find(|metric| metric.wildcard(name).is_some());
     find(name).or_else(|| {
         let stem = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix))?;
         find(stem).filter(|metric| metric.kind == Kind::Histogram)
     })
+}
+
+/// An exact name in any list comes before a pattern.
+fn find(name: &str) -> Option<&'static Metric> {
+    let parts = LISTS.map(|list| list.split_at(list.partition_point(|metric| !metric.name.contains('*'))));
+    let exact = |(names, _): &(&'static [Metric], _)| {
+        let position = names.binary_search_by(|metric| metric.name.cmp(name)).ok()?;
+        names.get(position)
+    };
+    let pattern =
+        |(_, patterns): &(_, &'static [Metric])| patterns.iter().find(|metric| metric.wildcard(name).is_some());
+    parts.iter().find_map(exact).or_else(|| parts.iter().find_map(pattern))
 }
 
 const fn metric(
@@ -118,7 +149,7 @@ const fn untyped(name: &'static str, unit: Unit, help: &'static str, labels: &'s
 }
 
 /// Ascending by name; patterns after all names, the narrower first.
-pub const METRICS: &[Metric] = &[
+const METRICS: &[Metric] = &[
     gauge("ALERTS", Unit::One, "1 for each alert that is pending or firing.", &["alertname", "alertstate"]),
     gauge(
         "ALERTS_FOR_STATE",
@@ -410,6 +441,60 @@ pub const METRICS: &[Metric] = &[
     gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory size in bytes.", &[]),
     gauge("process_start_time_seconds", Unit::Seconds, "Start time of the process since unix epoch in seconds.", &[]),
     gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory size in bytes.", &[]),
+    counter(
+        "prometheus_remote_storage_bytes_total",
+        Unit::Bytes,
+        "The total number of bytes of samples sent by the queue after compression.",
+        &["remote_name", "url"],
+    ),
+    gauge(
+        "prometheus_remote_storage_queue_highest_sent_timestamp_seconds",
+        Unit::Seconds,
+        "Highest timestamp successfully sent by this queue, seconds since epoch.",
+        &["remote_name", "url"],
+    ),
+    counter(
+        "prometheus_remote_storage_samples_dropped_total",
+        Unit::One,
+        "Total number of samples which were dropped before being sent via remote write, by reason.",
+        &["reason", "remote_name", "url"],
+    ),
+    counter(
+        "prometheus_remote_storage_samples_failed_total",
+        Unit::One,
+        "Total number of samples which failed on send to remote storage, non-recoverable errors.",
+        &["remote_name", "url"],
+    ),
+    gauge(
+        "prometheus_remote_storage_samples_pending",
+        Unit::One,
+        "The number of samples pending in the queue to be sent to the remote storage.",
+        &["remote_name", "url"],
+    ),
+    counter(
+        "prometheus_remote_storage_samples_retried_total",
+        Unit::One,
+        "Total number of samples which failed on send to remote storage but were retried because the send error was recoverable.",
+        &["remote_name", "url"],
+    ),
+    counter(
+        "prometheus_remote_storage_samples_total",
+        Unit::One,
+        "Total number of samples sent to remote storage.",
+        &["remote_name", "url"],
+    ),
+    histogram(
+        "prometheus_remote_storage_sent_batch_duration_seconds",
+        Unit::Seconds,
+        "Duration of send calls to the remote storage.",
+        &["remote_name", "url"],
+    ),
+    gauge(
+        "prometheus_remote_storage_shards",
+        Unit::One,
+        "The number of shards used for parallel sending to the remote storage.",
+        &["remote_name", "url"],
+    ),
     gauge("up", Unit::One, "1 while the agent of this instance reports, 0 once it is overdue.", &[]),
     counter("veghe_agent_batches_accepted_total", Unit::One, "Batches that the collector has on disk.", &[]),
     counter("veghe_agent_batches_refused_total", Unit::One, "Batches that the collector refused for ever.", &[]),
@@ -488,6 +573,24 @@ pub const METRICS: &[Metric] = &[
     counter("veghe_ingest_refusals_total", Unit::One, "Batches refused or held, by cause.", &["cause"]),
     counter("veghe_ingest_samples_total", Unit::One, "Samples of agents that were stored.", &[]),
     gauge("veghe_ingest_sessions", Unit::One, "Runs of agents whose dictionaries are in memory.", &[]),
+    gauge(
+        "veghe_remote_write_caught_up_timestamp_seconds",
+        Unit::Seconds,
+        "When everything stored had been sent to the target last, in seconds since the Unix epoch; at first the collector's start.",
+        &["remote_name", "url"],
+    ),
+    counter(
+        "veghe_remote_write_log_errors_total",
+        Unit::One,
+        "Places of the log that could not be read, whose samples were not sent to the target.",
+        &["remote_name", "url"],
+    ),
+    counter(
+        "veghe_remote_write_receiver_dropped_total",
+        Unit::One,
+        "What remote writes held that is not kept: exemplars and native histograms.",
+        &["kind"],
+    ),
     histogram(
         "veghe_rule_evaluation_duration_seconds",
         Unit::Seconds,
@@ -534,10 +637,17 @@ pub const METRICS: &[Metric] = &[
         "Samples dropped because their series already had one at that time.",
         &[],
     ),
+    gauge("veghe_tsdb_free_bytes", Unit::Bytes, "Bytes that the store's file system has free.", &[]),
     gauge("veghe_tsdb_head_bytes", Unit::Bytes, "Memory that samples of the head take.", &[]),
     gauge("veghe_tsdb_head_samples", Unit::One, "Samples in memory, not yet in chunks.", &[]),
     gauge("veghe_tsdb_log_bytes", Unit::Bytes, "Bytes of the log on disk.", &[]),
     gauge("veghe_tsdb_log_segments", Unit::One, "Segments of the log on disk.", &[]),
+    gauge(
+        "veghe_tsdb_read_only",
+        Unit::One,
+        "1 while readings are refused because the disk is full up to its reserve.",
+        &[],
+    ),
     gauge("veghe_tsdb_series", Unit::One, "Series in the store's index.", &[]),
     gauge("node_memory_*_bytes", Unit::Bytes, "Memory information field *_bytes.", &[]),
     gauge("node_memory_*", Unit::One, "Memory information field *.", &[]),
@@ -554,13 +664,21 @@ mod tests {
         metric.name.starts_with("veghe_") || metric.name.starts_with("digitization_")
     }
 
+    fn all() -> impl Iterator<Item = &'static Metric> {
+        LISTS.into_iter().flatten()
+    }
+
     #[test]
     fn names_are_valid_and_each_is_there_once() {
-        let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
-            METRICS.iter().partition(|metric| metric.name.contains('*'));
-        assert!(METRICS.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
-        assert!(names.is_sorted_by(|a, b| a.name < b.name));
-        for metric in METRICS {
+        for list in LISTS {
+            let (patterns, names): (Vec<&Metric>, Vec<&Metric>) =
+                list.iter().partition(|metric| metric.name.contains('*'));
+            assert!(list.iter().rev().take(patterns.len()).all(|metric| metric.name.contains('*')));
+            assert!(names.is_sorted_by(|a, b| a.name < b.name));
+        }
+        let mut seen = std::collections::HashSet::new();
+        for metric in all() {
+            assert!(seen.insert(metric.name), "{} twice", metric.name);
             let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '*';
             assert!(metric.name.chars().all(valid), "{}", metric.name);
             assert!(!metric.name.starts_with(|c: char| c.is_ascii_digit()), "{}", metric.name);
@@ -571,7 +689,7 @@ mod tests {
 
     #[test]
     fn our_names_tell_kind_and_unit() {
-        for metric in METRICS.iter().filter(|metric| is_ours(metric)) {
+        for metric in all().filter(|metric| is_ours(metric)) {
             let stem = metric.name.strip_suffix("_total");
             assert_eq!(stem.is_some(), metric.kind == Kind::Counter, "{}", metric.name);
             let stem = stem.unwrap_or(metric.name);
@@ -583,7 +701,7 @@ mod tests {
 
     #[test]
     fn helps_are_sentences() {
-        for metric in METRICS.iter().filter(|metric| is_ours(metric)) {
+        for metric in all().filter(|metric| is_ours(metric)) {
             assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{}", metric.name);
         }
     }
@@ -594,6 +712,9 @@ mod tests {
         assert_eq!(memory.unit, Unit::Bytes);
         assert_eq!(memory.help_for("node_memory_MemTotal_bytes"), "Memory information field MemTotal_bytes.");
         assert_eq!(lookup("node_memory_HugePages_Free").expect("entry").unit, Unit::One);
+        let name = "node_network_carrier_changes_total";
+        assert_eq!(lookup(name).expect("entry").name, name, "a name comes before a pattern of another list");
+        assert_eq!(lookup("node_zfs_zpool_dataset_reads").expect("entry").labels, ["dataset", "zpool"]);
         assert_eq!(lookup("node_memory_"), None);
         assert_eq!(lookup("node_time_seconds_bucket"), None);
         assert_eq!(lookup("nonsense"), None);

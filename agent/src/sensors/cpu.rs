@@ -6,7 +6,13 @@ use std::path::Path;
 
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "cpu",
+    |settings| vec![settings.roots.proc.join("stat")],
+    |settings| Box::new(Cpu::new(&settings.roots)),
+);
 
 /// The kernel's unit of processor time in `/proc/stat`, on every architecture that Rust knows.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -52,7 +58,7 @@ impl Cpu {
 
 impl Sensor for Cpu {
     fn name(&self) -> &'static str {
-        "cpu"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

@@ -4,9 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::glob::Globs;
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "diskstats",
+    |settings| vec![settings.roots.proc.join("diskstats")],
+    |settings| Box::new(Diskstats::new(&settings.roots, settings.ignored("diskstats"))),
+);
 
 /// The kernel counts in these, whatever the device's own sectors are.
 const SECTOR_BYTES: f64 = 512.0;
@@ -37,6 +44,7 @@ const COLUMNS_MIN: usize = 11;
 /// `node_disk_*`, for whole disks: partitions, loops and memory disks are left out.
 pub(crate) struct Diskstats {
     source: Source,
+    ignored: Globs,
     udev: PathBuf,
     /// In the order of the file.
     known: Vec<Known>,
@@ -60,20 +68,24 @@ struct Disk<'a> {
 }
 
 impl Diskstats {
-    pub(crate) fn new(roots: &Roots) -> Self {
-        Self { source: Source::new(roots.proc.join("diskstats")), udev: roots.udev.clone(), known: Vec::new() }
+    pub(crate) fn new(roots: &Roots, ignored: Globs) -> Self {
+        let source = Source::new(roots.proc.join("diskstats"));
+        Self { source, ignored, udev: roots.udev.clone(), known: Vec::new() }
     }
 }
 
 impl Sensor for Diskstats {
     fn name(&self) -> &'static str {
-        "diskstats"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
-        let (udev, known) = (&self.udev, &mut self.known);
+        let (udev, ignored, known) = (&self.udev, &self.ignored, &mut self.known);
         let mut disks = 0;
         let parsed = parse(self.source.read()?, |disk| {
+            if ignored.matches(disk.device) {
+                return;
+            }
             if disks == known.len() {
                 known.push(Known::default());
             }

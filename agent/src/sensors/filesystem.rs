@@ -11,10 +11,17 @@ use std::time::Duration;
 
 use rustix::fs::statfs;
 
+use super::glob::Globs;
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
 use crate::clock;
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "filesystem",
+    |settings| vec![settings.roots.proc.join("self/mounts")],
+    |settings| Box::new(Filesystem::new(&settings.roots, settings.ignored("filesystem"))),
+);
 
 const EXCLUDED_TYPES: [&str; 24] = [
     "autofs",
@@ -75,6 +82,8 @@ pub(crate) struct Filesystem {
     /// That of the first process, which sees what services see; without right to it, our own.
     sources: [Source; 2],
     rootfs: PathBuf,
+    /// Mount points.
+    ignored: Globs,
     /// What `mounts` was made from.
     listed: Vec<u8>,
     mounts: Vec<Mount>,
@@ -108,10 +117,11 @@ struct Space {
 }
 
 impl Filesystem {
-    pub(crate) fn new(roots: &Roots) -> Self {
+    pub(crate) fn new(roots: &Roots, ignored: Globs) -> Self {
         Self {
             sources: [Source::new(roots.proc.join("1/mounts")), Source::new(roots.proc.join("self/mounts"))],
             rootfs: roots.rootfs.clone(),
+            ignored,
             listed: Vec::new(),
             mounts: Vec::new(),
             remotes: Vec::new(),
@@ -132,6 +142,7 @@ impl Filesystem {
                 self.listed.clear();
                 source.malformed(error)
             })?;
+            self.mounts.retain(|mount| !self.ignored.matches(&mount.mountpoint));
             let mounts = &self.mounts;
             self.remotes.retain(|remote| mounts.iter().any(|mount| mount.path == remote.path));
         }
@@ -141,7 +152,7 @@ impl Filesystem {
 
 impl Sensor for Filesystem {
     fn name(&self) -> &'static str {
-        "filesystem"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

@@ -2,7 +2,13 @@
 
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "loadavg",
+    |settings| vec![settings.roots.proc.join("loadavg")],
+    |settings| Box::new(Loadavg::new(&settings.roots)),
+);
 
 /// `node_load1`, `node_load5`, `node_load15`.
 pub(crate) struct Loadavg {
@@ -17,7 +23,7 @@ impl Loadavg {
 
 impl Sensor for Loadavg {
     fn name(&self) -> &'static str {
-        "loadavg"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

@@ -2,7 +2,13 @@
 
 use super::source::Source;
 use super::text::{self, Composed, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "meminfo",
+    |settings| vec![settings.roots.proc.join("meminfo")],
+    |settings| Box::new(Meminfo::new(&settings.roots)),
+);
 
 /// `node_memory_<field>_bytes`, or without the suffix where the kernel gives a plain count.
 pub(crate) struct Meminfo {
@@ -18,7 +24,7 @@ impl Meminfo {
 
 impl Sensor for Meminfo {
     fn name(&self) -> &'static str {
-        "meminfo"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

@@ -4,45 +4,125 @@
 //! `node_exporter` 1.5 gives by default for the same source. What sensors deliberately do not do: schedule themselves
 //! (see [`crate::schedule`]), keep history, talk to the network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use self::glob::Globs;
+use self::options::Options;
 pub use crate::reading::Sink;
 
 pub(crate) mod agent;
 #[cfg(target_os = "linux")]
+mod arp;
+#[cfg(target_os = "linux")]
+mod bonding;
+#[cfg(target_os = "linux")]
+mod btrfs;
+#[cfg(target_os = "linux")]
+mod class;
+#[cfg(target_os = "linux")]
+mod conntrack;
+#[cfg(target_os = "linux")]
 mod cpu;
+#[cfg(target_os = "linux")]
+mod cpufreq;
 #[cfg(target_os = "linux")]
 mod diskstats;
 #[cfg(target_os = "linux")]
+mod dmi;
+#[cfg(target_os = "linux")]
+mod edac;
+#[cfg(target_os = "linux")]
+mod entropy;
+#[cfg(target_os = "linux")]
+mod fibrechannel;
+#[cfg(target_os = "linux")]
+mod filefd;
+#[cfg(target_os = "linux")]
 mod filesystem;
+pub mod glob;
+#[cfg(target_os = "linux")]
+mod hwmon;
+#[cfg(target_os = "linux")]
+mod infiniband;
+#[cfg(target_os = "linux")]
+mod ipvs;
 #[cfg(target_os = "linux")]
 mod loadavg;
 #[cfg(target_os = "linux")]
+mod mdadm;
+#[cfg(target_os = "linux")]
 mod meminfo;
 #[cfg(target_os = "linux")]
+mod netclass;
+#[cfg(target_os = "linux")]
 mod netdev;
+#[cfg(target_os = "linux")]
+mod netstat;
+#[cfg(target_os = "linux")]
+mod nfs;
+#[cfg(target_os = "linux")]
+mod nfs_lines;
+#[cfg(target_os = "linux")]
+mod nfsd;
+#[cfg(target_os = "linux")]
+mod nvme;
+pub mod options;
+#[cfg(target_os = "linux")]
+mod os;
 pub mod portable;
+#[cfg(target_os = "linux")]
+mod powersupply;
 #[cfg(target_os = "linux")]
 mod pressure;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
+mod processes;
+#[cfg(target_os = "linux")]
+mod rapl;
+#[cfg(target_os = "linux")]
+mod schedstat;
+#[cfg(target_os = "linux")]
+mod selinux;
+#[cfg(target_os = "linux")]
+mod sockstat;
+#[cfg(target_os = "linux")]
+mod softnet;
+#[cfg(target_os = "linux")]
 mod source;
 #[cfg(target_os = "linux")]
 mod stat;
 #[cfg(target_os = "linux")]
+mod tapestats;
+#[cfg(target_os = "linux")]
+mod tcpstat;
+#[cfg(target_os = "linux")]
 mod text;
+#[cfg(target_os = "linux")]
+mod textfile;
+#[cfg(target_os = "linux")]
+mod thermal_zone;
 #[cfg(target_os = "linux")]
 mod time;
 #[cfg(target_os = "linux")]
 mod timex;
 #[cfg(target_os = "linux")]
+mod tree;
+#[cfg(target_os = "linux")]
+mod udp_queues;
+#[cfg(target_os = "linux")]
 mod uname;
 #[cfg(target_os = "linux")]
 mod vmstat;
+#[cfg(target_os = "linux")]
+mod watchdog;
+#[cfg(target_os = "linux")]
+mod xfs;
+#[cfg(target_os = "linux")]
+mod zfs;
 
 /// One source of measurements. It runs on a worker's thread (see [`crate::schedule`]) and may block there.
 pub trait Sensor: Send {
@@ -122,6 +202,19 @@ pub struct SensorSettings {
     pub roots: Roots,
     /// Names of sensors that must not run.
     pub disabled: BTreeSet<String>,
+    /// Names of sensors that run although they do not by default.
+    pub enabled: BTreeSet<String>,
+    /// By sensor, which devices (of `filesystem`, mount points) it leaves out, beside those that it always does.
+    pub ignored: BTreeMap<String, Globs>,
+    /// What single sensors look at.
+    pub options: Options,
+}
+
+impl SensorSettings {
+    /// What the sensor `name` leaves out.
+    pub(crate) fn ignored(&self, name: &str) -> Globs {
+        self.ignored.get(name).cloned().unwrap_or_default()
+    }
 }
 
 /// Whether a sensor can run here.
@@ -133,107 +226,150 @@ pub struct Availability {
     pub source: String,
     /// `None` if it runs; otherwise why not, for a person.
     pub obstacle: Option<String>,
+    /// What it lacks while it runs, and which capability would give it, for a person.
+    pub missing: Option<String>,
 }
 
-struct Entry {
-    name: &'static str,
-    sources: fn(&Roots) -> Vec<PathBuf>,
-    make: fn(&Roots) -> Box<dyn Sensor>,
+/// A sensor before it is made: when it runs, and how it is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    habit: Habit,
+    sources: fn(&SensorSettings) -> Vec<PathBuf>,
+    obstacle: fn(&SensorSettings) -> Option<String>,
+    missing: fn(&SensorSettings) -> Option<String>,
+    make: fn(&SensorSettings) -> Box<dyn Sensor>,
+}
+
+/// What a sensor does that no setting names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    Runs,
+    Rests,
+}
+
+impl Entry {
+    /// A sensor that runs by default where all `sources` can be read.
+    pub(crate) const fn new(
+        name: &'static str,
+        sources: fn(&SensorSettings) -> Vec<PathBuf>,
+        make: fn(&SensorSettings) -> Box<dyn Sensor>,
+    ) -> Self {
+        Self { name, habit: Habit::Runs, sources, obstacle: |_| None, missing: |_| None, make }
+    }
+
+    /// The same, but it runs only where it is enabled.
+    pub(crate) const fn on_request(self) -> Self {
+        Self { habit: Habit::Rests, ..self }
+    }
+
+    /// The same, but it does not run where there is such an obstacle.
+    pub(crate) const fn unless(self, obstacle: fn(&SensorSettings) -> Option<String>) -> Self {
+        Self { obstacle, ..self }
+    }
+
+    /// The same, but a part of it may be missing.
+    pub(crate) const fn needing(self, missing: fn(&SensorSettings) -> Option<String>) -> Self {
+        Self { missing, ..self }
+    }
+
+    /// Why it does not run, for a person.
+    fn obstacle(&self, settings: &SensorSettings) -> Option<String> {
+        if settings.disabled.contains(self.name) {
+            return Some("disabled by the configuration".to_owned());
+        }
+        if self.habit == Habit::Rests && !settings.enabled.contains(self.name) {
+            return Some(format!("off by default; set sensors.{}.enabled: true", self.name));
+        }
+        (self.obstacle)(settings).or_else(|| {
+            let unreadable =
+                |path: &PathBuf| probe(path).err().map(|error| format!("cannot read {}: {error}", path.display()));
+            (self.sources)(settings).iter().find_map(unreadable)
+        })
+    }
 }
 
 /// Every sensor of this platform, in the order of their names.
 #[cfg(target_os = "linux")]
 const ENTRIES: &[Entry] = &[
-    Entry { name: "cpu", sources: |roots| vec![roots.proc.join("stat")], make: |roots| Box::new(cpu::Cpu::new(roots)) },
-    Entry {
-        name: "diskstats",
-        sources: |roots| vec![roots.proc.join("diskstats")],
-        make: |roots| Box::new(diskstats::Diskstats::new(roots)),
-    },
-    Entry {
-        name: "filesystem",
-        sources: |roots| vec![roots.proc.join("self/mounts")],
-        make: |roots| Box::new(filesystem::Filesystem::new(roots)),
-    },
-    Entry {
-        name: "loadavg",
-        sources: |roots| vec![roots.proc.join("loadavg")],
-        make: |roots| Box::new(loadavg::Loadavg::new(roots)),
-    },
-    Entry {
-        name: "meminfo",
-        sources: |roots| vec![roots.proc.join("meminfo")],
-        make: |roots| Box::new(meminfo::Meminfo::new(roots)),
-    },
-    Entry {
-        name: "netdev",
-        sources: |roots| vec![roots.proc.join("net/dev")],
-        make: |roots| Box::new(netdev::Netdev::new(roots)),
-    },
-    Entry {
-        name: "pressure",
-        sources: |roots| ["cpu", "io", "memory"].iter().map(|file| roots.proc.join("pressure").join(file)).collect(),
-        make: |roots| Box::new(pressure::Pressure::new(roots)),
-    },
-    Entry {
-        name: "stat",
-        sources: |roots| vec![roots.proc.join("stat")],
-        make: |roots| Box::new(stat::Stat::new(roots)),
-    },
-    Entry { name: "time", sources: |_| Vec::new(), make: |roots| Box::new(time::Time::new(roots)) },
-    Entry { name: timex::NAME, sources: |_| Vec::new(), make: |_| Box::new(timex::Timex) },
-    Entry { name: "uname", sources: |_| Vec::new(), make: |_| Box::new(uname::Uname) },
-    Entry {
-        name: "vmstat",
-        sources: |roots| vec![roots.proc.join("vmstat")],
-        make: |roots| Box::new(vmstat::Vmstat::new(roots)),
-    },
+    arp::ENTRY,
+    bonding::ENTRY,
+    btrfs::ENTRY,
+    conntrack::ENTRY,
+    cpu::ENTRY,
+    cpufreq::ENTRY,
+    diskstats::ENTRY,
+    dmi::ENTRY,
+    edac::ENTRY,
+    entropy::ENTRY,
+    fibrechannel::ENTRY,
+    filefd::ENTRY,
+    filesystem::ENTRY,
+    hwmon::ENTRY,
+    infiniband::ENTRY,
+    ipvs::ENTRY,
+    loadavg::ENTRY,
+    mdadm::ENTRY,
+    meminfo::ENTRY,
+    netclass::ENTRY,
+    netdev::ENTRY,
+    netstat::ENTRY,
+    nfs::ENTRY,
+    nfsd::ENTRY,
+    nvme::ENTRY,
+    os::ENTRY,
+    powersupply::ENTRY,
+    pressure::ENTRY,
+    processes::ENTRY,
+    rapl::ENTRY,
+    schedstat::ENTRY,
+    selinux::ENTRY,
+    sockstat::ENTRY,
+    softnet::ENTRY,
+    stat::ENTRY,
+    tapestats::ENTRY,
+    tcpstat::ENTRY,
+    textfile::ENTRY,
+    thermal_zone::ENTRY,
+    time::ENTRY,
+    timex::ENTRY,
+    udp_queues::ENTRY,
+    uname::ENTRY,
+    vmstat::ENTRY,
+    watchdog::ENTRY,
+    xfs::ENTRY,
+    zfs::ENTRY,
 ];
 /// Every sensor of this platform.
 #[cfg(not(target_os = "linux"))]
-const ENTRIES: &[Entry] =
-    &[Entry { name: "portable", sources: |_| Vec::new(), make: |_| Box::new(portable::Portable::default()) }];
+const ENTRIES: &[Entry] = &[Entry::new("portable", |_| Vec::new(), |_| Box::new(portable::Portable::default()))];
 
 /// Names of all sensors that settings may name, `agent` (which always runs) not among them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ENTRIES.iter().map(|entry| entry.name)
 }
 
-/// The sensors that run: each that is not disabled and whose source exists. The `agent` sensor is not among them: the
+/// Whether the sensor `name` runs by default.
+pub fn runs_by_default(name: &str) -> bool {
+    ENTRIES.iter().any(|entry| entry.name == name && entry.habit == Habit::Runs)
+}
+
+/// The sensors that run: each that is enabled and whose source exists. The `agent` sensor is not among them: the
 /// schedule brings its own.
 pub fn all(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
-    ENTRIES
-        .iter()
-        .filter(|entry| obstacle(entry, settings).is_none())
-        .map(|entry| (entry.make)(&settings.roots))
-        .collect()
+    ENTRIES.iter().filter(|entry| entry.obstacle(settings).is_none()).map(|entry| (entry.make)(settings)).collect()
 }
 
 /// What can run here, and why not.
 pub fn survey(settings: &SensorSettings) -> Vec<Availability> {
-    ENTRIES
-        .iter()
-        .map(|entry| {
-            let sources = (entry.sources)(&settings.roots);
-            let source = sources.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-            Availability { sensor: entry.name, source, obstacle: obstacle(entry, settings) }
-        })
-        .collect()
-}
-
-fn obstacle(entry: &Entry, settings: &SensorSettings) -> Option<String> {
-    if settings.disabled.contains(entry.name) {
-        return Some("disabled by the configuration".to_owned());
-    }
-    #[cfg(target_os = "linux")]
-    if entry.name == timex::NAME
-        && let Err(error) = timex::probe()
-    {
-        return Some(format!("cannot ask the kernel by adjtimex: {error}"));
-    }
-    (entry.sources)(&settings.roots)
-        .iter()
-        .find_map(|path| probe(path).err().map(|error| format!("cannot read {}: {error}", path.display())))
+    let look = |entry: &Entry| {
+        let sources = (entry.sources)(settings);
+        let source = sources.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let obstacle = entry.obstacle(settings);
+        let missing = if obstacle.is_none() { (entry.missing)(settings) } else { None };
+        Availability { sensor: entry.name, source, obstacle, missing }
+    };
+    ENTRIES.iter().map(look).collect()
 }
 
 /// Whether `path` can be read. Pressure files exist, for example, but can't be read where the kernel's option is off.
@@ -243,4 +379,10 @@ fn probe(path: &Path) -> io::Result<()> {
         File::open(path)?.read_exact(&mut [0])?;
     }
     Ok(())
+}
+
+/// Whether `path` is there, but may not be read.
+#[cfg(target_os = "linux")]
+pub(crate) fn unreadable(path: &Path) -> bool {
+    File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }

@@ -2,9 +2,16 @@
 
 use std::path::PathBuf;
 
+use super::glob::Globs;
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "netdev",
+    |settings| vec![settings.roots.proc.join("net/dev")],
+    |settings| Box::new(Netdev::new(&settings.roots, settings.ignored("netdev"))),
+);
 
 /// In the order of the file's columns.
 const COLUMNS: [&str; 16] = [
@@ -30,27 +37,31 @@ const HEADER_LINES: usize = 2;
 /// `node_network_*_total`, for each device but the loopback.
 pub(crate) struct Netdev {
     source: Source,
+    ignored: Globs,
     class: PathBuf,
     /// `rx_nohandler` of each device, in the order of the file, to be found without a look-up.
     nohandler: Vec<(Box<str>, Source)>,
 }
 
 impl Netdev {
-    pub(crate) fn new(roots: &Roots) -> Self {
+    pub(crate) fn new(roots: &Roots, ignored: Globs) -> Self {
         let class = roots.sys.join("class/net");
-        Self { source: Source::new(roots.proc.join("net/dev")), class, nohandler: Vec::new() }
+        Self { source: Source::new(roots.proc.join("net/dev")), ignored, class, nohandler: Vec::new() }
     }
 }
 
 impl Sensor for Netdev {
     fn name(&self) -> &'static str {
-        "netdev"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
-        let (class, nohandler) = (&self.class, &mut self.nohandler);
+        let (class, ignored, nohandler) = (&self.class, &self.ignored, &mut self.nohandler);
         let mut devices = 0;
         let parsed = parse(self.source.read()?, |device, counters| {
+            if ignored.matches(device) {
+                return;
+            }
             let labels = [("device", device)];
             for (name, value) in COLUMNS.iter().zip(counters) {
                 sink.put(name, &labels, value as f64);

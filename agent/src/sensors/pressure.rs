@@ -2,7 +2,13 @@
 
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "pressure",
+    |settings| ["cpu", "io", "memory"].map(|file| settings.roots.proc.join("pressure").join(file)).to_vec(),
+    |settings| Box::new(Pressure::new(&settings.roots)),
+);
 
 /// `node_pressure_<resource>_waiting_seconds_total` (some processes waited) and `.._stalled_..` (all of them did).
 pub(crate) struct Pressure {
@@ -43,7 +49,7 @@ impl Pressure {
 
 impl Sensor for Pressure {
     fn name(&self) -> &'static str {
-        "pressure"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use super::SensorError;
-use super::text::Malformed;
+use super::text::{self, Malformed};
 
 /// More than any file of these systems has; a bound against endless ones.
 const MAX_BYTES: usize = 16 << 20;
@@ -50,6 +50,13 @@ impl Source {
                 Err(SensorError::Read { path: self.path.clone(), source })
             }
         }
+    }
+
+    /// The one number that the file has.
+    pub(crate) fn number(&mut self) -> Result<f64, SensorError> {
+        let number = text::number(self.read()?.trim_ascii());
+        let number = number.ok_or(Malformed { line: 1, expected: "a number" });
+        number.map(|number| number as f64).map_err(|error| self.malformed(error))
     }
 
     /// The error of a parser, with the file's name.

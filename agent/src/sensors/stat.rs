@@ -2,7 +2,13 @@
 
 use super::source::Source;
 use super::text::{self, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "stat",
+    |settings| vec![settings.roots.proc.join("stat")],
+    |settings| Box::new(Stat::new(&settings.roots)),
+);
 
 /// `node_boot_time_seconds`, `node_context_switches_total`, `node_forks_total`, `node_intr_total`,
 /// `node_procs_blocked`, `node_procs_running`.
@@ -18,7 +24,7 @@ impl Stat {
 
 impl Sensor for Stat {
     fn name(&self) -> &'static str {
-        "stat"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

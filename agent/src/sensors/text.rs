@@ -30,6 +30,27 @@ pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// `digits` as a hexadecimal number without prefix; `None` if anything else is there or it does not fit.
+pub(crate) fn hex(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    digits.iter().try_fold(0, |value, &digit| Some(value << 4 | u64::from(char::from(digit).to_digit(16)?)))
+}
+
+/// A decimal number, or a hexadecimal one after `0x`.
+pub(crate) fn any_number(digits: &[u8]) -> Option<u64> {
+    digits.strip_prefix(b"0x").map_or_else(|| number(digits), hex)
+}
+
+/// A number that [`any_number`] takes, with or without a minus before it, that fits in 63 bits.
+pub(crate) fn signed(digits: &[u8]) -> Option<i64> {
+    match digits.strip_prefix(b"-") {
+        Some(digits) => 0i64.checked_sub_unsigned(any_number(digits)?),
+        None => i64::try_from(any_number(digits)?).ok(),
+    }
+}
+
 /// `digits` as a decimal fraction.
 pub(crate) fn decimal(digits: &[u8]) -> Option<f64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
@@ -38,6 +59,20 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<f64> {
 /// `bytes` as text; what is not UTF-8 becomes the replacement character, as label values must be UTF-8.
 pub(crate) fn label(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
+}
+
+/// The digits of `number`, in `buffer`.
+pub(crate) fn digits(mut number: u64, buffer: &mut [u8; 20]) -> &str {
+    let mut begin = buffer.len();
+    for place in buffer.iter_mut().rev() {
+        *place = b'0' + (number % 10) as u8;
+        number /= 10;
+        begin -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.get(begin..).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default()
 }
 
 /// A name put together from parts, in one buffer that is used again and again.
@@ -54,6 +89,14 @@ impl Composed {
         self.0.push_str(suffix);
         &self.0
     }
+
+    /// `prefix`, `first`, `_` and `second` as one name, of which only the last two are changed if need be.
+    pub(crate) fn pair(&mut self, prefix: &str, first: &[u8], second: &[u8]) -> &str {
+        self.name(prefix, first, "_");
+        let in_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        self.0.extend(second.iter().map(|&byte| if in_name(byte) { char::from(byte) } else { '_' }));
+        &self.0
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +109,17 @@ mod tests {
         for bad in [&b""[..], b"18446744073709551616", b"-1", b"+1", b"1 ", b"0x1", b"\xff"] {
             assert_eq!(number(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn hexadecimal_and_negative_numbers_are_read() {
+        assert_eq!((hex(b"F0000769"), hex(b"g"), hex(b"")), (Some(0xF000_0769), None, None));
+        assert_eq!((hex(b"ffffffffffffffff"), hex(b"10000000000000000")), (Some(u64::MAX), None));
+        assert_eq!((any_number(b"0x20"), any_number(b"20"), any_number(b"0x")), (Some(32), Some(20), None));
+        assert_eq!((signed(b"-44000"), signed(b"7"), signed(b"--1")), (Some(-44_000), Some(7), None));
+        let mut buffer = [0; 20];
+        assert_eq!((digits(0, &mut [0; 20]), digits(u64::MAX, &mut buffer)), ("0", "18446744073709551615"));
+        assert_eq!((signed(b"-9223372036854775808"), signed(b"9223372036854775808")), (Some(i64::MIN), None));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use jiff::tz::TimeZone;
 
 use super::source::Source;
 use super::text;
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
 use crate::clock;
+
+pub(crate) const ENTRY: Entry = Entry::new("time", |_| Vec::new(), |settings| Box::new(Time::new(&settings.roots)));
 
 /// `node_time_seconds`, `node_time_zone_offset_seconds`, `node_time_clocksource_available_info`,
 /// `node_time_clocksource_current_info`.
@@ -41,7 +43,7 @@ impl Time {
 
 impl Sensor for Time {
     fn name(&self) -> &'static str {
-        "time"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

@@ -5,10 +5,12 @@
 
 use std::io;
 
-use super::{Sensor, SensorError, Sink};
+use super::{Entry, Sensor, SensorError, Sink};
 
-/// The sensor's name.
-pub(crate) const NAME: &str = "timex";
+pub(crate) const ENTRY: Entry = Entry::new("timex", |_| Vec::new(), |_| Box::new(Timex)).unless(|_| {
+    // Some containers' filters forbid the call.
+    adjtimex().err().map(|error| format!("cannot ask the kernel by adjtimex: {error}"))
+});
 
 const NANOSECONDS: f64 = 1e9;
 const MICROSECONDS: f64 = 1e6;
@@ -20,7 +22,7 @@ pub(crate) struct Timex;
 
 impl Sensor for Timex {
     fn name(&self) -> &'static str {
-        NAME
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
@@ -28,11 +30,6 @@ impl Sensor for Timex {
         put(state, &timex, sink);
         Ok(())
     }
-}
-
-/// Whether the kernel answers here; some containers' filters forbid the call.
-pub(crate) fn probe() -> io::Result<()> {
-    adjtimex().map(|_| ())
 }
 
 fn put(state: i32, timex: &libc::timex, sink: &mut Sink) {

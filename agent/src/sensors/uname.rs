@@ -1,14 +1,16 @@
 //! uname(2): what system this is.
 
 use super::text;
-use super::{Sensor, SensorError, Sink};
+use super::{Entry, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new("uname", |_| Vec::new(), |_| Box::new(Uname));
 
 /// `node_uname_info`.
 pub(crate) struct Uname;
 
 impl Sensor for Uname {
     fn name(&self) -> &'static str {
-        "uname"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

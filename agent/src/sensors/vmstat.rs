@@ -2,7 +2,13 @@
 
 use super::source::Source;
 use super::text::{self, Composed, Malformed};
-use super::{Roots, Sensor, SensorError, Sink};
+use super::{Entry, Roots, Sensor, SensorError, Sink};
+
+pub(crate) const ENTRY: Entry = Entry::new(
+    "vmstat",
+    |settings| vec![settings.roots.proc.join("vmstat")],
+    |settings| Box::new(Vmstat::new(&settings.roots)),
+);
 
 /// `node_vmstat_<field>` for the fields that `node_exporter` takes by default.
 pub(crate) struct Vmstat {
@@ -18,7 +24,7 @@ impl Vmstat {
 
 impl Sensor for Vmstat {
     fn name(&self) -> &'static str {
-        "vmstat"
+        ENTRY.name
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {

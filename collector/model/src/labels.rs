@@ -2,6 +2,7 @@
 //!
 //! Invariants: names are unique, ascending, and no value is empty (in Prometheus an empty value *is* the missing label).
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,12 +10,26 @@ use std::sync::Arc;
 pub const METRIC_NAME: &str = "__name__";
 
 /// One name and its value.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Label {
     /// For example `instance`.
     pub name: Arc<str>,
     /// For example `archive-nas-1`.
     pub value: Arc<str>,
+}
+
+impl PartialOrd for Label {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// By name, then by value. Series of one store share their texts, so that most need not be looked at.
+impl Ord for Label {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let of = |a: &Arc<str>, b: &Arc<str>| if Arc::ptr_eq(a, b) { Ordering::Equal } else { a.cmp(b) };
+        of(&self.name, &other.name).then_with(|| of(&self.value, &other.value))
+    }
 }
 
 /// Labels in ascending order of name. Cloning is one reference count.

@@ -22,6 +22,8 @@ pub(crate) enum Variadic {
     Optional(usize),
     /// The last of `args` comes any number of times, also none.
     Any,
+    /// The last of `args` comes at most so many times, also none.
+    UpTo(usize),
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static Function> {
@@ -75,7 +77,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     f("histogram_count", &[V], V),
     f("histogram_fraction", &[S, S, V], V),
     f("histogram_quantile", &[S, V], V),
-    any("histogram_quantiles", &[V, T, S, S], V),
+    Function { name: "histogram_quantiles", args: &[V, T, S, S], variadic: Variadic::UpTo(9), returns: V },
     f("histogram_stddev", &[V], V),
     f("histogram_stdvar", &[V], V),
     f("histogram_sum", &[V], V),
@@ -116,6 +118,7 @@ pub(crate) static FUNCTIONS: &[Function] = &[
     f("sort_desc", &[V], V),
     f("sqrt", &[V], V),
     f("start", &[], S),
+    f("start_timestamp", &[V], V),
     f("stddev_over_time", &[M], V),
     f("stdvar_over_time", &[M], V),
     f("step", &[], S),

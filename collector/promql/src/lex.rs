@@ -2,8 +2,6 @@
 //!
 //! What it deliberately does not do: tell keywords from names; the parser knows where a keyword may be a name.
 
-use crate::ParseError;
-
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Token {
     /// A name, keyword or function; `:` may be in it.
@@ -14,6 +12,8 @@ pub(crate) enum Token {
     String(String),
     /// Operators and punctuation.
     Sign(&'static str),
+    /// What can't be read, and why; nothing follows it.
+    Wrong(String),
     End,
 }
 
@@ -25,16 +25,94 @@ pub(crate) struct Lexeme {
 }
 
 /// Longer signs first.
-const SIGNS: [&str; 25] = [
-    "==", "=~", "!=", "!~", "<=", ">=", "+", "-", "*", "/", "%", "^", "=", "<", ">", "(", ")", "{", "}", "[", "]", ",",
-    "@", ":", "!",
+const SIGNS: [&str; 27] = [
+    "==", "=~", "!=", "!~", "<=", ">=", "</", ">/", "+", "-", "*", "/", "%", "^", "=", "<", ">", "(", ")", "{", "}",
+    "[", "]", ",", "@", ":", "!",
 ];
 
-/// The tokens of `text`, the last of which is [`Token::End`].
-pub(crate) fn lex(text: &str) -> Result<Vec<Lexeme>, ParseError> {
+/// What may stand in brackets beside numbers and durations.
+const DURATION_WORDS: [&str; 6] = ["step", "range", "min_of", "max_of", "min", "max"];
+
+const AGGREGATORS: [&str; 14] = [
+    "sum",
+    "avg",
+    "count",
+    "min",
+    "max",
+    "group",
+    "stddev",
+    "stdvar",
+    "topk",
+    "bottomk",
+    "quantile",
+    "count_values",
+    "limitk",
+    "limit_ratio",
+];
+
+const KEYWORDS: [&str; 13] = [
+    "bool",
+    "by",
+    "group_left",
+    "group_right",
+    "ignoring",
+    "offset",
+    "on",
+    "without",
+    "anchored",
+    "smoothed",
+    "fill",
+    "fill_left",
+    "fill_right",
+];
+
+impl Lexeme {
+    /// The token as Prometheus' messages name it.
+    pub(crate) fn description(&self, text: &str) -> String {
+        let here = text.get(self.start..self.end).unwrap_or("");
+        let lower = here.to_ascii_lowercase();
+        let is_one_of = |words: &[&str]| words.contains(&lower.as_str());
+        match &self.token {
+            Token::End => "end of input".to_owned(),
+            Token::Wrong(error) => error.clone(),
+            Token::Word(_) if is_one_of(&["inf", "nan"]) => format!("number {here:?}"),
+            Token::Word(_) if is_one_of(&AGGREGATORS) => format!("<aggr:{here}>"),
+            Token::Word(_) if is_one_of(&["and", "or", "unless", "atan2"]) => format!("<op:{here}>"),
+            Token::Word(_) if is_one_of(&KEYWORDS) => format!("<{here}>"),
+            Token::Word(_) if is_one_of(&["start", "end", "step", "range"]) => format!("{here:?}"),
+            Token::Word(_) if here.contains(':') => format!("metric identifier {here:?}"),
+            Token::Word(_) => format!("identifier {here:?}"),
+            Token::Number(_) => format!("number {}", shortened(here)),
+            Token::Duration(_) => format!("duration {}", shortened(here)),
+            Token::String(_) => format!("string {}", shortened(here)),
+            Token::Sign("(" | ")" | "{" | "}" | "[" | "]" | "," | ":" | "=") => format!("{here:?}"),
+            Token::Sign(_) => format!("<op:{here}>"),
+        }
+    }
+}
+
+/// In quotes, and no more than ten characters of it.
+fn shortened(text: &str) -> String {
+    if text.len() <= 10 {
+        return format!("{text:?}");
+    }
+    format!("{:?}...", text.chars().take(10).collect::<String>())
+}
+
+/// What stands open at a place of the text.
+#[derive(Default)]
+struct Open {
+    parentheses: usize,
+    bracket: bool,
+    braces: bool,
+}
+
+/// The tokens of `text`, the last of which is [`Token::End`], or [`Token::Wrong`] where it can't be read further.
+pub(crate) fn lex(text: &str) -> Vec<Lexeme> {
     let mut lexemes = Vec::new();
     let mut at = 0;
-    let mut in_brackets = 0_usize;
+    let mut open = Open::default();
+    let wrong = |at: usize, error: &str| Lexeme { token: Token::Wrong(error.to_owned()), start: at, end: at };
     while let Some(rest) = text.get(at..) {
         let Some(c) = rest.chars().next() else { break };
         if matches!(c, ' ' | '\t' | '\n' | '\r') {
@@ -45,41 +123,95 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Lexeme>, ParseError> {
             at += rest.find('\n').unwrap_or(rest.len());
             continue;
         }
-        let (token, length) = next_token(text, at, rest, c, in_brackets > 0)?;
-        match token {
-            Token::Sign("[") => in_brackets += 1,
-            Token::Sign("]") => in_brackets = in_brackets.saturating_sub(1),
+        let next = next_token(at, rest, c, &open).and_then(|(token, length)| {
+            if let Token::Sign(sign) = token {
+                open.follow(sign, c).map_err(|error| (at, error))?;
+            }
+            Ok((token, length))
+        });
+        match next {
+            Ok((token, length)) => {
+                lexemes.push(Lexeme { token, start: at, end: at + length });
+                at += length;
+            }
+            Err((at, error)) => {
+                lexemes.push(wrong(at, &error));
+                return lexemes;
+            }
+        }
+    }
+    let end = text.len();
+    let unclosed = match open {
+        Open { braces: true, .. } => Some("unexpected end of input inside braces"),
+        Open { parentheses: 1.., .. } => Some("unclosed left parenthesis"),
+        Open { bracket: true, .. } => Some("unclosed left bracket"),
+        Open { .. } => None,
+    };
+    lexemes.push(match unclosed {
+        Some(error) if !lexemes.is_empty() => wrong(end, error),
+        _ => Lexeme { token: Token::End, start: end, end },
+    });
+    lexemes
+}
+
+impl Open {
+    fn follow(&mut self, sign: &str, c: char) -> Result<(), String> {
+        match sign {
+            "(" => self.parentheses += 1,
+            ")" => {
+                self.parentheses =
+                    self.parentheses.checked_sub(1).ok_or_else(|| format!("unexpected right parenthesis {c:?}"))?;
+            }
+            "[" if self.bracket => return Err(format!("unexpected left bracket {c:?}")),
+            "[" => self.bracket = true,
+            "]" if !self.bracket => return Err(format!("unexpected right bracket {c:?}")),
+            "]" => self.bracket = false,
+            "{" if self.braces => return Err(format!("unexpected left brace {c:?}")),
+            "{" => self.braces = true,
+            "}" if !self.braces => return Err(format!("unexpected character: {c:?}")),
+            "}" => self.braces = false,
             _ => {}
         }
-        lexemes.push(Lexeme { token, start: at, end: at + length });
-        at += length;
+        Ok(())
     }
-    lexemes.push(Lexeme { token: Token::End, start: text.len(), end: text.len() });
-    Ok(lexemes)
 }
 
-fn next_token(text: &str, at: usize, rest: &str, c: char, in_brackets: bool) -> Result<(Token, usize), ParseError> {
+/// A token and its length in bytes, or place and cause of why there is none.
+type Lexed = Result<(Token, usize), (usize, String)>;
+
+fn next_token(at: usize, rest: &str, c: char, open: &Open) -> Lexed {
     let digit_after_dot = c == '.' && rest.as_bytes().get(1).is_some_and(u8::is_ascii_digit);
     if c.is_ascii_digit() || digit_after_dot {
-        return number_or_duration(text, at, rest);
+        return number_or_duration(at, rest);
     }
     // Inside brackets a colon separates range and step; elsewhere it begins the name of a recording rule.
-    if c.is_ascii_alphabetic() || c == '_' || (c == ':' && !in_brackets) {
-        let length = rest
-            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || (c == ':' && !in_brackets)))
-            .unwrap_or(rest.len());
-        return Ok((Token::Word(rest.chars().take(length).collect()), length));
+    let in_bracket = open.bracket && !open.braces;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || (c == ':' && !in_bracket);
+    if c.is_ascii_alphabetic() || c == '_' || (c == ':' && !in_bracket) {
+        let length = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+        let word: String = rest.chars().take(length).collect();
+        if in_bracket && !DURATION_WORDS.iter().any(|w| w.eq_ignore_ascii_case(&word)) {
+            return Err((at, format!("unexpected character: {c:?}, expected ':'")));
+        }
+        return Ok((Token::Word(word), length));
     }
     if matches!(c, '"' | '\'' | '`') {
-        return string(text, at, rest, c);
+        return string(at, rest, c);
     }
     match SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
-        Some(&"!") | None => Err(ParseError::new(text, at, format!("unexpected character: {c:?}"))),
+        Some(&"!") => {
+            let after = rest.chars().nth(1).map_or_else(|| "'\\ufffd'".to_owned(), |c| format!("{c:?}"));
+            Err((at, format!("unexpected character after '!': {after}")))
+        }
+        Some(&"!~") if !open.braces => Err((at, "unexpected character after '!': '~'".to_owned())),
+        Some(&"=~") if !open.braces => Err((at, "unexpected character after '=': '~'".to_owned())),
         Some(sign) => Ok((Token::Sign(sign), sign.len())),
+        None if open.braces => Err((at, format!("unexpected character inside braces: {c:?}"))),
+        None => Err((at, format!("unexpected character: {c:?}"))),
     }
 }
 
-fn number_or_duration(text: &str, at: usize, rest: &str) -> Result<(Token, usize), ParseError> {
+fn number_or_duration(at: usize, rest: &str) -> Lexed {
     let bytes = rest.as_bytes();
     let hex = bytes.len() > 2 && bytes[0] == b'0' && (bytes[1] | 0x20) == b'x';
     let mut length = 0;
@@ -98,10 +230,10 @@ fn number_or_duration(text: &str, at: usize, rest: &str) -> Result<(Token, usize
     if units.starts_with(['y', 'w', 'd', 'h', 'm', 's']) {
         return match parse_duration_ms(&word) {
             Ok(ms) => Ok((Token::Duration(ms), length)),
-            Err(message) => Err(ParseError::new(text, at, message)),
+            Err(message) => Err((at, message)),
         };
     }
-    Err(ParseError::new(text, at, format!("bad number or duration syntax: {word:?}")))
+    Err((at, format!("bad number or duration syntax: {word:?}")))
 }
 
 /// A number as Go's `ParseInt(base 0)` and `ParseFloat` read it: decimal, hexadecimal, octal with a leading zero.
@@ -155,24 +287,22 @@ pub(crate) fn parse_duration_ms(word: &str) -> Result<i64, String> {
     if total > i64::MAX / 1_000_000 { Err(overflow()) } else { Ok(total) }
 }
 
-fn string(text: &str, at: usize, rest: &str, quote: char) -> Result<(Token, usize), ParseError> {
+fn string(at: usize, rest: &str, quote: char) -> Lexed {
     let mut value = String::new();
     let mut bytes = Vec::new();
     let mut chars = rest.char_indices().skip(1);
     let unterminated = || {
         let what = if quote == '`' { "unterminated raw string" } else { "unterminated quoted string" };
-        ParseError::new(text, at, what.to_owned())
+        (at, what.to_owned())
     };
-    let wrong = |i: usize| ParseError::new(text, at + i, "invalid escape sequence in string".to_owned());
+    let wrong = |i: usize| (at + i, "invalid escape sequence in string".to_owned());
     loop {
         let (i, c) = chars.next().ok_or_else(unterminated)?;
         if c == quote {
             let value_bytes = std::mem::take(&mut bytes);
             // An escape may name any byte; a label's value is text, so what is no UTF-8 is refused here.
             value.push_str(
-                &String::from_utf8(value_bytes)
-                    .ok()
-                    .ok_or_else(|| ParseError::new(text, at, "invalid UTF-8 in string".to_owned()))?,
+                &String::from_utf8(value_bytes).ok().ok_or_else(|| (at, "invalid UTF-8 in string".to_owned()))?,
             );
             return Ok((Token::String(value), i + 1));
         }
@@ -184,7 +314,7 @@ fn string(text: &str, at: usize, rest: &str, quote: char) -> Result<(Token, usiz
             return Err(unterminated());
         }
         let (i, escape) = chars.next().ok_or_else(unterminated)?;
-        let mut number = |first: Option<char>, digits: usize, radix: u32| -> Result<u32, ParseError> {
+        let mut number = |first: Option<char>, digits: usize, radix: u32| -> Result<u32, (usize, String)> {
             let mut number = first.and_then(|c| c.to_digit(radix)).unwrap_or(0);
             for _ in 0..digits {
                 let digit = chars.next().and_then(|(_, c)| c.to_digit(radix)).ok_or_else(|| wrong(i))?;

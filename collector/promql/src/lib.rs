@@ -1,13 +1,35 @@
 //! PromQL over any source of series, with the semantics of Prometheus 3.
 //!
 //! Synchronous and without clock: the caller brings series, the moment and the limits. What it deliberately does not
-//! do: know how series are stored (`veghe-tsdb`) or served; native histograms (samples are floats).
+//! do: know how series are stored (`veghe-tsdb`) or served.
+//!
+//! Complete for float samples and classic histograms, experimental syntax and functions included. What differs from
+//! Prometheus 3.14:
+//! - A query is at most 1 MiB long and nested 150 levels deep (a chain of operators counts as one level); Prometheus
+//!   has no such limits.
+//! - `min` and `max` of durations, renamed to `min_of` and `max_of` in Prometheus 3.13, are still taken.
+//! - Regular expressions are those of the crate `regex`, which knows all of RE2's syntax but for `\\C`.
+//!
+//! Native histograms are missing, exactly:
+//! - samples, and the literals `{{...}}` of test scripts: a sample is a float ([`Source`], [`Value`]);
+//! - `rate`, `increase`, `delta`, `irate`, `idelta`, `resets`, `changes` and the `*_over_time` functions of them, and
+//!   their interpolation under `anchored` and `smoothed`;
+//! - `+`, `-`, `*`, `/`, `==` and `!=` between them, and trimming with `</` and `>/`, which of floats yield nothing and an
+//!   info; `sum`, `avg` and the other aggregations;
+//! - `histogram_avg`, `histogram_count`, `histogram_sum`, `histogram_stddev`, `histogram_stdvar`, which of floats yield
+//!   nothing as in Prometheus; the native side of `histogram_quantile`, `histogram_quantiles` and `histogram_fraction`;
+//! - histograms with custom buckets (NHCB) made from classic ones, and the remarks that speak of any of these.
 
 mod ast;
+mod check;
+mod duration;
 mod eval;
 mod functions;
 mod lex;
 mod parse;
+mod parse_duration;
+mod print;
+mod tree;
 
 use std::fmt;
 use std::time::Duration;
@@ -27,10 +49,36 @@ pub trait Source: Sync {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// [`Source::select`], or `None` where the series have more than `max_samples` together in the range. A source that can
+    /// tell before it reads them overrides this: a query that is too large then takes no memory.
+    ///
+    /// # Errors
+    /// As [`Source::select`].
+    fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
+        let series = self.select(matchers, start, end)?;
+        let samples: usize = series.iter().map(SeriesData::len).sum();
+        Ok((samples <= max_samples).then_some(series))
+    }
+
+    /// When the count began that each sample of a series from [`select`](Self::select) belongs to, in milliseconds
+    /// since the epoch, 0 where unknown: OpenMetrics' `_created`, OTLP's start time. With it a counter's reset is seen
+    /// even where its value did not fall, and `rate` needs no guess at the window's start; this is Prometheus' feature
+    /// `use-start-timestamps`. `None`, the default, where the storage keeps none.
+    fn start_timestamps(&self, series: &SeriesData) -> Option<Vec<i64>> {
+        let _ = series;
+        None
+    }
 }
 
 /// A parsed query. Its [`Display`](fmt::Display) is the canonical text, which parses to the same query.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Query {
     text: String,
     expr: ast::Expr,
@@ -57,6 +105,16 @@ impl QueryKind {
             Self::Scalar => "scalar",
             Self::Vector => "instant vector",
             Self::Matrix => "range vector",
+            Self::String => "string",
+        }
+    }
+
+    /// The name that Prometheus' API gives it.
+    pub(crate) fn go_name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Vector => "vector",
+            Self::Matrix => "matrix",
             Self::String => "string",
         }
     }
@@ -184,6 +242,21 @@ pub struct Evaluation {
     pub warnings: Vec<String>,
     /// Prometheus' infos.
     pub infos: Vec<String>,
+    /// What it took.
+    pub stats: SampleStats,
+}
+
+/// The samples that a query took, as `stats=all` of Prometheus' API tells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SampleStats {
+    /// Samples that the steps looked at, each as often as a step did (`totalQueryableSamples`).
+    pub total: u64,
+    /// The same by step (`totalQueryableSamplesPerStep`).
+    pub per_step: Vec<(Timestamp, u64)>,
+    /// Samples that the storage gave (`samplesRead`).
+    pub read: u64,
+    /// The most samples and intermediate values in memory at once (`peakSamples`), what [`Limits::max_samples`] bounds.
+    pub peak: u64,
 }
 
 impl Query {
@@ -192,7 +265,9 @@ impl Query {
     /// # Errors
     /// [`ParseError`] with position.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        Ok(Self { text: text.to_owned(), expr: parse::parse(text)?, names: NameRemoval::Immediate })
+        let expr = parse::parse(text)?;
+        check::check(text, &expr)?;
+        Ok(Self { text: text.to_owned(), expr, names: NameRemoval::Immediate })
     }
 
     /// The same query with another moment of dropping names.
@@ -204,7 +279,22 @@ impl Query {
 
     /// The type of its result.
     pub fn kind(&self) -> QueryKind {
-        parse::kind_of(&self.expr)
+        check::kind_of(&self.expr)
+    }
+
+    /// Its text over several lines where it is long, laid out as Prometheus' `/api/v1/format_query` does. It parses to
+    /// the same query.
+    pub fn pretty(&self) -> String {
+        print::pretty(&self.expr)
+    }
+
+    /// Its tree as JSON, in the form of Prometheus' `/api/v1/parse_query`.
+    ///
+    /// # Errors
+    /// [`ParseError`] where it nests deeper (a thousand levels) than readers of JSON can be expected to follow.
+    pub fn tree(&self) -> Result<serde_json::Value, ParseError> {
+        tree::tree(&self.expr)
+            .ok_or_else(|| ParseError::new(&self.text, 0, "expression is nested too deep for a tree".to_owned()))
     }
 
     /// Every vector selector in it, in the order of the text; also those of range selectors and subqueries.
@@ -261,6 +351,12 @@ impl Query {
 
     pub(crate) fn names(&self) -> NameRemoval {
         self.names
+    }
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("text", &self.text).field("names", &self.names).finish_non_exhaustive()
     }
 }
 

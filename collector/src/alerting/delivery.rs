@@ -23,9 +23,6 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long to wait after the ledger failed.
 const LEDGER_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest secret that is read from a file.
-const MAX_SECRET_BYTES: usize = 16 << 10;
-
 /// Somebody who is told.
 #[derive(Clone, Debug)]
 pub struct Receiver {
@@ -86,13 +83,7 @@ pub enum SendError {
 /// # Errors
 /// [`SendError::Unavailable`] names the file: it may come back.
 pub(super) async fn read_secret(path: &Path) -> Result<String, SendError> {
-    let text = tokio::fs::read_to_string(path)
-        .await
-        .map_err(|error| SendError::Unavailable(format!("cannot read {}: {error}", path.display())))?;
-    if text.len() > MAX_SECRET_BYTES {
-        return Err(SendError::Unavailable(format!("{} is too long for a secret", path.display())));
-    }
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    crate::secret::read(path).await.map_err(|error| SendError::Unavailable(super::chain(&error)))
 }
 
 /// Makes one attempt.

@@ -249,7 +249,7 @@ async fn write(store: &Store, samples: Vec<(Labels, f64)>, at: Timestamp) -> Res
                 Err(error) => tracing::warn!(%labels, error = %chain(&error), "cannot store a rule's series"),
             }
         }
-        store.commit(commit)
+        store.commit_from_reserve(commit)
     });
     Ok(work.await.map_err(|_panicked| EvaluationError::Defect)??)
 }

@@ -4,10 +4,13 @@ use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use veghe_model::{RelabelAction, RelabelSettings};
 use veghe_wire::document::{format_bytes, format_duration};
 
+use super::remote_write::PROTOCOLS;
 use super::{Config, Retention};
 use crate::alerting::{Channel, Language, Security};
+use crate::remote::{Credentials, Target};
 use crate::status::{ComponentSource, Localized, Need};
 
 pub(super) fn file(config: &Config) -> String {
@@ -17,6 +20,7 @@ pub(super) fn file(config: &Config) -> String {
     let tls = if config.ops.listen.ip().is_loopback() { "" } else { "  # speaks TLS: it is not loopback" };
     out.entry(1, "listen", format_args!("{}{tls}", config.ops.listen));
     out.texts(1, "names", &config.ops.names);
+    out.option(1, "cors_origin", config.ops.cors_origin.as_ref().map(|origins| quote(origins.pattern())));
     if let Some((certificate, key)) = &config.ops.tls {
         out.open(1, "tls");
         out.entry(2, "certificate", path(certificate));
@@ -31,6 +35,7 @@ pub(super) fn file(config: &Config) -> String {
     out.open(0, "storage");
     retention(&config.storage.retention, &mut out);
     out.entry(1, "max_series", config.storage.max_series);
+    out.entry(1, "min_free", format_bytes(config.storage.min_free_bytes));
     out.open(0, "query");
     out.entry(1, "timeout", span(config.query.timeout));
     out.entry(1, "max_concurrency", config.query.max_concurrency);
@@ -39,6 +44,16 @@ pub(super) fn file(config: &Config) -> String {
     alerting(config, &mut out);
     status(config, &mut out);
     digitization(&config.digitization, &mut out);
+    let labels: Vec<(&str, &str)> = config.external_labels.iter().map(|label| (&*label.name, &*label.value)).collect();
+    out.pairs(0, "external_labels", labels);
+    if config.remote_write.is_empty() {
+        out.entry(0, "remote_write", "[]");
+        return out.0;
+    }
+    out.open(0, "remote_write");
+    for target in &config.remote_write {
+        remote_write(target, &mut out);
+    }
     out.0
 }
 
@@ -71,6 +86,68 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         out.entry(2, "likely", pace.likely);
         out.entry(2, "high", pace.high);
     }
+}
+
+fn remote_write(target: &Target, out: &mut Lines) {
+    out.item(1, "url", quote(target.url.as_str()));
+    out.entry(2, "name", quote(&target.name));
+    let protocol = PROTOCOLS.iter().find(|(_, protocol)| *protocol == target.protocol);
+    out.option(2, "protobuf_message", protocol.map(|(name, _)| (*name).to_owned()));
+    out.entry(2, "remote_timeout", span(target.timeout));
+    out.pairs(2, "headers", target.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
+    if target.relabel.is_empty() {
+        out.entry(2, "write_relabel_configs", "[]");
+    } else {
+        out.open(2, "write_relabel_configs");
+    }
+    for rule in &target.relabel {
+        relabel_rule(rule.settings(), out);
+    }
+    match &target.credentials {
+        None => {}
+        Some(Credentials::Basic { username, password_file }) => {
+            out.open(2, "basic_auth");
+            out.entry(3, "username", quote(username));
+            out.entry(3, "password_file", path(password_file));
+        }
+        Some(Credentials::Bearer(file)) => {
+            out.open(2, "authorization");
+            out.entry(3, "type", "Bearer");
+            out.entry(3, "credentials_file", path(file));
+        }
+    }
+    if target.ca_file.is_some() || target.certificate.is_some() {
+        out.open(2, "tls_config");
+        out.option(3, "ca_file", target.ca_file.as_deref().map(path));
+        out.option(3, "cert_file", target.certificate.as_ref().map(|(certificate, _)| path(certificate)));
+        out.option(3, "key_file", target.certificate.as_ref().map(|(_, key)| path(key)));
+    }
+    out.open(2, "queue_config");
+    out.entry(3, "max_shards", target.queue.max_shards);
+    out.entry(3, "max_samples_per_send", target.queue.max_samples_per_send);
+    out.entry(3, "batch_send_deadline", span(target.queue.batch_send_deadline));
+    out.entry(3, "min_backoff", span(target.queue.min_backoff));
+    out.entry(3, "max_backoff", span(target.queue.max_backoff));
+    out.entry(2, "max_backlog", format_bytes(target.max_backlog_bytes));
+}
+
+/// What differs from the defaults of every rule.
+fn relabel_rule(rule: &RelabelSettings, out: &mut Lines) {
+    let default = RelabelSettings::default();
+    out.item(3, "action", rule.action);
+    if !rule.source_labels.is_empty() {
+        out.texts(4, "source_labels", &rule.source_labels);
+    }
+    let texts = [
+        ("separator", &rule.separator, &default.separator),
+        ("regex", &rule.regex, &default.regex),
+        ("target_label", &rule.target_label, &default.target_label),
+        ("replacement", &rule.replacement, &default.replacement),
+    ];
+    for (key, text, default) in texts {
+        out.option(4, key, (text != default).then(|| quote(text)));
+    }
+    out.option(4, "modulus", (rule.action == RelabelAction::HashMod).then(|| rule.modulus.to_string()));
 }
 
 fn retention(retention: &Retention, out: &mut Lines) {
@@ -250,6 +327,16 @@ impl Lines {
     fn texts(&mut self, depth: usize, key: &str, texts: &[String]) {
         let texts: Vec<String> = texts.iter().map(|text| quote(text)).collect();
         self.entry(depth, key, format_args!("[{}]", texts.join(", ")));
+    }
+
+    fn pairs(&mut self, depth: usize, key: &str, pairs: Vec<(&str, &str)>) {
+        if pairs.is_empty() {
+            return self.entry(depth, key, "{}");
+        }
+        self.open(depth, key);
+        for (name, value) in pairs {
+            self.entry(depth + 1, name, quote(value));
+        }
     }
 
     fn localized(&mut self, depth: usize, key: &str, text: &Localized) {

@@ -90,7 +90,8 @@ fn read_class(section: &mut Section<'_>, problems: &mut Problems) -> Option<Clas
     Some(Class { selector, matchers, raw: raw? })
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+/// Reads a size on disk that is not too small to be one.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         bytes if bytes >= LEAST_BYTES => Ok(bytes),
         _ => Err(format!("`{text}` is too small; at least `{}`", format_bytes(LEAST_BYTES))),

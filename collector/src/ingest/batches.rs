@@ -90,6 +90,10 @@ pub(crate) trait Storage: Send + Sync + 'static {
     fn group(&self, series: &[SeriesId]) -> GroupId;
     /// See [`Store::commit`].
     fn commit(&self, commit: Commit) -> Result<(), StorageError>;
+    /// See [`Store::commit_from_reserve`].
+    fn commit_from_reserve(&self, commit: Commit) -> Result<(), StorageError> {
+        self.commit(commit)
+    }
     /// See [`Store::mark`].
     fn mark(&self, key: &[u8]) -> Option<Vec<u8>>;
     /// See [`Store::marks`].
@@ -107,6 +111,9 @@ impl Storage for Store {
     }
     fn commit(&self, commit: Commit) -> Result<(), StorageError> {
         Ok(Self::commit(self, commit)?)
+    }
+    fn commit_from_reserve(&self, commit: Commit) -> Result<(), StorageError> {
+        Ok(Self::commit_from_reserve(self, commit)?)
     }
     fn mark(&self, key: &[u8]) -> Option<Vec<u8>> {
         Self::mark(self, key)
@@ -133,7 +140,7 @@ pub(crate) enum Outlook {
 impl Outlook {
     fn of(error: &StorageError) -> Self {
         match error.downcast_ref::<CommitError>() {
-            Some(CommitError::DiskFull { .. }) => return Self::DiskFull,
+            Some(CommitError::DiskFull { .. } | CommitError::ReadOnly { .. }) => return Self::DiskFull,
             Some(
                 CommitError::UnknownGroup(_)
                 | CommitError::UnknownSeries(_)

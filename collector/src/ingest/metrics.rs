@@ -22,6 +22,8 @@ pub struct IngestMetrics {
     pub(crate) store_log_segments: IntGauge,
     pub(crate) store_log_bytes: IntGauge,
     pub(crate) store_chunk_bytes: IntGauge,
+    pub(crate) store_free_bytes: IntGauge,
+    pub(crate) store_read_only: IntGauge,
     pub(crate) store_committed: IntCounter,
     pub(crate) store_duplicates: IntCounter,
 }
@@ -77,6 +79,11 @@ impl IngestMetrics {
                 "veghe_tsdb_committed_samples_total",
                 "Samples that were committed, the collector's own included.",
             )?,
+            store_free_bytes: gauge("veghe_tsdb_free_bytes", "Bytes that the store's file system has free.")?,
+            store_read_only: gauge(
+                "veghe_tsdb_read_only",
+                "1 while readings are refused because the disk is full up to its reserve.",
+            )?,
             store_duplicates: counter(
                 "veghe_tsdb_duplicate_samples_total",
                 "Samples dropped because their series already had one at that time.",
@@ -93,6 +100,8 @@ impl IngestMetrics {
         set(&self.store_log_segments, stats.log_segments);
         set(&self.store_log_bytes, stats.log_bytes);
         set(&self.store_chunk_bytes, stats.chunk_bytes);
+        set(&self.store_free_bytes, stats.free_bytes);
+        set(&self.store_read_only, u64::from(stats.read_only));
         self.store_committed.inc_by(stats.committed_samples.saturating_sub(self.store_committed.get()));
         self.store_duplicates.inc_by(stats.duplicate_samples.saturating_sub(self.store_duplicates.get()));
     }

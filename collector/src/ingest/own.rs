@@ -73,7 +73,8 @@ impl Own {
         let own: Vec<(Labels, f64)> = self.registry.gather().iter().flat_map(samples).collect();
         let columns = [up, own].into_iter().filter(|part| !part.is_empty());
         let columns: Result<Vec<Column>, StorageError> = columns.map(|part| self.column(&part, now)).collect();
-        self.storage.commit(Commit { columns: columns?, ..Commit::default() })?;
+        // The alert on a full disk stands on these.
+        self.storage.commit_from_reserve(Commit { columns: columns?, ..Commit::default() })?;
         self.reported = reported;
         Ok(())
     }

@@ -701,14 +701,20 @@ async fn the_collector_stores_up_and_its_own_metrics() {
 #[tokio::test]
 async fn the_administrator_talks_through_the_socket() {
     use crate::admin::{self, Request, Response};
+    use crate::import::Format;
+    use crate::terminal::Question;
     let site = Site::open().await;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let dir = site.dir.path().to_owned();
+    let options = veghe_tsdb::Options { dir: dir.join("tsdb"), window: Duration::from_hours(2), max_series: 100 };
+    let (store, _) = veghe_tsdb::Store::open(options).unwrap();
+    let queries = crate::query::QueryService::new(store, crate::query::Settings::default());
     let missing = admin::ask(&dir, &Request::Ping).unwrap_err();
     assert!(missing.to_string().starts_with("no collector runs on /"), "{missing}");
     let project = crate::digitization::Digitization::in_memory(crate::digitization::Settings::default());
-    admin::serve(&dir, site.handle.clone(), project.clone(), stop.clone(), &tasks).unwrap();
-    let second = admin::serve(&dir, site.handle.clone(), project, stop.clone(), &tasks).unwrap_err();
+    let serve = || admin::serve(&dir, site.handle.clone(), queries.clone(), project.clone(), stop.clone(), &tasks);
+    serve().unwrap();
+    let second = serve().unwrap_err();
     assert!(matches!(second, admin::AdminError::Held { .. }));
     let mode = std::os::unix::fs::PermissionsExt::mode(&dir.join("admin.sock").metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -726,8 +732,40 @@ async fn the_administrator_talks_through_the_socket() {
         assert!(wrong.to_string().contains("is not 1 to 64 characters"), "{wrong}");
         assert!(ask(Request::TokenCreate { agent: "nas-1".into(), ttl_s: Some(u64::MAX) }).is_err());
         assert_eq!(ask(Request::AgentsList).unwrap(), Response::Agents { agents: vec![] });
+        let question = Question { query: "1 + 1".into(), at_ms: 0, range_ms: None };
+        let Response::Value { answer } = ask(Request::Query(question)).unwrap() else { panic!() };
+        assert_eq!((answer.kind.as_str(), answer.series[0].points.as_slice()), ("scalar", &[(0, "2".to_owned())][..]));
+        let wrong = ask(Request::Query(Question { query: "up{".into(), at_ms: 0, range_ms: None })).unwrap_err();
+        assert!(wrong.to_string().contains("parse error"), "{wrong}");
+        let file = dir.join("text");
+        std::fs::write(&file, "a 1 1700000000000\nb\n").unwrap();
+        let mut said = Vec::new();
+        let import = |said: &mut Vec<u8>| {
+            crate::import::command::run(&[&file], &dir, Format::Auto, || panic!("a collector runs"), said)
+        };
+        assert_eq!(import(&mut said).unwrap_err().to_string(), "1 lines were refused; the others are stored");
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(": 1 samples of 1 series, 2023-11-14T22:13:20Z to 2023-11-14T22:13:20Z\n"), "{said}");
+        assert!(said.ends_with("text: line 2 has no value\n"), "{said}");
         let nobody = ask(Request::AgentsRevoke { name: "nobody".into() }).unwrap_err();
         assert!(nobody.to_string().contains("nobody"), "{nobody}");
+        // On a busy machine it takes long enough to tell how far it is.
+        let Response::Verified { verified } = admin::ask_watching(&dir, &Request::Verify, &mut |_| ()).unwrap() else {
+            panic!()
+        };
+        assert_eq!(verified.damages, [""; 0]);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let copy = elsewhere.path().join("copy");
+        let mut told = 0;
+        let backup = Request::Backup { dir: copy.clone() };
+        let Response::BackedUp { files, bytes } = admin::ask_watching(&dir, &backup, &mut |_| told += 1).unwrap()
+        else {
+            panic!()
+        };
+        assert!(files >= 1 && bytes > 0 && told >= 1);
+        assert!(copy.join("manifest.json").exists() && copy.join("data/tsdb/chunks.db").exists());
+        let again = admin::ask(&dir, &backup).unwrap_err();
+        assert!(again.to_string().contains("is not empty"), "{again}");
     });
     asked.await.unwrap();
     stop.cancel();

@@ -21,6 +21,7 @@ pub(crate) struct Series {
     /// Its samples in [`Decoded::samples`].
     pub(crate) samples: Range<usize>,
     pub(crate) histograms: usize,
+    pub(crate) exemplars: usize,
     /// Labels that point outside the table of symbols.
     pub(crate) dangling: bool,
 }
@@ -49,25 +50,39 @@ impl Decoded {
         self.symbols.clear();
     }
 
-    /// Decodes `prometheus.WriteRequest`.
-    pub(crate) fn version_1(&mut self, body: &[u8]) -> Result<(), Malformed> {
+    /// Decodes `prometheus.WriteRequest`. `expected` says how many bytes at the beginning of what is left are the labels of
+    /// a known series: these are not looked into again.
+    pub(crate) fn version_1(
+        &mut self,
+        body: &[u8],
+        mut expected: impl FnMut(&[u8]) -> Option<usize>,
+    ) -> Result<(), Malformed> {
         self.clear();
         let mut request = Fields::new(body, 0);
         while let Some(field) = request.next()? {
             if let (1, Value::Bytes(at)) = (field.number, field.value) {
-                self.series_1(body, at)?;
+                self.series_1(body, at, &mut expected)?;
             }
         }
         Ok(())
     }
 
-    fn series_1(&mut self, body: &[u8], at: Range<usize>) -> Result<(), Malformed> {
+    fn series_1(
+        &mut self,
+        body: &[u8],
+        at: Range<usize>,
+        expected: &mut impl FnMut(&[u8]) -> Option<usize>,
+    ) -> Result<(), Malformed> {
         let first_sample = self.samples.len();
         let scratch = self.scratch.len();
-        let mut histograms = 0;
+        let (mut histograms, mut exemplars) = (0, 0);
         let mut labels: Option<Range<usize>> = None;
         let mut in_scratch = false;
         let mut fields = Fields::new(&body[at.clone()], at.start);
+        if let Some(length) = expected(fields.rest) {
+            labels = Some(at.start..at.start + length);
+            fields.skip(length)?;
+        }
         while let Some(field) = fields.next()? {
             match (field.number, field.value) {
                 (1, Value::Bytes(_)) => match &mut labels {
@@ -83,13 +98,14 @@ impl Decoded {
                     }
                 },
                 (2, Value::Bytes(sample)) => self.samples.push(sample_of(body, sample)?),
+                (3, Value::Bytes(_)) => exemplars += 1,
                 (4, Value::Bytes(_)) => histograms += 1,
                 _ => {}
             }
         }
         let labels = if in_scratch { scratch..self.scratch.len() } else { labels.unwrap_or(0..0) };
         let samples = first_sample..self.samples.len();
-        self.series.push(Series { labels, in_scratch, samples, histograms, dangling: false });
+        self.series.push(Series { labels, in_scratch, samples, histograms, exemplars, dangling: false });
         Ok(())
     }
 
@@ -118,7 +134,7 @@ impl Decoded {
     fn series_2(&mut self, body: &[u8], at: Range<usize>, refs: &mut Vec<usize>) -> Result<(), Malformed> {
         refs.clear();
         let first_sample = self.samples.len();
-        let mut histograms = 0;
+        let (mut histograms, mut exemplars) = (0, 0);
         let mut fields = Fields::new(&body[at.clone()], at.start);
         while let Some(field) = fields.next()? {
             match (field.number, field.value) {
@@ -131,6 +147,7 @@ impl Decoded {
                 (1, Value::Number(one)) => refs.push(usize::try_from(one).unwrap_or(usize::MAX)),
                 (2, Value::Bytes(sample)) => self.samples.push(sample_of(body, sample)?),
                 (3, Value::Bytes(_)) => histograms += 1,
+                (4, Value::Bytes(_)) => exemplars += 1,
                 _ => {}
             }
         }
@@ -143,17 +160,17 @@ impl Decoded {
                 break;
             };
             let (name, value) = (&body[name.clone()], &body[value.clone()]);
-            let length = |bytes: &[u8]| 1 + varint_len(bytes.len()) + bytes.len();
+            let length = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
             self.scratch.push(0x0a);
-            put_varint(&mut self.scratch, length(name) + length(value));
+            put_varint(&mut self.scratch, (length(name) + length(value)) as u64);
             for (tag, text) in [(0x0a, name), (0x12, value)] {
                 self.scratch.push(tag);
-                put_varint(&mut self.scratch, text.len());
+                put_varint(&mut self.scratch, text.len() as u64);
                 self.scratch.extend_from_slice(text);
             }
         }
         let (labels, samples) = (start..self.scratch.len(), first_sample..self.samples.len());
-        self.series.push(Series { labels, in_scratch: true, samples, histograms, dangling });
+        self.series.push(Series { labels, in_scratch: true, samples, histograms, exemplars, dangling });
         Ok(())
     }
 }
@@ -180,6 +197,17 @@ pub(crate) fn label_pairs(labels: &[u8]) -> Result<Vec<(&str, &str)>, Malformed>
 }
 
 fn sample_of(body: &[u8], at: Range<usize>) -> Result<(i64, f64), Malformed> {
+    // As every sender writes it: both fields, in order, a time of six bytes.
+    if let [0x09, v0, v1, v2, v3, v4, v5, v6, v7, 0x10, times @ ..] = &body[at.clone()]
+        && let Some((last, before)) = times.split_last()
+        && times.len() < 10
+        && *last < 0x80
+        && before.iter().all(|byte| *byte >= 0x80)
+    {
+        let value = f64::from_le_bytes([*v0, *v1, *v2, *v3, *v4, *v5, *v6, *v7]);
+        let time = times.iter().rev().fold(0_u64, |time, byte| time << 7 | u64::from(byte & 0x7f));
+        return Ok((time as i64, value));
+    }
     let (mut time, mut value) = (0, 0.0);
     let mut fields = Fields::new(&body[at.clone()], at.start);
     while let Some(field) = fields.next()? {
@@ -261,11 +289,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn varint_len(value: usize) -> usize {
-    (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+/// The bytes of `value` as a varint.
+pub(super) fn varint_len(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: usize) {
+/// Writes `value` as a varint.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

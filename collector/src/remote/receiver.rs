@@ -3,15 +3,16 @@
 //! Invariants: what is answered as written is on disk; a request that can't be decoded changes nothing; series that are
 //! refused do not keep the others of their request out. What it deliberately does not do: ask for the time.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use veghe_model::{Labels, METRIC_NAME, Timestamp};
 use veghe_tsdb::{Commit, CommitError, SeriesId, Store};
 
-use super::decode::{Decoded, Malformed, label_pairs};
+use super::decode::{Decoded, Malformed, Series, label_pairs};
+use super::known::Known;
+use super::runs::Runs;
 
 /// The largest request after decompression.
 const MAX_DECODED_BYTES: usize = 32 << 20;
@@ -25,8 +26,6 @@ const MAX_LABELS: usize = 128;
 const COMMIT_SAMPLES: usize = 200_000;
 /// Bytes of labels of new series in one commit: half of what a log record may hold.
 const COMMIT_LABEL_BYTES: usize = 16 << 20;
-/// Bytes of labels that are remembered with their series; beyond, all are forgotten and looked up anew.
-const MAX_CACHED_BYTES: usize = 128 << 20;
 /// Problems told in one answer; the others are counted.
 const MAX_PROBLEMS: usize = 10;
 
@@ -46,6 +45,10 @@ pub struct Outcome {
     pub samples: u64,
     /// Why others were refused, one line each; empty where none was.
     pub problems: String,
+    /// Native histograms that were refused: none are kept.
+    pub dropped_histograms: u64,
+    /// Exemplars that were left out: none are kept.
+    pub dropped_exemplars: u64,
 }
 
 /// Why nothing of a request counts as written.
@@ -56,7 +59,7 @@ pub enum WriteError {
     Malformed(String),
     /// Sending it again later does.
     #[error("cannot store samples")]
-    Unavailable(#[source] CommitError),
+    Unavailable(#[source] Arc<CommitError>),
 }
 
 impl From<Malformed> for WriteError {
@@ -70,12 +73,23 @@ struct Core {
     decoder: snap::raw::Decoder,
     body: Vec<u8>,
     decoded: Decoded,
-    /// The series of label bytes as they came.
-    cache: HashMap<Box<[u8]>, SeriesId>,
-    cached_bytes: usize,
+    known: Known,
+    runs: Runs,
+    draft: Draft,
 }
 
-/// Takes remote-write requests, one at a time.
+/// What is not committed yet.
+#[derive(Default)]
+struct Draft {
+    commit: Commit,
+    samples: usize,
+    /// Bytes of labels of its new series, as the log has them at most.
+    new_bytes: usize,
+    /// The first request that has a part of it.
+    first: usize,
+}
+
+/// Takes remote-write requests, one batch at a time.
 pub struct Receiver {
     store: Store,
     core: Mutex<Core>,
@@ -116,9 +130,55 @@ impl Receiver {
     /// # Errors
     /// [`WriteError`]. A part of a large request may be stored already where the store fails: a repeat changes nothing.
     pub fn write(&self, request: &[u8], protocol: Protocol, now: Timestamp) -> Result<Outcome, WriteError> {
+        self.write_all(&[(request, protocol)], now).pop().unwrap_or_else(|| Ok(Outcome::default()))
+    }
+
+    /// Stores what several requests hold, together as far as that is not too much at once; gives what became of each. Blocks
+    /// until all is on disk.
+    pub fn write_all(&self, requests: &[(&[u8], Protocol)], now: Timestamp) -> Vec<Result<Outcome, WriteError>> {
         // What a panic left is only room to be used again.
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let Core { decoder, body, decoded, cache, cached_bytes } = &mut *core;
+        core.draft = Draft::default();
+        core.runs.abandon();
+        let mut results: Vec<Result<Outcome, WriteError>> = Vec::with_capacity(requests.len());
+        for (request, protocol) in requests {
+            if core.draft.samples == 0 {
+                core.draft.first = results.len();
+            }
+            let result = self.take(&mut core, &mut results, request, *protocol, now);
+            results.push(result);
+        }
+        if let Err(error) = self.flush(&mut core.draft, &mut results) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "requests were not stored");
+        }
+        // A rare large request must not hold its room for ever.
+        core.body.shrink_to(4 << 20);
+        results
+    }
+
+    /// Commits the draft; where that fails, the requests of `results` that have a part of it are told.
+    fn flush(&self, draft: &mut Draft, results: &mut [Result<Outcome, WriteError>]) -> Result<(), WriteError> {
+        let Draft { commit, first, .. } = std::mem::take(draft);
+        draft.first = results.len();
+        self.store.commit(commit).map_err(|error| {
+            let error = Arc::new(error);
+            for result in results.iter_mut().skip(first).filter(|result| result.is_ok()) {
+                *result = Err(WriteError::Unavailable(Arc::clone(&error)));
+            }
+            WriteError::Unavailable(error)
+        })
+    }
+
+    /// Puts what `request` holds into the draft.
+    fn take(
+        &self,
+        core: &mut Core,
+        results: &mut [Result<Outcome, WriteError>],
+        request: &[u8],
+        protocol: Protocol,
+        now: Timestamp,
+    ) -> Result<Outcome, WriteError> {
+        let Core { decoder, body, decoded, known, runs, draft } = core;
         let wrong =
             |error: &dyn std::fmt::Display| WriteError::Malformed(format!("cannot decompress the request: {error}"));
         let length = snap::raw::decompress_len(request).map_err(|error| wrong(&error))?;
@@ -131,30 +191,26 @@ impl Receiver {
         body.resize(length, 0);
         decoder.decompress(request, body).map_err(|error| wrong(&error))?;
         match protocol {
-            Protocol::Version1 => decoded.version_1(body)?,
+            Protocol::Version1 => decoded.version_1(body, |rest| known.expected(rest))?,
             Protocol::Version2 => decoded.version_2(body)?,
         }
         let latest = now.saturating_add(MAX_AHEAD);
         let mut problems = Problems::default();
-        let mut commit = Commit::default();
-        let (mut written, mut new_bytes) = (0, 0);
+        let mut written = 0;
+        let dropped = |count: fn(&Series) -> usize| decoded.series.iter().map(count).sum::<usize>() as u64;
+        let (dropped_histograms, dropped_exemplars) = (dropped(|s| s.histograms), dropped(|s| s.exemplars));
         for series in &decoded.series {
             let key = decoded.labels(body, series);
-            let id = match cache.get(key).copied().filter(|_| !series.dangling) {
+            if series.dangling {
+                problems.note("labels_refs point outside of the symbols table or have no value".to_owned());
+                continue;
+            }
+            let id = match known.find(key) {
                 Some(id) => id,
-                None if series.dangling => {
-                    problems.note("labels_refs point outside of the symbols table or have no value".to_owned());
-                    continue;
-                }
                 None => match self.series(key) {
                     Ok(id) => {
-                        if *cached_bytes > MAX_CACHED_BYTES {
-                            cache.clear();
-                            *cached_bytes = 0;
-                        }
-                        *cached_bytes += key.len() + 64;
-                        new_bytes += 4 * key.len();
-                        cache.insert(key.into(), id);
+                        draft.new_bytes += 4 * key.len();
+                        known.insert(key, id);
                         id
                     }
                     Err(problem) => {
@@ -163,29 +219,35 @@ impl Receiver {
                     }
                 },
             };
-            for &(time, value) in &decoded.samples[series.samples.clone()] {
-                let time = Timestamp(time);
-                if time > latest || time < EARLIEST {
-                    let why = if time > latest { "timestamp is too far in the future" } else { "timestamp is too old" };
-                    problems.note(format!("out of bounds: {why} for series {}", self.store.labels(id)));
-                    continue;
+            let samples = &decoded.samples[series.samples.clone()];
+            if samples.iter().all(|(time, _)| (EARLIEST.0..=latest.0).contains(time)) {
+                runs.add(id, series.samples.clone(), &decoded.samples, known.len(), &self.store, &mut draft.commit);
+                written += samples.len();
+                draft.samples += samples.len();
+            } else {
+                for &(time, value) in samples {
+                    let time = Timestamp(time);
+                    if time > latest || time < EARLIEST {
+                        let far = time > latest;
+                        let why = if far { "timestamp is too far in the future" } else { "timestamp is too old" };
+                        problems.note(format!("out of bounds: {why} for series {}", self.store.labels(id)));
+                        continue;
+                    }
+                    draft.commit.samples.push((id, time, value));
+                    written += 1;
+                    draft.samples += 1;
                 }
-                commit.samples.push((id, time, value));
             }
             if series.histograms > 0 {
                 problems.note(format!("native histograms are not stored here, for series {}", self.store.labels(id)));
             }
-            if commit.samples.len() >= COMMIT_SAMPLES || new_bytes >= COMMIT_LABEL_BYTES {
-                written += commit.samples.len() as u64;
-                self.store.commit(std::mem::take(&mut commit)).map_err(WriteError::Unavailable)?;
-                new_bytes = 0;
+            if draft.samples >= COMMIT_SAMPLES || draft.new_bytes >= COMMIT_LABEL_BYTES {
+                runs.end(&decoded.samples, known.len(), &self.store, &mut draft.commit);
+                self.flush(draft, results)?;
             }
         }
-        written += commit.samples.len() as u64;
-        self.store.commit(commit).map_err(WriteError::Unavailable)?;
-        // A rare large request must not hold its room for ever.
-        body.shrink_to(4 << 20);
-        Ok(Outcome { samples: written, problems: problems.text() })
+        runs.end(&decoded.samples, known.len(), &self.store, &mut draft.commit);
+        Ok(Outcome { samples: written as u64, problems: problems.text(), dropped_histograms, dropped_exemplars })
     }
 
     fn series(&self, key: &[u8]) -> Result<SeriesId, String> {
@@ -270,7 +332,7 @@ mod tests {
         let labels = [("__name__", "up"), ("job", "a"), ("empty", "")];
         let one = snappy(&series_1(&labels, &[(1_000, 1.0), (2_000, stale_nan())]));
         let outcome = receiver.write(&one, Protocol::Version1, Timestamp(0)).expect("written");
-        assert_eq!(outcome, Outcome { samples: 2, problems: String::new() });
+        assert_eq!(outcome, Outcome { samples: 2, ..Outcome::default() });
         let symbols = ["", "__name__", "up", "job", "a"].map(|s| field(4, s.as_bytes())).concat();
         let series = field(5, &[field(1, &[1, 2, 3, 4]), field(2, &sample(3_000, -0.0))].concat());
         let two = snappy(&[symbols, series].concat());
@@ -282,6 +344,53 @@ mod tests {
         let up = r#"up{job="a"}"#.to_owned();
         let expected = [(1_000, 1.0_f64), (2_000, stale_nan()), (3_000, -0.0)];
         assert_eq!(stored(&receiver, "up"), expected.map(|(t, v)| (up.clone(), t, v.to_bits())));
+    }
+
+    #[test]
+    fn what_is_told_together_again_and_again_is_stored_as_it_was_told() {
+        let (_dir, receiver) = receiver();
+        let mut told = Vec::new();
+        for request in 0..6_i64 {
+            // Whole rows, cut rows, several rows at once, another order, one series twice.
+            let (from, to, rows) =
+                [(0, 20, 1), (0, 20, 3), (5, 20, 1), (0, 20, 1), (3, 18, 2), (0, 20, 1)][request as usize];
+            let mut numbers: Vec<i64> = (from..to).collect();
+            if request == 3 {
+                numbers.reverse();
+            }
+            if request == 5 {
+                numbers.push(0);
+            }
+            let mut body = Vec::new();
+            for number in numbers {
+                let samples: Vec<(i64, f64)> =
+                    (0..rows).map(|row| (request * 60_000 + row * 15_000, (number * 100 + request) as f64)).collect();
+                body.extend(series_1(&[("__name__", "up"), ("n", &format!("{number:02}"))], &samples));
+                let labels = format!(r#"up{{n="{number:02}"}}"#);
+                told.extend(samples.iter().map(|(time, value)| (labels.clone(), *time, value.to_bits())));
+            }
+            let count = told.len();
+            let outcome = receiver.write(&snappy(&body), Protocol::Version1, Timestamp(0)).expect("written");
+            assert!(outcome.problems.is_empty() && outcome.samples as usize <= count, "{outcome:?}");
+        }
+        told.sort();
+        told.dedup();
+        assert_eq!(stored(&receiver, "up"), told);
+    }
+
+    #[test]
+    fn of_requests_that_are_stored_together_each_has_its_own_answer() {
+        let (_dir, receiver) = receiver();
+        let good = |time| snappy(&series_1(&[("__name__", "up")], &[(time, 1.0)]));
+        let nameless = snappy(&series_1(&[("job", "a")], &[(1, 1.0)]));
+        let requests: Vec<Vec<u8>> = vec![good(1), b"no snappy".to_vec(), nameless, good(2)];
+        let requests: Vec<_> = requests.iter().map(|body| (body.as_slice(), Protocol::Version1)).collect();
+        let results = receiver.write_all(&requests, Timestamp(0));
+        assert!(matches!(&results[0], Ok(outcome) if outcome.samples == 1 && outcome.problems.is_empty()));
+        assert!(matches!(&results[1], Err(WriteError::Malformed(_))));
+        assert!(matches!(&results[2], Ok(outcome) if outcome.samples == 0 && !outcome.problems.is_empty()));
+        assert!(matches!(&results[3], Ok(outcome) if outcome.samples == 1));
+        assert_eq!(stored(&receiver, "up").len(), 2);
     }
 
     #[test]
@@ -317,6 +426,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_kept_is_counted() {
+        let (_dir, receiver) = receiver();
+        let label = field(1, &[field(1, b"__name__"), field(2, b"up")].concat());
+        // An exemplar is field 3 and a histogram field 4 in 1.0, the other way round in 2.0.
+        let one = field(1, &[label, field(2, &sample(1, 1.0)), field(3, b""), field(3, b""), field(4, b"")].concat());
+        let symbols = ["", "__name__", "up"].map(|s| field(4, s.as_bytes())).concat();
+        let series = field(5, &[field(1, &[1, 2]), field(3, b""), field(4, b""), field(4, b"")].concat());
+        for (body, protocol) in [(one, Protocol::Version1), ([symbols, series].concat(), Protocol::Version2)] {
+            let outcome = receiver.write(&snappy(&body), protocol, Timestamp(0)).expect("written");
+            assert_eq!((outcome.dropped_histograms, outcome.dropped_exemplars), (1, 2), "{outcome:?}");
+        }
+    }
+
+    #[test]
     fn a_request_that_claims_too_much_is_refused_before_it_is_decompressed() {
         let (_dir, receiver) = receiver();
         let error = receiver.write(&[0xff, 0xff, 0xff, 0xff, 0x0f], Protocol::Version1, Timestamp(0));
@@ -331,8 +454,12 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut decoded = Decoded::default();
-            for version in [Decoded::version_1, Decoded::version_2] {
-                if version(&mut decoded, &bytes).is_ok() {
+            for expected in [None, bytes.first().map(|n| usize::from(*n)), Some(usize::MAX)] {
+                let read = match expected {
+                    Some(usize::MAX) => decoded.version_2(&bytes),
+                    expected => decoded.version_1(&bytes, |rest| expected.filter(|n| *n <= rest.len())),
+                };
+                if read.is_ok() {
                     for series in &decoded.series {
                         drop(label_pairs(decoded.labels(&bytes, series)));
                         prop_assert!(decoded.samples.get(series.samples.clone()).is_some());

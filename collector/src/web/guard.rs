@@ -17,6 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::Refusal;
+use super::cors::AllowedOrigin;
 use super::server::Arrival;
 use crate::clock;
 
@@ -24,6 +25,7 @@ use crate::clock;
 #[derive(Clone)]
 pub struct HttpMetrics {
     closed: IntCounterVec,
+    pub(super) remote_write_dropped: IntCounterVec,
     requests: IntCounterVec,
     duration: HistogramVec,
 }
@@ -53,10 +55,21 @@ impl HttpMetrics {
             ),
             &["listener", "reason"],
         )?;
+        let remote_write_dropped = IntCounterVec::new(
+            Opts::new(
+                "veghe_remote_write_receiver_dropped_total",
+                "What remote writes held that is not kept: exemplars and native histograms.",
+            ),
+            &["kind"],
+        )?;
+        for kind in ["exemplar", "histogram"] {
+            remote_write_dropped.with_label_values(&[kind]);
+        }
+        registry.register(Box::new(remote_write_dropped.clone()))?;
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        Ok(Self { closed, requests, duration })
+        Ok(Self { closed, remote_write_dropped, requests, duration })
     }
 
     /// The counters of connections for one listener.
@@ -96,8 +109,17 @@ pub struct Guard {
     pub metrics: HttpMetrics,
     /// Which `Host` headers it answers to.
     pub hosts: Hosts,
-    /// The largest body of a request. Larger ones get 413.
-    pub max_body_bytes: usize,
+    /// What it takes of bodies.
+    pub bodies: Bodies,
+}
+
+/// What a listener takes of the bodies of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bodies {
+    /// This many bytes, read whole before a handler sees them. Larger ones get 413.
+    AtMost(usize),
+    /// As they come, for a handler that bounds memory and patience by itself.
+    Streamed,
 }
 
 /// How long a request's body may take to arrive.
@@ -110,13 +132,25 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img
 impl Guard {
     /// `router` behind this guard. To be called last, once all routes and the fallback are there.
     pub fn around(self, router: Router) -> Router {
-        let guard = Arc::new(self);
-        router.layer(from_fn_with_state(guard, pass))
+        let counted = self.clone();
+        counted.counting(self.checking(router))
+    }
+
+    /// The part of the guard that reads requests. Whoever stands outside of it decides before a body is read.
+    pub(super) fn checking(self, router: Router) -> Router {
+        router.layer(from_fn_with_state(Arc::new(self), check))
+    }
+
+    /// The part of the guard that counts, whatever became of a request, and adds the security headers.
+    pub(super) fn counting(self, router: Router) -> Router {
+        router.layer(from_fn_with_state(Arc::new(self), count))
     }
 
     async fn check(&self, request: Request) -> Result<Request, Refusal> {
         self.check_host(&request)?;
-        check_origin(request.method(), request.headers())?;
+        if request.extensions().get::<AllowedOrigin>().is_none() {
+            check_origin(request.method(), request.headers())?;
+        }
         self.read_body(request).await
     }
 
@@ -142,15 +176,24 @@ impl Guard {
     /// The request with its whole body in memory: handlers never wait for a client, and none can feed them for ever.
     async fn read_body(&self, request: Request) -> Result<Request, Refusal> {
         let (head, body) = request.into_parts();
+        let max_bytes = match self.bodies {
+            Bodies::AtMost(bytes) => bytes,
+            Bodies::Streamed => {
+                if let Some(arrival) = head.extensions.get::<Arrival>() {
+                    arrival.complete();
+                }
+                return Ok(Request::from_parts(head, body));
+            }
+        };
         let too_large = || {
-            let message = format!("the request's body has more than {} bytes", self.max_body_bytes);
+            let message = format!("the request's body has more than {max_bytes} bytes");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
         };
         let told = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        if told.is_some_and(|bytes| bytes > self.max_body_bytes as u64) {
+        if told.is_some_and(|bytes| bytes > max_bytes as u64) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, self.max_body_bytes)).await {
+        match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, max_bytes)).await {
             Ok(Ok(bytes)) => {
                 if let Some(arrival) = head.extensions.get::<Arrival>() {
                     arrival.complete();
@@ -168,15 +211,19 @@ impl Guard {
     }
 }
 
-async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    match guard.check(request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn count(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let began = clock::instant();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     // Only paths of ours become labels: a client could otherwise make as many series as it likes.
     let route = matched.as_ref().map_or("none", MatchedPath::as_str);
-    let mut response = match guard.check(request).await {
-        Ok(request) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
-    };
+    let mut response = next.run(request).await;
     secure(response.headers_mut());
     guard.metrics.requests.with_label_values(&[guard.listener, route, response.status().as_str()]).inc();
     guard.metrics.duration.with_label_values(&[guard.listener, route]).observe(began.elapsed().as_secs_f64());
@@ -184,16 +231,18 @@ async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> 
 }
 
 fn secure(headers: &mut HeaderMap) {
-    const FIXED: [(HeaderName, &str); 5] = [
+    const FIXED: [(HeaderName, &str); 4] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     for (name, value) in FIXED {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    // What other origins may read says so itself.
+    let policy = HeaderName::from_static("cross-origin-resource-policy");
+    headers.entry(policy).or_insert_with(|| HeaderValue::from_static("same-origin"));
     // A page may have a narrower one of its own.
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert_with(|| HeaderValue::from_static(CONTENT_SECURITY_POLICY));
 }

@@ -6,16 +6,23 @@
 
 pub mod access;
 pub mod certificates;
+mod compress;
+pub mod cors;
 mod digitization;
 mod encode;
 pub mod enrolment;
 mod federation;
 pub mod guard;
+mod import;
 mod overview;
 mod parameters;
 mod process;
 mod prometheus_api;
+mod prometheus_rules;
+mod prometheus_status;
+mod prometheus_targets;
 mod rate;
+mod remote_read;
 mod remote_write;
 pub mod server;
 #[cfg(test)]
@@ -23,6 +30,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -38,7 +46,7 @@ use veghe_model::Timestamp;
 
 pub use self::access::{Access, AccessError, Exposure, FirstLogin, Need, Scope};
 pub use self::enrolment::{Enrol, EnrolRefusal};
-pub use self::guard::{ConnectionMetrics, Guard, Hosts, HttpMetrics};
+pub use self::guard::{Bodies, ConnectionMetrics, Guard, Hosts, HttpMetrics};
 pub use self::process::register_process_metrics;
 pub use self::server::{Limits, Listener, serve};
 
@@ -89,12 +97,17 @@ pub trait Fleet: Send + Sync + 'static {
     fn agents(&self) -> Vec<AgentView>;
 }
 
+/// What becomes of reading the rule files again; an error is for a person.
+pub type Reloading = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
 /// Rules and alerts in the shape that Prometheus' API has. Called for each page: no disk, no waiting.
 pub trait AlertingView: Send + Sync + 'static {
     /// Objects with `name`, `file`, `interval`, `rules`, ... as in `data.groups` of `/api/v1/rules`.
     fn rule_groups(&self) -> Vec<serde_json::Value>;
     /// Objects with `labels`, `annotations`, `state`, `activeAt`, `value` as in `data.alerts` of `/api/v1/alerts`.
     fn alerts(&self) -> Vec<serde_json::Value>;
+    /// Reads the rule files again; the last good rules stay on an error.
+    fn reload(&self) -> Reloading;
 }
 
 /// What the collector tells about itself.
@@ -128,6 +141,8 @@ pub struct Operations {
     pub exposure: Exposure,
     /// Names, besides addresses and `localhost`, by which a loopback listener may be called.
     pub host_names: Vec<String>,
+    /// Pages of which origins may read the API.
+    pub origins: Option<cors::Origins>,
     /// Counts requests.
     pub metrics: HttpMetrics,
     /// Admits agents.
@@ -155,7 +170,7 @@ impl Operations {
                 Exposure::Loopback => Hosts::LocalAnd(self.host_names.clone()),
                 Exposure::Network => Hosts::Any,
             },
-            max_body_bytes: MAX_BODY_BYTES,
+            bodies: Bodies::AtMost(MAX_BODY_BYTES),
         };
         let open = health_routes(self.ready.clone()).merge(
             Router::new().route("/v1/enrol", post(enrolment::enrol)).with_state(Arc::new(Enrolment {
@@ -164,16 +179,27 @@ impl Operations {
             })),
         );
         // The body is large: nobody without a credential gets as far as sending it.
-        let intake = Guard { max_body_bytes: remote_write::MAX_BODY_BYTES, ..guard.clone() };
-        let writing = intake.around(remote_write::routes(Receiver::new(self.queries.store().clone())));
+        let intake = Guard { bodies: Bodies::AtMost(remote_write::MAX_BODY_BYTES), ..guard.clone() };
+        let writing = intake.checking(remote_write::routes(
+            Receiver::new(self.queries.store().clone()),
+            self.metrics.remote_write_dropped.clone(),
+        ));
+        let stream = Guard { bodies: Bodies::Streamed, ..guard.clone() };
+        let writing = writing.merge(stream.checking(import::routes(self.queries.store().clone())));
         let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));
-        let intake = Guard { max_body_bytes: digitization::events::MAX_BODY_BYTES, ..guard.clone() };
-        let events = intake.around(digitization::events::routes(self.digitization.clone()));
-        let events = access.guard(events, exposure, Need::Credential(Scope::Events));
-        let operating = digitization::operating(self.digitization.clone());
-        let operating = access.guard(operating, exposure, Need::Credential(Scope::Operate));
-        let project = digitization::reading(self.digitization.clone());
-        let api = Arc::new(Api { parts: self, selections: Semaphore::new(prometheus_api::MAX_SELECTIONS) });
+        let lifecycle =
+            Router::new().route("/-/reload", post(reload).put(reload)).with_state(Arc::clone(&self.alerting));
+        let lifecycle = access.guard(lifecycle, exposure, Need::Credential(Scope::Admin));
+        let open = open.merge(lifecycle).route("/-/quit", post(quit).put(quit));
+        let (origins, project) = (self.origins.clone(), self.digitization.clone());
+        let api = Arc::new(Api { parts: self, selections: Arc::new(Semaphore::new(prometheus_api::MAX_SELECTIONS)) });
+        let batches = Guard { bodies: Bodies::AtMost(digitization::events::MAX_BODY_BYTES), ..guard.clone() };
+        let events = batches.checking(digitization::events::routes(project.clone()));
+        let writing = writing.merge(access.guard(events, exposure, Need::Credential(Scope::Events)));
+        let operating =
+            access.guard(digitization::operating(project.clone()), exposure, Need::Credential(Scope::Operate));
+        let open = open.merge(operating);
+        let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
             .route("/operations.css", get(overview::style))
@@ -184,16 +210,14 @@ impl Operations {
             .fallback(not_found)
             .with_state(api)
             .merge(project);
-        guard
-            .around(access.guard(reading, exposure, Need::Reading).merge(operating).merge(open))
-            .merge(writing)
-            .merge(events)
+        let reading = compress::around(access.guard(reading, exposure, Need::Reading));
+        guard.clone().counting(cors::around(guard.checking(reading.merge(open)).merge(writing), origins))
     }
 }
 
 /// The public listener's routes: the pages, and its health. Anybody may call it by any name and only read.
 pub fn public_site(pages: Router, ready: watch::Receiver<bool>, metrics: HttpMetrics) -> Router {
-    let guard = Guard { listener: "status", metrics, hosts: Hosts::Any, max_body_bytes: 0 };
+    let guard = Guard { listener: "status", metrics, hosts: Hosts::Any, bodies: Bodies::AtMost(0) };
     guard.around(pages.merge(health_routes(ready)))
 }
 
@@ -211,6 +235,21 @@ async fn is_ready(State(ready): State<watch::Receiver<bool>>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "Veghe is not ready.\n").into_response()
     }
+}
+
+/// As Prometheus with `--web.enable-lifecycle`, for who has the scope `admin`.
+async fn reload(State(alerting): State<Arc<dyn AlertingView>>) -> Response {
+    match alerting.reload().await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(problem) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {problem}\n")).into_response()
+        }
+    }
+}
+
+/// Whoever runs the collector ends it; nobody does from afar.
+async fn quit() -> Response {
+    (StatusCode::FORBIDDEN, "Lifecycle API is not enabled.\n").into_response()
 }
 
 async fn agents(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {

@@ -1,30 +1,31 @@
 //! Prometheus' HTTP API, `/api/v1`: the same parameters, answers, error types, texts and status codes, so that Grafana,
 //! promtool and every other client work unchanged.
 //!
-//! What it deliberately does not do: evaluate (`query`), or decide who may ask (`access`).
+//! Here are queries and selections; rules, targets and status have files of their own. What it deliberately does not do:
+//! evaluate (`query`), or decide who may ask (`access`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{get, post};
 use serde_json::{Value as Tree, json};
-use tokio::sync::Semaphore;
-use veghe_model::{Labels, Matcher, Timestamp, is_label_name};
-use veghe_promql::{EvalError, Evaluation, Query, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use veghe_model::{Labels, Matcher, Timestamp};
+use veghe_promql::{EvalError, Query, Value};
 use veghe_tsdb::ReadError;
-use veghe_wire::catalogue::{self, Kind, Metric};
 
 use super::encode::{self, EvaluationJson, Pieces, push_labels, push_notes, push_text};
 use super::parameters::Parameters;
-use super::{AgentState, Operations};
+use super::{Operations, prometheus_rules, prometheus_status, prometheus_targets, remote_read};
 use crate::clock;
-use crate::query::QueryError;
+use crate::query::{Asked, Bounds, Cost, QueryError, When};
 
 /// The most points that one series of a range may have.
 const MAX_POINTS: i64 = 11_000;
@@ -36,7 +37,7 @@ const TRUNCATED: &str = "results truncated due to limit";
 /// What the handlers share.
 pub(super) struct Api {
     pub(super) parts: Operations,
-    pub(super) selections: Semaphore,
+    pub(super) selections: Arc<Semaphore>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -50,18 +51,10 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/api/v1/labels", get(labels).post(labels))
         .route("/api/v1/label/{name}/values", get(label_values))
         .route("/api/v1/query_exemplars", get(query_exemplars).post(query_exemplars))
-        .route("/api/v1/metadata", get(metadata))
-        .route("/api/v1/rules", get(rules))
-        .route("/api/v1/alerts", get(alerts))
-        .route("/api/v1/alertmanagers", get(alertmanagers))
-        .route("/api/v1/targets", get(targets))
-        .route("/api/v1/scrape_pools", get(scrape_pools))
-        .route("/api/v1/status/buildinfo", get(build_info))
-        .route("/api/v1/status/runtimeinfo", get(runtime_info))
-        .route("/api/v1/status/config", get(config))
-        .route("/api/v1/status/flags", get(flags))
-        .route("/api/v1/status/tsdb", get(tsdb))
-        .route("/api/v1/status/walreplay", get(wal_replay))
+        .route("/api/v1/read", post(remote_read::read))
+        .merge(prometheus_rules::routes())
+        .merge(prometheus_targets::routes())
+        .merge(prometheus_status::routes())
 }
 
 /// An error in Prometheus' form.
@@ -89,7 +82,7 @@ impl ApiError {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, kind: "execution", message: message.to_string() }
     }
 
-    fn internal(message: impl Display) -> Self {
+    pub(super) fn internal(message: impl Display) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "internal", message: message.to_string() }
     }
 
@@ -142,23 +135,23 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn json_response(text: String) -> Response {
+pub(super) fn json_response(text: String) -> Response {
     let mut response = Response::new(text.into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(encode::JSON));
     response
 }
 
-fn success(data: &Tree) -> Response {
+pub(super) fn success(data: &Tree) -> Response {
     json_response(format!(r#"{{"status":"success","data":{data}}}"#))
 }
 
 async fn query(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
     let limit = parameters.limit()?;
     let at = parameters.time_or("time", clock::now())?;
-    let timeout = parameters.timeout()?;
+    let bounds = parameters.bounds()?;
     let query = Query::parse(parameters.get("query")).map_err(QueryError::from)?;
-    let evaluation = api.parts.queries.instant(query, at, timeout).await?;
-    Ok(evaluation_response(evaluation, limit))
+    let asked = api.parts.queries.ask(query, When::At(at), bounds).await?;
+    Ok(evaluation_response(asked, limit, parameters.get("stats")))
 }
 
 async fn query_range(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
@@ -175,13 +168,14 @@ async fn query_range(State(api): Shared, parameters: Parameters) -> Result<Respo
             "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
         ));
     }
-    let timeout = parameters.timeout()?;
+    let bounds = parameters.bounds()?;
     let query = Query::parse(parameters.get("query")).map_err(QueryError::from)?;
-    let evaluation = api.parts.queries.range(query, start, end, step, timeout).await?;
-    Ok(evaluation_response(evaluation, limit))
+    let asked = api.parts.queries.ask(query, When::Range { start, end, step }, bounds).await?;
+    Ok(evaluation_response(asked, limit, parameters.get("stats")))
 }
 
-fn evaluation_response(mut evaluation: Evaluation, limit: Option<usize>) -> Response {
+fn evaluation_response(asked: Asked, limit: Option<usize>, stats: &str) -> Response {
+    let Asked { mut evaluation, cost } = asked;
     let limit = limit.unwrap_or(usize::MAX);
     let truncated = match &mut evaluation.value {
         Value::Vector(samples) => truncate(samples, limit),
@@ -191,7 +185,25 @@ fn evaluation_response(mut evaluation: Evaluation, limit: Option<usize>) -> Resp
     if truncated {
         evaluation.warnings.push(TRUNCATED.to_owned());
     }
-    encode::respond(encode::JSON, EvaluationJson::new(evaluation))
+    let stats = (!stats.is_empty()).then(|| cost_json(&cost).to_string());
+    encode::respond(encode::JSON, EvaluationJson::new(evaluation).with_stats(stats))
+}
+
+/// `stats` of an answer, in seconds and samples.
+fn cost_json(cost: &Cost) -> Tree {
+    let running = cost.reading + cost.evaluating;
+    json!({
+        "timings": {
+            "evalTotalTime": running.as_secs_f64(),
+            // Results are made in order.
+            "resultSortTime": 0.0,
+            "queryPreparationTime": cost.reading.as_secs_f64(),
+            "innerEvalTime": cost.evaluating.as_secs_f64(),
+            "execQueueTime": cost.queued.as_secs_f64(),
+            "execTotalTime": (cost.queued + running).as_secs_f64(),
+        },
+        "samples": { "totalQueryableSamples": cost.samples, "peakSamples": cost.samples },
+    })
 }
 
 fn truncate<T>(items: &mut Vec<T>, limit: usize) -> bool {
@@ -215,6 +227,20 @@ impl Parameters {
         }
     }
 
+    /// Bounds of a query that a client may set.
+    fn bounds(&self) -> Result<Bounds, ApiError> {
+        let mut lookback = None;
+        if !self.get("lookback_delta").is_empty() {
+            let ms = self.duration_ms("lookback_delta").map_err(|error| {
+                let problem = error.message().split_once(": ").map_or(error.message(), |(_, problem)| problem);
+                ApiError::bad_data(format!("error parsing lookback delta duration: {problem}"))
+            })?;
+            // Zero and what is below it are as if nothing was said.
+            lookback = u64::try_from(ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+        }
+        Ok(Bounds { timeout: self.timeout()?, lookback })
+    }
+
     fn range(&self) -> Result<(Timestamp, Timestamp), ApiError> {
         Ok((self.time_or("start", Timestamp::MIN)?, self.time_or("end", Timestamp::MAX)?))
     }
@@ -226,18 +252,23 @@ impl Api {
         &self,
         work: impl FnOnce(&veghe_tsdb::Store) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let timeout = self.parts.queries.settings().timeout;
-        let _turn = tokio::time::timeout(timeout, self.selections.acquire())
-            .await
-            .map_err(|_elapsed| ApiError::timeout(QueryError::TimedOutInQueue))?
-            .map_err(|_closed| ApiError::internal("the collector is stopping"))?;
+        let _turn = self.turn().await?;
         let store = self.parts.queries.store().clone();
         let result = tokio::task::spawn_blocking(move || work(&store)).await;
         Ok(result.map_err(|_panicked| ApiError::internal(QueryError::Defect))??)
     }
 
+    /// Waits for the turn of a selection.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let timeout = self.parts.queries.settings().timeout;
+        tokio::time::timeout(timeout, Arc::clone(&self.selections).acquire_owned())
+            .await
+            .map_err(|_elapsed| ApiError::timeout(QueryError::TimedOutInQueue))?
+            .map_err(|_closed| ApiError::internal("the collector is stopping"))
+    }
+
     /// The labels of the series that any of `selectors` takes, or of all where there is none.
-    async fn label_sets(
+    pub(super) async fn label_sets(
         &self,
         selectors: Vec<Vec<Matcher>>,
         start: Timestamp,
@@ -320,7 +351,8 @@ async fn label_values(
     Path(name): Path<String>,
     parameters: Parameters,
 ) -> Result<Response, ApiError> {
-    if !is_label_name(&name) {
+    let name = unescaped(&name);
+    if name.is_empty() {
         return Err(ApiError::bad_data(format!("invalid label name: {name:?}")));
     }
     let limit = parameters.limit()?;
@@ -335,6 +367,27 @@ async fn label_values(
     Ok(list(values.into_iter().collect(), limit, |out, text| push_text(out, text)))
 }
 
+/// A name as `U__` escapes it for places that take letters, digits and `_` only: `__` is `_`, `_2e_` is the character
+/// of that number. What is not escaped so stands for itself.
+fn unescaped(name: &str) -> Cow<'_, str> {
+    let Some(mut rest) = name.strip_prefix("U__") else { return name.into() };
+    let mut out = String::new();
+    while let Some((plain, escaped)) = rest.split_once('_') {
+        out.push_str(plain);
+        let Some((code, after)) = escaped.split_once('_') else { return name.into() };
+        if code.is_empty() {
+            out.push('_');
+        } else {
+            let character = u32::from_str_radix(code, 16).ok().filter(|_| code.len() <= 6).and_then(char::from_u32);
+            let Some(character) = character else { return name.into() };
+            out.push(character);
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out.into()
+}
+
 /// Exemplars are not stored: a query of them is checked and answered with none.
 async fn query_exemplars(parameters: Parameters) -> Result<Response, ApiError> {
     let (start, end) = parameters.range()?;
@@ -345,217 +398,28 @@ async fn query_exemplars(parameters: Parameters) -> Result<Response, ApiError> {
     Ok(success(&json!([])))
 }
 
-/// Kind and help of the catalogue's metrics; those that the kernel names come with their names as stored.
-async fn metadata(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.limit()?.unwrap_or(usize::MAX);
-    let wanted = parameters.get("metric").to_owned();
-    let names: BTreeSet<String> = if wanted.is_empty() {
-        let found = api.label_sets(vec![], Timestamp::MIN, Timestamp::MAX).await?;
-        found.iter().map(|labels| labels.metric_name().to_owned()).collect()
-    } else {
-        BTreeSet::from([wanted])
-    };
-    let mut data = serde_json::Map::new();
-    for name in names {
-        let Some(metric) = catalogue::lookup(&name) else { continue };
-        if data.len() == limit {
-            break;
-        }
-        let kind = match metric.kind {
-            Kind::Untyped => "unknown",
-            kind => kind.as_str(),
-        };
-        let entry = json!([{ "type": kind, "help": metric.help_for(&name), "unit": "" }]);
-        data.insert(family(metric, &name).to_owned(), entry);
-    }
-    Ok(success(&Tree::Object(data)))
-}
-
-/// The name under which a series of `metric` called `name` is documented.
-fn family<'a>(metric: &Metric, name: &'a str) -> &'a str {
-    let stem = || ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
-    if metric.kind == Kind::Histogram { stem().unwrap_or(name) } else { name }
-}
-
-async fn rules(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
-    let kind = match parameters.get("type") {
-        "" => None,
-        "alert" => Some("alerting"),
-        "record" => Some("recording"),
-        other => return Err(ApiError::invalid_parameter("type", format!("not supported value {other:?}"))),
-    };
-    let mut groups = api.parts.alerting.rule_groups();
-    if let Some(kind) = kind {
-        for rules in groups.iter_mut().filter_map(|group| group["rules"].as_array_mut()) {
-            rules.retain(|rule| rule["type"] == kind);
-        }
-    }
-    Ok(success(&json!({ "groups": groups })))
-}
-
-async fn alerts(State(api): Shared) -> Response {
-    success(&json!({ "alerts": api.parts.alerting.alerts() }))
-}
-
-/// Notifications leave by webhook and mail, not through another Alertmanager.
-async fn alertmanagers() -> Response {
-    success(&json!({ "activeAlertmanagers": [], "droppedAlertmanagers": [] }))
-}
-
-async fn scrape_pools() -> Response {
-    success(&json!({ "scrapePools": [SCRAPE_POOL] }))
-}
-
-/// The one pool of targets: whoever enrolled.
-const SCRAPE_POOL: &str = "agents";
-
-/// Agents in the place of scrape targets.
-async fn targets(State(api): Shared, parameters: Parameters) -> Response {
-    let pool = parameters.get("scrapePool");
-    let state = parameters.get("state").to_lowercase();
-    let active = ["", "any", "active"].contains(&state.as_str()) && (pool.is_empty() || pool == SCRAPE_POOL);
-    let agents = if active { api.parts.fleet.agents() } else { vec![] };
-    let targets: Vec<_> = agents
-        .iter()
-        .filter(|agent| agent.state != AgentState::Revoked)
-        .map(|agent| {
-            let (health, error) = match agent.state {
-                AgentState::Up => ("up", ""),
-                AgentState::Waiting | AgentState::Revoked => ("unknown", ""),
-                AgentState::Down => ("down", "nothing came from this agent lately"),
-            };
-            let labels = json!({ "instance": agent.id, "job": "node" });
-            json!({
-                "discoveredLabels": labels,
-                "labels": labels,
-                "scrapePool": SCRAPE_POOL,
-                "scrapeUrl": format!("veghe-agent://{}", agent.id),
-                "globalUrl": format!("veghe-agent://{}", agent.id),
-                "lastError": error,
-                "lastScrape": rfc3339(agent.last_seen.unwrap_or(GO_ZERO_TIME)),
-                "lastScrapeDuration": 0.0,
-                "health": health,
-                "scrapeInterval": "",
-                "scrapeTimeout": "",
-            })
-        })
-        .collect();
-    success(&json!({ "activeTargets": targets, "droppedTargets": [] }))
-}
-
-/// 0001-01-01T00:00:00Z: how Go writes a time that never was.
-const GO_ZERO_TIME: Timestamp = Timestamp(-62_135_596_800_000);
-
 /// `at` as RFC 3339 in UTC.
 pub(super) fn rfc3339(at: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(at.millis()).map_or_else(|_outside| String::new(), |t| t.to_string())
 }
 
-async fn build_info(State(api): Shared) -> Response {
-    // Grafana reads the version to know which features it may use: it is that of the Prometheus whose semantics we
-    // follow, and `veghe` has our own.
-    success(&json!({
-        "version": "3.0.0",
-        "revision": "",
-        "branch": "",
-        "buildUser": "",
-        "buildDate": "",
-        "goVersion": "",
-        "veghe": api.parts.about.version,
-    }))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn runtime_info(State(api): Shared) -> Response {
-    let about = &api.parts.about;
-    success(&json!({
-        "startTime": rfc3339(about.started),
-        "CWD": about.data_dir.display().to_string(),
-        "reloadConfigSuccess": true,
-        "lastConfigTime": rfc3339(about.started),
-        "corruptionCount": 0,
-        "goroutineCount": 0,
-        "GOMAXPROCS": std::thread::available_parallelism().map_or(1, usize::from),
-        "GOGC": "",
-        "GODEBUG": "",
-        "storageRetention": about.retention,
-    }))
-}
-
-async fn config(State(api): Shared) -> Response {
-    success(&json!({ "yaml": api.parts.about.config_yaml }))
-}
-
-async fn flags(State(api): Shared) -> Json<Tree> {
-    Json(json!({ "status": "success", "data": api.parts.about.flags }))
-}
-
-/// The log is replayed before anything listens, so it is always done here.
-async fn wal_replay() -> Response {
-    success(&json!({ "min": 0, "max": 0, "current": 0, "state": "done" }))
-}
-
-async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.limit()?.unwrap_or(10).min(10_000);
-    let data = api
-        .select(move |store| {
-            let all = store.series_labels(&[], Timestamp::MIN, Timestamp::MAX)?;
-            let stats = store.stats();
-            let mut data = cardinality(&all, limit);
-            data["headStats"] = json!({
-                "numSeries": stats.series,
-                "numLabelPairs": data["pairs"].take(),
-                "chunkCount": 0,
-                "minTime": 0,
-                "maxTime": 0,
-            });
-            if let Some(data) = data.as_object_mut() {
-                data.remove("pairs");
-                data.insert(
-                    "vegheStats".to_owned(),
-                    json!({
-                        "headSamples": stats.head_samples,
-                        "headBytes": stats.head_bytes,
-                        "logSegments": stats.log_segments,
-                        "logBytes": stats.log_bytes,
-                        "chunkBytes": stats.chunk_bytes,
-                    }),
-                );
-            }
-            Ok(data)
-        })
-        .await?;
-    Ok(success(&data))
-}
-
-/// Which names, labels and pairs have most, at most `limit` of each.
-fn cardinality(all: &[Labels], limit: usize) -> Tree {
-    let mut by_metric: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut by_pair: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for labels in all {
-        *by_metric.entry(labels.metric_name()).or_default() += 1;
-        for label in labels {
-            *by_pair.entry((&label.name, &label.value)).or_default() += 1;
+    #[test]
+    fn escaped_names_are_unescaped_and_others_stand_for_themselves() {
+        for (name, expected) in [
+            ("job", "job"),
+            ("a-b", "a-b"),
+            ("U__http_2e_method", "http.method"),
+            ("U__a__b", "a_b"),
+            ("U___219_i", "și"),
+            ("U__a_zz_b", "U__a_zz_b"),
+            ("U__a_d800_b", "U__a_d800_b"),
+            ("U__a_", "U__a_"),
+        ] {
+            assert_eq!(unescaped(name), expected);
         }
     }
-    let mut values_by_label: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut bytes_by_label: BTreeMap<&str, u64> = BTreeMap::new();
-    for ((name, value), series) in &by_pair {
-        *values_by_label.entry(name).or_default() += 1;
-        *bytes_by_label.entry(name).or_default() += series * value.len() as u64;
-    }
-    let largest = |counts: Vec<(String, u64)>| -> Tree {
-        let mut counts = counts;
-        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        counts.into_iter().take(limit).map(|(name, value)| json!({ "name": name, "value": value })).collect()
-    };
-    let named = |counts: &BTreeMap<&str, u64>| counts.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-    json!({
-        "pairs": by_pair.len(),
-        "seriesCountByMetricName": largest(named(&by_metric)),
-        "labelValueCountByLabelName": largest(named(&values_by_label)),
-        "memoryInBytesByLabelName": largest(named(&bytes_by_label)),
-        "seriesCountByLabelValuePair": largest(
-            by_pair.iter().map(|((name, value), n)| (format!("{name}={value}"), *n)).collect()
-        ),
-    })
 }

@@ -1,8 +1,9 @@
 //! `POST /api/v1/write`: remote write 1.0 and 2.0 over HTTP, with Prometheus' answers (`storage/remote/write_handler.go`).
 //!
-//! Invariant: who sends is known before a body is read. What it deliberately does not do: read requests (`remote`).
+//! Invariant: who sends is known before a body is read; a request is answered after it is on disk. What it deliberately does not do: read requests (`remote`).
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -10,7 +11,8 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use tokio::sync::Semaphore;
+use prometheus::IntCounterVec;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::clock;
 use crate::remote::{Outcome, Protocol, Receiver, WriteError};
@@ -19,16 +21,83 @@ use crate::remote::{Outcome, Protocol, Receiver, WriteError};
 pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
 
 struct Write {
+    /// What requests held that nobody keeps.
+    dropped: IntCounterVec,
     receiver: Arc<Receiver>,
-    /// One request at a time is decoded and stored; the others wait here, not on threads.
-    turn: Semaphore,
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// One batch at a time is decoded and stored; who comes meanwhile waits here, not on a thread, and is stored together
+    /// with the others that wait: they share one write to the disk.
+    turn: Arc<Semaphore>,
 }
 
+/// A request that nobody has begun to store.
+struct Waiting {
+    body: Bytes,
+    protocol: Protocol,
+    answer: oneshot::Sender<Result<Outcome, WriteError>>,
+}
+
+/// Bodies that are stored together.
+const MAX_TOGETHER_BYTES: usize = 4 << 20;
+
 /// The route, before any guard.
-pub(super) fn routes(receiver: Receiver) -> Router {
-    let state = Write { receiver: Arc::new(receiver), turn: Semaphore::new(1) };
+pub(super) fn routes(receiver: Receiver, dropped: IntCounterVec) -> Router {
+    let state =
+        Write { dropped, receiver: Arc::new(receiver), waiting: Mutex::default(), turn: Arc::new(Semaphore::new(1)) };
     // The guard around it has the bound.
     Router::new().route("/api/v1/write", post(write)).layer(DefaultBodyLimit::disable()).with_state(Arc::new(state))
+}
+
+impl Write {
+    /// Stores a request, together with what else waits.
+    async fn store(&self, body: Bytes, protocol: Protocol) -> Stored {
+        let (answer, mut answered) = oneshot::channel();
+        let waiting = Waiting { body, protocol, answer };
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiting);
+        loop {
+            let turn = tokio::select! {
+                biased;
+                result = &mut answered => return result.map_or(Stored::Defect, Stored::Done),
+                turn = Arc::clone(&self.turn).acquire_owned() => turn,
+            };
+            let Ok(turn) = turn else { return Stored::Stopping };
+            let (batch, receiver) = (self.next_batch(), Arc::clone(&self.receiver));
+            // It goes on and answers the others where this client goes away.
+            let work = tokio::task::spawn_blocking(move || {
+                let requests: Vec<_> = batch.iter().map(|one| (&*one.body, one.protocol)).collect();
+                let results = receiver.write_all(&requests, clock::now());
+                for (one, result) in batch.into_iter().zip(results) {
+                    // Who went away will send it again.
+                    drop(one.answer.send(result));
+                }
+                drop(turn);
+            });
+            if let Err(panicked) = work.await {
+                tracing::error!(error = &panicked as &dyn std::error::Error, "a remote write failed unexpectedly");
+            }
+        }
+    }
+
+    fn next_batch(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = 0;
+        let count = waiting
+            .iter()
+            .take_while(|one| {
+                let fits = bytes == 0 || bytes + one.body.len() <= MAX_TOGETHER_BYTES;
+                bytes += one.body.len();
+                fits
+            })
+            .count();
+        waiting.drain(..count).filter(|one| !one.answer.is_closed()).collect()
+    }
+}
+
+/// How storing a request ended.
+enum Stored {
+    Done(Result<Outcome, WriteError>),
+    Stopping,
+    Defect,
 }
 
 async fn write(State(state): State<Arc<Write>>, headers: HeaderMap, body: Bytes) -> Response {
@@ -43,21 +112,20 @@ async fn write(State(state): State<Arc<Write>>, headers: HeaderMap, body: Bytes)
             format!("{encoding} encoding (compression) is not accepted by this server; only snappy is acceptable");
         return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem);
     }
-    let Ok(_turn) = state.turn.acquire().await else {
-        return answer(StatusCode::SERVICE_UNAVAILABLE, "the collector is stopping");
-    };
-    let receiver = Arc::clone(&state.receiver);
-    let work = tokio::task::spawn_blocking(move || receiver.write(&body, protocol, clock::now()));
-    let (written, mut response) = match work.await {
-        Ok(Ok(Outcome { samples, problems })) if problems.is_empty() => {
-            (samples, StatusCode::NO_CONTENT.into_response())
+    let (written, mut response) = match state.store(body, protocol).await {
+        Stored::Done(Ok(Outcome { samples, problems, dropped_histograms, dropped_exemplars })) => {
+            let count = |kind, number| state.dropped.with_label_values(&[kind]).inc_by(number);
+            count("histogram", dropped_histograms);
+            count("exemplar", dropped_exemplars);
+            if problems.is_empty() {
+                (samples, StatusCode::NO_CONTENT.into_response())
+            } else {
+                tracing::warn!(%problems, "remote write was refused in part");
+                (samples, answer(StatusCode::BAD_REQUEST, problems))
+            }
         }
-        Ok(Ok(Outcome { samples, problems })) => {
-            tracing::warn!(%problems, "remote write was refused in part");
-            (samples, answer(StatusCode::BAD_REQUEST, problems))
-        }
-        Ok(Err(WriteError::Malformed(problem))) => (0, answer(StatusCode::BAD_REQUEST, problem)),
-        Ok(Err(error)) => {
+        Stored::Done(Err(WriteError::Malformed(problem))) => (0, answer(StatusCode::BAD_REQUEST, problem)),
+        Stored::Done(Err(error)) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "cannot store a remote write; it will be sent again"
@@ -66,10 +134,8 @@ async fn write(State(state): State<Arc<Write>>, headers: HeaderMap, body: Bytes)
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             (0, response)
         }
-        Err(panicked) => {
-            tracing::error!(error = &panicked as &dyn std::error::Error, "a remote write failed unexpectedly");
-            (0, answer(StatusCode::INTERNAL_SERVER_ERROR, "the request failed unexpectedly"))
-        }
+        Stored::Stopping => (0, answer(StatusCode::SERVICE_UNAVAILABLE, "the collector is stopping")),
+        Stored::Defect => (0, answer(StatusCode::INTERNAL_SERVER_ERROR, "the request failed unexpectedly")),
     };
     if protocol == Protocol::Version2 {
         let counts = [("samples", written), ("histograms", 0), ("exemplars", 0)];

@@ -1,7 +1,8 @@
 //! Measures what the store costs: 40 hosts of 500 series each, 480 rows of data like `node_exporter`'s.
 //!
 //! `cargo run --release -p veghe-tsdb --example ingest [DIR [DAYS]]`; with DAYS, one such host for so many days, sealed
-//! and merged as time goes on.
+//! and merged as time goes on. `ingest DIR start MILLIONS` puts so many million samples into the log, none of them sealed,
+//! and shows what starts on them take, each in a process of its own.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,20 @@ const STEP_MS: i64 = 15_000;
 const START_MS: i64 = 1_700_006_400_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    if std::env::args().nth(2).is_some_and(|mode| mode == "open") {
+        let report = run_open(&PathBuf::from(std::env::args_os().nth(1).ok_or("which directory?")?))?;
+        std::io::Write::write_all(&mut std::io::stdout(), report.as_bytes())?;
+        return Ok(());
+    }
     let dir = std::env::args_os().nth(1).map_or_else(|| std::env::temp_dir().join("veghe-ingest"), PathBuf::from);
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
     let report = match std::env::args().nth(2) {
+        Some(start) if start == "start" => {
+            let millions = std::env::args().nth(3).ok_or("how many millions of samples?")?;
+            run_starts(&dir, millions.parse()?)?
+        }
         Some(days) => run_days(&dir, days.parse()?)?,
         None => run(&dir)?,
     };
@@ -122,6 +132,61 @@ read and decode             {:.0} M samples per CPU-s ({read})
     ) + &format!(
         "left after seal             {} log segments, {} head samples\n",
         stats.log_segments, stats.head_samples
+    ))
+}
+
+/// Fills the log of a store that nobody seals, as after a night with a database that can't be written.
+fn run_starts(dir: &Path, millions: u64) -> Result<String, Box<dyn Error>> {
+    let rows = millions * 1_000_000 / (HOSTS * SERIES) as u64;
+    let (store, _) = Store::open(options(dir))?;
+    let mut groups = Vec::new();
+    for host in 0..HOSTS {
+        let labels = |n: usize| {
+            Labels::from_pairs([("__name__", format!("node_metric_{n}_total")), ("instance", format!("host-{host}"))])
+        };
+        groups.push(store.group(&(0..SERIES).map(|n| store.series(&labels(n))).collect::<Result<Vec<_>, _>>()?));
+    }
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut hosts: Vec<Vec<f64>> =
+        (0..HOSTS).map(|_| (0..SERIES).map(|n| start_value(n, &mut random)).collect()).collect();
+    for row in 0..rows {
+        let mut columns = Vec::with_capacity(HOSTS);
+        for (group, values) in groups.iter().zip(&mut hosts) {
+            values.iter_mut().enumerate().for_each(|(n, value)| next_value(n, value, &mut random));
+            let timestamp = Timestamp(START_MS + row as i64 * STEP_MS + i64::from(group.0) * 100);
+            columns.push(Column { group: *group, timestamp, values: values.clone() });
+        }
+        store.commit(Commit { columns, ..Commit::default() })?;
+    }
+    let stats = store.stats();
+    drop(store);
+    let mut report = format!(
+        "in the log                  {} M samples, {:.0} MB, {} segments\n",
+        rows * (HOSTS * SERIES) as u64 / 1_000_000,
+        stats_mb(stats.log_bytes),
+        stats.log_segments
+    );
+    for _ in 0..2 {
+        let opened = std::process::Command::new(std::env::current_exe()?).arg(dir).arg("open").output()?;
+        if !opened.status.success() {
+            return Err(String::from_utf8_lossy(&opened.stderr).into());
+        }
+        report += &String::from_utf8_lossy(&opened.stdout);
+    }
+    Ok(report)
+}
+
+fn run_open(dir: &Path) -> Result<String, Box<dyn Error>> {
+    let (wall, cpu) = (wall_seconds(), cpu_seconds());
+    let (store, recovery) = Store::open(options(dir))?;
+    let (wall, cpu) = (wall_seconds() - wall, cpu_seconds() - cpu);
+    let stats = store.stats();
+    Ok(format!(
+        "start                       {wall:.2} s, {cpu:.2} CPU-s, peak memory {:.0} MB; {:.1} M samples replayed, {:.1} M of them in the head ({:.0} MB)\n",
+        status_kib("VmHWM:")? as f64 / 1024.0,
+        recovery.replayed_samples as f64 / 1e6,
+        stats.head_samples as f64 / 1e6,
+        stats_mb(stats.head_bytes),
     ))
 }
 
@@ -243,8 +308,17 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+fn wall_seconds() -> f64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 fn resident_kib() -> Result<u64, Box<dyn Error>> {
+    status_kib("VmRSS:")
+}
+
+fn status_kib(key: &str) -> Result<u64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such line")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

@@ -4,22 +4,24 @@
 //! `window << 32 | series`, so that a window is one range; every chunk carries a checksum that also covers its row number.
 //! FORMAT.md has the tables and the bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use roaring::RoaringBitmap;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
-use veghe_model::Labels;
 
 use crate::OpenError;
 use crate::bytes::{Cursor, Damaged, put_varint};
+use crate::catalog;
 use crate::codec::{self, Packing, Scratch};
-use crate::{log, timecolumn};
+use crate::contents::{self, Contents};
+use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 4;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -38,6 +40,12 @@ const SCHEMA_OF_DAYS: &str = "
 CREATE TABLE day (day INTEGER PRIMARY KEY, series BLOB NOT NULL);
 CREATE TABLE day_chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE day_times (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+";
+
+/// What format 4 has in addition, beside checksums for what had none.
+const SCHEMA_OF_TOMBSTONES: &str = "
+ALTER TABLE meta ADD COLUMN crc INTEGER;
+CREATE TABLE tombstone (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 ";
 
 /// How many windows make a day, as chunks are merged; 24 h of windows of 2 h.
@@ -64,6 +72,14 @@ impl Level {
             Self::Day => "day_times",
         }
     }
+
+    /// What it spans, for messages; also the table of which series have a chunk, and its key.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Day => "day",
+        }
+    }
 }
 
 const OWN_TIMES: u8 = 0;
@@ -81,18 +97,6 @@ pub(crate) struct Sealed {
     /// Records up to this one are in chunks as far as they concern this window, or dropped.
     pub(crate) through: u64,
     pub(crate) series: Arc<RoaringBitmap>,
-}
-
-/// What the database says at the start.
-#[derive(Debug, Default)]
-pub(crate) struct Contents {
-    pub(crate) series: Vec<(u32, Labels)>,
-    pub(crate) marks: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) windows: BTreeMap<i64, Sealed>,
-    pub(crate) days: BTreeMap<i64, Arc<RoaringBitmap>>,
-    pub(crate) next_series: u32,
-    /// Records up to this one are in here as far as series and marks go.
-    pub(crate) catalog_through: u64,
 }
 
 /// The database.
@@ -128,22 +132,38 @@ impl Chunks {
             transaction
                 .execute_batch(SCHEMA)
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_DAYS))
+                .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
+                .and_then(|()| transaction.execute_batch(SCHEMA_OF_TOMBSTONES))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         } else if found < VERSION {
-            // Days fill by and by as windows are merged: nothing that is there changes here.
+            // New tables fill by and by, chunks stay as they are. A kill leaves the format of before.
             let transaction = writer.transaction().map_err(database)?;
-            transaction
-                .execute_batch(SCHEMA_OF_DAYS)
-                .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
-                .map_err(database)?;
-            transaction.commit().map_err(database)?;
+            let migrated = (|| {
+                if found < 2 {
+                    transaction.execute_batch(SCHEMA_OF_DAYS)?;
+                }
+                if found < 3 {
+                    transaction.execute_batch(catalog::SCHEMA)?;
+                }
+                transaction.execute_batch(SCHEMA_OF_TOMBSTONES)?;
+                add_checksums(&transaction)?;
+                transaction.pragma_update(None, "user_version", VERSION)
+            })();
+            migrated.and_then(|()| transaction.commit()).map_err(database)?;
         }
-        let stored = meta(&writer, "window_ms").map_err(database)?.unwrap_or(window_ms);
-        let contents = contents(&writer, &path)?;
+        let stored = match meta(&writer, "window_ms").map_err(database)? {
+            Some(Ok(stored)) => stored,
+            None => window_ms,
+            Some(Err(damage)) => {
+                let detail = format!("table meta, row window_ms: {damage}; restore a backup");
+                return Err(OpenError::Damaged { path, detail });
+            }
+        };
+        let contents = contents::read(&writer, &path, stored).map_err(database)?;
         Ok((Self { path, readers: Mutex::default() }, writer, contents, stored))
     }
 
@@ -174,11 +194,7 @@ impl Chunks {
         let mut connection = if let Some(connection) = kept {
             connection
         } else {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(PATIENCE)?;
-            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
-            connection
+            open_reader(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?
         };
         let transaction = connection.transaction()?;
         let result = read(&transaction);
@@ -189,6 +205,14 @@ impl Chunks {
         }
         result
     }
+}
+
+/// A connection that only reads.
+pub(crate) fn open_reader(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-2000;")?;
+    Ok(connection)
 }
 
 /// Moves the write-ahead log into the database and cuts it to nothing. Where a reader still needs it, it stays.
@@ -205,64 +229,61 @@ pub(crate) fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
 /// Makes the read transaction of `connection` see what is committed now, and nothing later.
 pub(crate) fn take_snapshot(connection: &Connection) -> rusqlite::Result<()> {
     // A transaction begins with its first read.
-    meta(connection, "window_ms").map(drop)
+    meta(connection, "window_ms").map(|_damaged_or_not| ())
 }
 
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
-    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()
+/// A number of the store itself; none where it was never written.
+pub(crate) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Result<i64, Damaged>>> {
+    let found = connection
+        .query_row("SELECT value, crc FROM meta WHERE key = ?1", [key], |r| {
+            Ok((r.get::<_, Option<i64>>(0)?, r.get::<_, Option<i64>>(1)?))
+        })
+        .optional()?;
+    Ok(found.map(|(value, crc)| match value {
+        Some(value) if crc == Some(meta_crc(key, value)) => Ok(value),
+        _ => Err(Damaged("its checksum differs")),
+    }))
+}
+
+fn meta_crc(key: &str, value: i64) -> i64 {
+    i64::from(checksum(value, key.as_bytes()))
 }
 
 pub(crate) fn put_meta(connection: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value]).map(drop)
+    let statement = "INSERT OR REPLACE INTO meta (key, value, crc) VALUES (?1, ?2, ?3)";
+    connection.execute(statement, params![key, value, meta_crc(key, value)]).map(drop)
 }
 
-fn contents(connection: &Connection, path: &Path) -> Result<Contents, OpenError> {
-    let database = |source| OpenError::Database { path: path.to_owned(), source };
-    let damaged = |what: String| OpenError::Damaged { path: path.to_owned(), detail: what };
-    let mut contents = Contents {
-        next_series: meta(connection, "next_series").map_err(database)?.unwrap_or(0) as u32,
-        catalog_through: meta(connection, "catalog_through").map_err(database)?.unwrap_or(0) as u64,
-        ..Contents::default()
+/// Gives what formats before 4 wrote without a checksum one, as it stands.
+fn add_checksums(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let rows = |statement: &str| -> rusqlite::Result<Vec<(Value, Value, Value)>> {
+        let mut statement = transaction.prepare(statement)?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        rows.collect()
     };
-    let mut statement = connection.prepare("SELECT id, labels FROM series").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let id: i64 = row.get(0).map_err(database)?;
-        let bytes: Vec<u8> = row.get(1).map_err(database)?;
-        let labels = checked(id, &bytes).and_then(|body| log::take_labels(&mut Cursor::new(body)));
-        match (u32::try_from(id), labels) {
-            (Ok(id), Ok(labels)) if id < u32::MAX => contents.series.push((id, labels)),
-            (_, Err(damage)) => return Err(damaged(format!("series {id}: {damage}"))),
-            _ => return Err(damaged(format!("series {id} has a number that none can have"))),
+    for row in rows("SELECT key, value, 0 FROM meta")? {
+        if let (Value::Text(key), Value::Integer(value), _) = row {
+            put_meta(transaction, &key, value)?;
         }
     }
-    drop(rows);
-    let mut statement = connection.prepare("SELECT key, value FROM mark").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        contents.marks.insert(row.get(0).map_err(database)?, row.get(1).map_err(database)?);
+    for row in rows("SELECT key, value, 0 FROM mark")? {
+        if let (Value::Blob(key), Value::Blob(value), _) = row {
+            put_marks(transaction, std::iter::once((&key, Some(&value))))?;
+        }
     }
-    let mut statement = connection.prepare("SELECT window, through, series FROM window").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let (window, through): (i64, i64) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
-        let bytes: Vec<u8> = row.get(2).map_err(database)?;
-        let series = take_bitmap(window, &bytes).map_err(|damage| damaged(format!("window {window}: {damage}")))?;
-        contents.windows.insert(window, Sealed { through: through as u64, series: Arc::new(series) });
+    for row in rows("SELECT window, through, series FROM window")? {
+        if let (Value::Integer(window), Value::Integer(through), Value::Blob(bytes)) = row
+            // One that does not hold stays so, and is named when it is read.
+            && let Ok(series) = take_bitmap(window, &bytes)
+        {
+            put_window(transaction, window, &Sealed { through: through as u64, series: Arc::new(series) })?;
+        }
     }
-    drop(rows);
-    let mut statement = connection.prepare("SELECT day, series FROM day").map_err(database)?;
-    let mut rows = statement.query([]).map_err(database)?;
-    while let Some(row) = rows.next().map_err(database)? {
-        let (day, bytes): (i64, Vec<u8>) = (row.get(0).map_err(database)?, row.get(1).map_err(database)?);
-        let series = take_bitmap(day, &bytes).map_err(|damage| damaged(format!("day {day}: {damage}")))?;
-        contents.days.insert(day, Arc::new(series));
-    }
-    Ok(contents)
+    Ok(())
 }
 
 /// Appends the checksum of `key` and `bytes`.
-fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
+pub(crate) fn seal_bytes(key: i64, bytes: &mut Vec<u8>) {
     let crc = checksum(key, bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
@@ -274,23 +295,12 @@ fn checksum(key: i64, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn checked(key: i64, bytes: &[u8]) -> Result<&[u8], Damaged> {
+pub(crate) fn checked(key: i64, bytes: &[u8]) -> Result<&[u8], Damaged> {
     let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
     if u32::from_le_bytes(*crc) != checksum(key, body) {
         return Err(Damaged("its checksum differs"));
     }
     Ok(body)
-}
-
-pub(crate) fn put_series(transaction: &Transaction<'_>, series: &[(u32, Labels)]) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare("INSERT OR REPLACE INTO series VALUES (?1, ?2)")?;
-    for (id, labels) in series {
-        let mut bytes = Vec::new();
-        log::put_labels(&mut bytes, labels);
-        seal_bytes(i64::from(*id), &mut bytes);
-        statement.execute(params![i64::from(*id), bytes])?;
-    }
-    Ok(())
 }
 
 pub(crate) fn put_marks<'a>(
@@ -301,21 +311,61 @@ pub(crate) fn put_marks<'a>(
     let mut remove = transaction.prepare("DELETE FROM mark WHERE key = ?1")?;
     for (key, value) in marks {
         match value {
-            Some(value) => put.execute(params![key, value])?,
+            Some(value) => {
+                let mut value = value.clone();
+                let crc = mark_crc(key, &value);
+                value.extend_from_slice(&crc.to_le_bytes());
+                put.execute(params![key, value])?
+            }
             None => remove.execute(params![key])?,
         };
     }
     Ok(())
 }
 
+fn mark_crc(key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+/// The value of a mark's row.
+pub(crate) fn take_mark<'a>(key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], Damaged> {
+    let (value, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
+    if u32::from_le_bytes(*crc) == mark_crc(key, value) { Ok(value) } else { Err(Damaged("its checksum differs")) }
+}
+
 fn bitmap_bytes(key: i64, series: &RoaringBitmap) -> rusqlite::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    series.serialize_into(&mut bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    put_bitmap(series, &mut bytes)?;
     seal_bytes(key, &mut bytes);
     Ok(bytes)
 }
 
-fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
+pub(crate) fn put_bitmap(series: &RoaringBitmap, bytes: &mut Vec<u8>) -> rusqlite::Result<()> {
+    series.serialize_into(bytes).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn window_crc(window: i64, through: u64, bitmap: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&window.to_le_bytes());
+    hasher.update(&through.to_le_bytes());
+    hasher.update(bitmap);
+    hasher.finalize()
+}
+
+/// The list of a window's row.
+pub(crate) fn take_window(window: i64, through: u64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
+    let (bitmap, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(Damaged("it is too short"))?;
+    if u32::from_le_bytes(*crc) != window_crc(window, through, bitmap) {
+        return Err(Damaged("its checksum differs"));
+    }
+    RoaringBitmap::deserialize_from(bitmap).or(Err(Damaged("its set of series does not decode")))
+}
+
+pub(crate) fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damaged> {
     RoaringBitmap::deserialize_from(checked(key, bytes)?).or(Err(Damaged("its set of series does not decode")))
 }
 
@@ -329,7 +379,10 @@ pub(crate) fn put_day(transaction: &Transaction<'_>, day: i64, series: &RoaringB
 }
 
 pub(crate) fn put_window(transaction: &Transaction<'_>, window: i64, sealed: &Sealed) -> rusqlite::Result<()> {
-    let bytes = bitmap_bytes(window, &sealed.series)?;
+    let mut bytes = Vec::new();
+    put_bitmap(&sealed.series, &mut bytes)?;
+    let crc = window_crc(window, sealed.through, &bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
     transaction
         .execute("INSERT OR REPLACE INTO window VALUES (?1, ?2, ?3)", params![window, sealed.through as i64, bytes])
         .map(drop)
@@ -451,9 +504,23 @@ impl TimesReader {
         &mut self,
         connection: &Connection,
         level: Level,
-        (window, id): (i64, u32),
+        place: (i64, u32),
         data: &[u8],
     ) -> Result<(Arc<[i64]>, Vec<f64>), ChunkError> {
+        let (times, mut cursor) = self.open(connection, level, place, data)?;
+        let mut values = Vec::new();
+        codec::decode(&mut cursor, times.len(), Packing::Pco, &mut values)?;
+        Ok((times, values))
+    }
+
+    /// The time stamps of a chunk, and its values as they are encoded; its checksum is right.
+    pub(crate) fn open<'d>(
+        &mut self,
+        connection: &Connection,
+        level: Level,
+        (window, id): (i64, u32),
+        data: &'d [u8],
+    ) -> Result<(Arc<[i64]>, Cursor<'d>), ChunkError> {
         let mut cursor = Cursor::new(checked(row(window, id), data)?);
         let times = match cursor.u8()? {
             OWN_TIMES => {
@@ -470,9 +537,7 @@ impl TimesReader {
             SHARED_TIMES => self.shared(connection, level, row(window, cursor.varint_u32()?))?,
             _ => return Err(Damaged("its time column is of an unknown kind").into()),
         };
-        let mut values = Vec::new();
-        codec::decode(&mut cursor, times.len(), Packing::Pco, &mut values)?;
-        Ok((times, values))
+        Ok((times, cursor))
     }
 
     fn shared(&mut self, connection: &Connection, level: Level, id: i64) -> Result<Arc<[i64]>, ChunkError> {
@@ -480,7 +545,8 @@ impl TimesReader {
             return Ok(Arc::clone(times));
         }
         let bytes: Vec<u8> = connection
-            .query_row(&format!("SELECT data FROM {} WHERE id = ?1", level.times()), [id], |r| r.get(0))
+            .prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.times()))?
+            .query_row([id], |r| r.get(0))
             .optional()?
             .ok_or(Damaged("its time column is missing"))?;
         let times = timecolumn::decode(&mut Cursor::new(checked(id, &bytes)?), Packing::Pco)?;

@@ -116,15 +116,34 @@ fn scale(values: &[f64], scaled: &mut Vec<i64>) -> Option<u8> {
     None
 }
 
-/// Reads `n` values back, appended to `out`. The column takes all that is left of the cursor.
+/// Room that [`decode_with`] uses again.
+#[derive(Debug, Default)]
+pub(crate) struct DecodeScratch {
+    integers: Vec<i64>,
+    floats: Vec<f64>,
+    live: Vec<f64>,
+}
+
+/// [`decode_with`] room of its own.
 pub(crate) fn decode(cursor: &mut Cursor<'_>, n: usize, packing: Packing, out: &mut Vec<f64>) -> Result<(), Damaged> {
+    decode_with(cursor, n, packing, &mut DecodeScratch::default(), out)
+}
+
+/// Reads `n` values back, appended to `out`. The column takes all that is left of the cursor.
+pub(crate) fn decode_with(
+    cursor: &mut Cursor<'_>,
+    n: usize,
+    packing: Packing,
+    scratch: &mut DecodeScratch,
+    out: &mut Vec<f64>,
+) -> Result<(), Damaged> {
     let tag = cursor.u8()?;
     if tag & KIND == ALL_STALE {
         out.extend(std::iter::repeat_n(f64::from_bits(STALE_NAN_BITS), n));
         return Ok(());
     }
     if tag & HAS_STALE == 0 {
-        return decode_live(cursor, tag, n, packing, out);
+        return decode_live(cursor, tag, n, packing, scratch, out);
     }
     let stale = cursor.count(1)?;
     if stale >= n {
@@ -140,9 +159,10 @@ pub(crate) fn decode(cursor: &mut Cursor<'_>, n: usize, packing: Packing, out: &
         positions.push(at as usize);
         after = at + 1;
     }
-    let mut live = Vec::new();
-    decode_live(cursor, tag, n - stale, packing, &mut live)?;
-    let mut live = live.into_iter();
+    let mut values = std::mem::take(&mut scratch.live);
+    values.clear();
+    decode_live(cursor, tag, n - stale, packing, scratch, &mut values)?;
+    let mut live = values.iter().copied();
     let mut at = 0;
     for position in positions {
         out.extend(live.by_ref().take(position - at));
@@ -150,6 +170,7 @@ pub(crate) fn decode(cursor: &mut Cursor<'_>, n: usize, packing: Packing, out: &
         at = position + 1;
     }
     out.extend(live);
+    scratch.live = values;
     Ok(())
 }
 
@@ -158,6 +179,7 @@ fn decode_live(
     tag: u8,
     n: usize,
     packing: Packing,
+    scratch: &mut DecodeScratch,
     out: &mut Vec<f64>,
 ) -> Result<(), Damaged> {
     let power = POWERS[usize::from(tag >> EXPONENT_SHIFT)];
@@ -171,11 +193,11 @@ fn decode_live(
             out.extend(std::iter::repeat_n(value, n));
         }
         (SCALED, Packing::Pco) => {
-            let integers: Vec<i64> = take_pco(cursor, n)?;
-            out.extend(integers.into_iter().map(|v| v as f64 / power));
+            let integers = take_pco(cursor, n, &mut scratch.integers)?;
+            out.extend(integers.iter().map(|v| *v as f64 / power));
         }
         (SCALED, Packing::Bits) => unpack_integers(cursor, n, |v| out.push(v as f64 / power))?,
-        (PLAIN, Packing::Pco) => out.extend(take_pco::<f64>(cursor, n)?),
+        (PLAIN, Packing::Pco) => out.extend_from_slice(take_pco(cursor, n, &mut scratch.floats)?),
         (PLAIN, Packing::Bits) => unpack_floats(cursor, n, out)?,
         _ => return Err(Damaged("a value column has an unknown kind")),
     }
@@ -191,7 +213,11 @@ pub(crate) fn pack_times(times: &[i64], packing: Packing, out: &mut Vec<u8>) {
 
 pub(crate) fn unpack_times(cursor: &mut Cursor<'_>, n: usize, packing: Packing) -> Result<Vec<i64>, Damaged> {
     match packing {
-        Packing::Pco => take_pco(cursor, n),
+        Packing::Pco => {
+            let mut times = Vec::new();
+            take_pco(cursor, n, &mut times)?;
+            Ok(times)
+        }
         Packing::Bits => {
             let mut times = Vec::new();
             unpack_integers(cursor, n, |t| times.push(t))?;
@@ -213,13 +239,21 @@ fn put_pco<T: Number>(values: &[T], config: &ChunkConfig, out: &mut Vec<u8>) {
     written.expect("invariant: pco compresses at most 2^24 numbers with a valid configuration");
 }
 
-fn take_pco<T: Number + Default>(cursor: &mut Cursor<'_>, n: usize) -> Result<Vec<T>, Damaged> {
+/// Reads `n` numbers into the beginning of `room`, which grows only.
+fn take_pco<'r, T: Number + Default>(
+    cursor: &mut Cursor<'_>,
+    n: usize,
+    room: &'r mut Vec<T>,
+) -> Result<&'r [T], Damaged> {
     let refused = |_| Damaged("pco refuses the column");
     let (file, rest) = FileDecompressor::new(cursor.rest()).map_err(refused)?;
     let (mut chunk, rest) = file.chunk_decompressor::<T, _>(rest).map_err(refused)?;
     let mut page = chunk.page_decompressor(rest, n).map_err(refused)?;
-    let mut values = vec![T::default(); n];
-    let progress = page.read(&mut values).map_err(refused)?;
+    if room.len() < n {
+        room.resize(n, T::default());
+    }
+    let values = &mut room[..n];
+    let progress = page.read(values).map_err(refused)?;
     if !progress.finished || progress.n_processed != n {
         return Err(Damaged("pco holds another number of values"));
     }

@@ -74,6 +74,19 @@ pub enum CommitError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file system has less room than is to stay free: goes away when space returns.
+    #[error(
+        "cannot write to {}: the disk is full up to its reserve, {free_bytes} bytes of {min_free_bytes} that stay free",
+        dir.display()
+    )]
+    ReadOnly {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Room left.
+        free_bytes: u64,
+        /// Room that is to stay.
+        min_free_bytes: u64,
+    },
     /// The disk fails.
     #[error("cannot write {}", path.display())]
     Io {
@@ -191,4 +204,86 @@ pub enum TailError {
         /// What is wrong.
         detail: String,
     },
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// A file of the store can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The copy can't be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The database can't be copied.
+    #[error("cannot copy a database")]
+    Database(#[from] rusqlite::Error),
+    /// Somebody else writes to the copy.
+    #[error("cannot write the copy of a database: another process uses it")]
+    Busy,
+    /// Whoever watched it ended it.
+    #[error("the backup was stopped")]
+    Stopped,
+}
+
+/// Why a store can't be verified at all; damage in it is no error but a result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// A file or directory can't be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The chunk database can't be opened.
+    #[error("cannot open chunk database {}", path.display())]
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A process that runs has the store open: ask that one.
+    #[error("cannot verify store {}: a running process holds it", dir.display())]
+    Held {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// A newer program wrote it.
+    #[error("cannot verify {}: format {found}, this program knows {known}; use the newer program", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that this program knows.
+        known: u32,
+    },
+    /// An older program wrote it, without the checksums of today.
+    #[error("cannot verify {}: format {found}, without the checksums of format {known}; start this program on it once", path.display())]
+    Older {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The one that can be verified.
+        known: u32,
+    },
+    /// Whoever watched it ended it.
+    #[error("the verification was stopped")]
+    Stopped,
 }

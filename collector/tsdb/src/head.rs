@@ -96,6 +96,11 @@ impl Part {
         self.values.iter().skip(column).step_by(self.series.len().max(1)).copied()
     }
 
+    /// The value of one raw row and column.
+    pub(crate) fn raw_value(&self, row: usize, column: usize) -> f64 {
+        self.values[row * self.series.len() + column]
+    }
+
     fn raw_bytes(&self) -> u64 {
         (self.times.len() * 8 + self.values.len() * 8) as u64
     }
@@ -373,6 +378,12 @@ impl Head {
         let frozen = Arc::new(Frozen { window, sequence, entries: content.entries(), content });
         self.frozen = Some(Arc::clone(&frozen));
         Some(frozen)
+    }
+
+    /// The newest time stamp of these series since the process began, if one of them had a sample.
+    pub(crate) fn newest_of(&self, series: &RoaringBitmap) -> Option<i64> {
+        let newest = series.iter().filter_map(|id| self.newest.get(id as usize)).copied().max();
+        newest.filter(|time| *time > i64::MIN)
     }
 
     /// Every series with samples in the head.

@@ -11,7 +11,12 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use veghe_model::{Label, Labels, MatchOp, Matcher};
 
+use crate::Cardinality;
+
 type Symbol = u32;
+
+/// The label that holds a metric's name.
+const METRIC_NAME: &str = "__name__";
 
 #[derive(Default)]
 struct Symbols {
@@ -162,6 +167,32 @@ impl Index {
         Labels::from_sorted(pairs.iter().map(|&(name, value)| Label { name: text(name), value: text(value) }).collect())
     }
 
+    /// What the series are made of: the largest `limit` of each kind.
+    pub(crate) fn cardinality(&self, limit: usize) -> Cardinality {
+        let text = |symbol: Symbol| &*self.symbols.texts[symbol as usize];
+        let mut report = Cardinality { series: self.alive.len(), ..Cardinality::default() };
+        for (&name, postings) in &self.postings {
+            let values = postings.values.len() as u64;
+            if values == 0 {
+                continue;
+            }
+            report.label_pairs += values;
+            // As Prometheus counts it: the texts of the values, for each series that has one.
+            let bytes = postings.values.iter().map(|(value, with)| text(*value).len() as u64 * with.len()).sum();
+            keep_largest(&mut report.values_by_label, limit, values, || text(name).to_owned());
+            keep_largest(&mut report.bytes_by_label, limit, bytes, || text(name).to_owned());
+            keep_largest(&mut report.series_by_label, limit, postings.all.len(), || text(name).to_owned());
+            for (&value, with) in &postings.values {
+                let pair = || format!("{}={}", text(name), text(value));
+                keep_largest(&mut report.series_by_pair, limit, with.len(), pair);
+                if text(name) == METRIC_NAME {
+                    keep_largest(&mut report.series_by_metric, limit, with.len(), || text(value).to_owned());
+                }
+            }
+        }
+        report
+    }
+
     /// The series that satisfy every matcher.
     pub(crate) fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
         let mut found: Option<RoaringBitmap> = None;
@@ -209,6 +240,16 @@ impl Index {
     }
 }
 
+/// Keeps the largest counts, descending; of equal ones those that come first.
+fn keep_largest(list: &mut Vec<(String, u64)>, limit: usize, count: u64, name: impl FnOnce() -> String) {
+    if list.len() >= limit && list.last().is_none_or(|(_, least)| *least >= count) {
+        return;
+    }
+    let at = list.partition_point(|(_, other)| *other >= count);
+    list.insert(at, (name(), count));
+    list.truncate(limit);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +263,24 @@ mod tests {
         let op = prop::sample::select(vec![MatchOp::Equal, MatchOp::NotEqual, MatchOp::Regex, MatchOp::NotRegex]);
         let value = prop::sample::select(vec!["", "x", "xy", "x|y", ".*", ".+", "x.*", "|z", "nothing"]);
         ("[abcd]", op, value).prop_map(|(name, op, value)| Matcher::new(name, op, value).expect("pattern"))
+    }
+
+    #[test]
+    fn the_largest_names_and_values_are_counted() {
+        let mut index = Index::default();
+        for n in 0..6 {
+            let name = if n < 4 { "often" } else { "seldom" };
+            index.create(&Labels::from_pairs([("__name__", name), ("n", &n.to_string()), ("job", "node")]));
+        }
+        index.remove(&[5].into_iter().collect());
+        let report = index.cardinality(2);
+        let pairs = |list: &[(&str, u64)]| list.iter().map(|(text, n)| ((*text).to_owned(), *n)).collect::<Vec<_>>();
+        assert_eq!((report.series, report.label_pairs), (5, 8));
+        assert_eq!(report.series_by_metric, pairs(&[("often", 4), ("seldom", 1)]));
+        assert_eq!(report.values_by_label, pairs(&[("n", 5), ("__name__", 2)]));
+        assert_eq!(report.series_by_pair, pairs(&[("job=node", 5), ("__name__=often", 4)]));
+        assert_eq!(report.bytes_by_label[0], ("__name__".to_owned(), 4 * 5 + 6));
+        assert_eq!(index.cardinality(0), Cardinality { series: 5, label_pairs: 8, ..Cardinality::default() });
     }
 
     proptest! {

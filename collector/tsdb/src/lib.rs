@@ -3,29 +3,41 @@
 //! Synchronous; it starts no thread and never asks for the time. Writers commit, then readers see it: what [`Store::commit`]
 //! returned `Ok` for is on disk. What it deliberately does not do: evaluate queries (`veghe-promql`) or speak with agents.
 
+mod backup;
 mod bytes;
+mod catalog;
 mod chunks;
 mod codec;
+mod contents;
 mod error;
 mod head;
 mod index;
 mod log;
 mod merge;
+mod replay;
 mod retain;
 mod rollup;
+mod room;
 mod seal;
+mod segment;
 mod select;
 mod store;
 mod tail;
 mod timecolumn;
+mod tombstone;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::{CommitError, OpenError, ReadError, SealError, SeriesError, TailError};
+use room::Reserve;
+
+pub use backup::{BackupProgress, copy_database};
+pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
 pub use tail::{LogPosition, LogRecord, LogTail};
 use veghe_model::{Labels, Matcher, RollupSeries, SeriesData, Timestamp};
+pub use verify::{Damage, VerifyReport, verify_directory};
 
 /// A series of this store; stays the same for the life of the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +95,8 @@ pub struct Recovery {
     pub replayed_records: u64,
     /// Bytes cut off the end of segments because their last record was incomplete.
     pub torn_bytes: u64,
+    /// What can't be read any more; everything else is there.
+    pub damages: Vec<Damage>,
 }
 
 /// What a call of [`Store::seal`] did.
@@ -131,6 +145,35 @@ pub struct RetainReport {
     pub used_bytes: u64,
 }
 
+/// What a call of [`Store::clean_tombstones`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CleanReport {
+    /// Deleted samples that were still in chunks and are gone now.
+    pub samples: u64,
+    /// Deletions that stay in force because some of what they hide is not sealed yet.
+    pub left: u64,
+}
+
+/// What the series of the index are made of: the largest of each kind, descending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cardinality {
+    /// Series.
+    pub series: u64,
+    /// Distinct pairs of a label's name and value.
+    pub label_pairs: u64,
+    /// Series of each metric name.
+    pub series_by_metric: Vec<(String, u64)>,
+    /// Distinct values of each label.
+    pub values_by_label: Vec<(String, u64)>,
+    /// Bytes of the values of each label, counted for every series that has one, as Prometheus does; here a text is
+    /// kept once.
+    pub bytes_by_label: Vec<(String, u64)>,
+    /// Series that have each label.
+    pub series_by_label: Vec<(String, u64)>,
+    /// Series that have each pair, written `name=value`.
+    pub series_by_pair: Vec<(String, u64)>,
+}
+
 /// How large everything is.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -150,6 +193,10 @@ pub struct Stats {
     pub committed_samples: u64,
     /// Samples that had the time stamp of one already there and were dropped.
     pub duplicate_samples: u64,
+    /// Bytes that the file system has free for this process.
+    pub free_bytes: u64,
+    /// Whether commits are refused because that is less than [`Store::keep_free`] says.
+    pub read_only: bool,
 }
 
 impl Store {
@@ -180,7 +227,22 @@ impl Store {
     /// # Errors
     /// [`CommitError`]: disk full or failing. The store stays usable; nothing of the commit will be seen.
     pub fn commit(&self, commit: Commit) -> Result<(), CommitError> {
-        self.inner.commit(commit)
+        self.inner.commit(commit, Reserve::Kept)
+    }
+
+    /// As [`Self::commit`], also where the disk is full up to the reserve of [`Self::keep_free`]: for the little that
+    /// tells people that it is.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn commit_from_reserve(&self, commit: Commit) -> Result<(), CommitError> {
+        self.inner.commit(commit, Reserve::Used)
+    }
+
+    /// From now on commits are refused while the file system has less than `bytes` free, or than a twentieth of its
+    /// size where that is less: queries, sealing and retention go on in what is left. 0, as at the start, refuses none.
+    pub fn keep_free(&self, bytes: u64) {
+        self.inner.room.keep_free(bytes);
     }
 
     /// The value last committed for `key`.
@@ -204,6 +266,34 @@ impl Store {
     /// [`ReadError`] names what is damaged.
     pub fn select(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Result<Vec<SeriesData>, ReadError> {
         self.inner.select(matchers, start, end)
+    }
+
+    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
+        self.inner.select_series(series, start, end)
+    }
+
+    /// [`Self::select`] where all series together have at most `max_samples` in the range, otherwise `None`: they are counted
+    /// before anything is decoded, so that what is too large takes no memory.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        self.inner.select_at_most(matchers, start, end, max_samples)
     }
 
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
@@ -270,6 +360,33 @@ impl Store {
     /// [`SealError`]; what was deleted so far stays deleted.
     pub fn retain(&self, retention: &Retention, now: Timestamp) -> Result<RetainReport, SealError> {
         self.inner.retain(retention, now)
+    }
+
+    /// Deletes the samples in `[start, end]` of the series that satisfy all `matchers`: they show no more when this
+    /// returns, and leave the disk when their chunks are written anew or with [`Self::clean_tombstones`]. An `end`
+    /// behind the newest sample of these series is that sample's time, so that what is still to come stays. What
+    /// arrives late for the deleted stretch goes with it. [`Self::series_labels`] lists the series until they are
+    /// cleaned. Gives the number of series.
+    ///
+    /// # Errors
+    /// [`SealError`]: nothing is deleted.
+    pub fn delete(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Result<u64, SealError> {
+        self.inner.delete(matchers, start, end)
+    }
+
+    /// Takes deleted samples out of chunks, and series out of the index that have no other. A deletion that reaches
+    /// into what is not sealed yet stays in force for a later call.
+    ///
+    /// # Errors
+    /// [`SealError`]; every deletion stays in force.
+    pub fn clean_tombstones(&self) -> Result<CleanReport, SealError> {
+        self.inner.clean_tombstones()
+    }
+
+    /// Which labels make the most series: at most `limit` of each kind. Costs a pass over the distinct label pairs, no
+    /// disk.
+    pub fn cardinality(&self, limit: usize) -> Cardinality {
+        store::read(&self.inner.index).cardinality(limit)
     }
 
     /// How large everything is now; cheap.

@@ -3,7 +3,8 @@
 //! Invariants: a segment is written by one process and only at its end; what was acknowledged lies before everything
 //! that was not; a file on which a write or sync failed is never written again. Replaying a record twice changes
 //! nothing, so a failed commit that reached the disk does no harm. FORMAT.md has every byte.
-//! What it deliberately does not do: decide which segment may go (`seal`), or hold samples (`head`).
+//! A record refers to those before it back to the last one that begins anew, so that damage costs no more than that.
+//! What it deliberately does not do: read segments (`segment`), decide which may go (`seal`), or hold samples (`head`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -13,17 +14,22 @@ use std::sync::Arc;
 
 use veghe_model::{Label, Labels};
 
+use crate::CommitError;
 use crate::bytes::{Cursor, Damaged, put_sized, put_varint, put_zigzag};
-use crate::{CommitError, OpenError};
 
-const MAGIC: [u8; 8] = *b"VEGHELOG";
+pub(crate) const MAGIC: [u8; 8] = *b"VEGHELOG";
 /// The newest format of a segment.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const HEADER_BYTES: usize = 24;
 /// Length and checksum, not counted by the length.
 pub(crate) const FRAME_BYTES: usize = 8;
-/// Sequence and uncompressed length, before the compressed bytes.
-const PREFIX_BYTES: usize = 12;
+/// Sequence and uncompressed length, before the compressed bytes; flags between them since format 2.
+pub(crate) const PREFIX_BYTES: usize = 12;
+/// The record refers to none before it.
+pub(crate) const ANEW: u8 = 1;
+/// After so many records, or so many bytes, one begins anew.
+const RECORDS_PER_START: usize = 64;
+const BYTES_PER_START: u64 = 1 << 20;
 /// What a record may take before compression.
 pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
 /// A segment is closed at this size, so that it can go: past samples that are sealed soon lie beside a few of the present,
@@ -89,6 +95,9 @@ struct Active {
     groups: HashMap<u32, u32>,
     /// The bits of each group's last row: the next is written as the difference.
     rows: Vec<Vec<u64>>,
+    /// Records since one began anew, and where it ended.
+    since_start: usize,
+    start_bytes: u64,
     newest_window: i64,
 }
 
@@ -194,6 +203,8 @@ impl Log {
             file,
             groups: HashMap::new(),
             rows: Vec::new(),
+            since_start: 0,
+            start_bytes: 0,
             newest_window: newest.unwrap_or(i64::MIN),
         })
     }
@@ -205,15 +216,26 @@ impl Log {
             put_header(&mut self.out, self.next_number - 1);
         }
         self.raw.clear();
+        let anew = active.since_start.is_multiple_of(RECORDS_PER_START)
+            || active.segment.bytes.saturating_sub(active.start_bytes) >= BYTES_PER_START;
+        if anew {
+            active.groups.clear();
+            active.rows.clear();
+            active.since_start = 0;
+        }
+        active.since_start += 1;
         put_payload(&mut self.raw, draft, &mut active.groups, &mut active.rows);
         let compressed = self.compressor.compress(&self.raw)?;
-        put_record(&mut self.out, draft.sequence, self.raw.len(), &compressed);
+        put_record(&mut self.out, draft.sequence, if anew { ANEW } else { 0 }, self.raw.len(), &compressed);
         active.file.write_all(&self.out)?;
         active.file.sync_data()?;
         if fresh {
             sync_dir(&self.dir)?;
         }
         active.segment.bytes += self.out.len() as u64;
+        if anew {
+            active.start_bytes = active.segment.bytes;
+        }
         // A rare large commit must not hold its room for ever.
         self.raw.shrink_to(4 << 20);
         self.out.shrink_to(4 << 20);
@@ -258,11 +280,6 @@ fn segment_name(number: u64) -> String {
     format!("{number:016x}.log")
 }
 
-fn segment_number(name: &str) -> Option<u64> {
-    let hex = name.strip_suffix(".log").filter(|hex| hex.len() == 16)?;
-    u64::from_str_radix(hex, 16).ok()
-}
-
 fn put_header(out: &mut Vec<u8>, number: u64) {
     let start = out.len();
     out.extend_from_slice(&MAGIC);
@@ -272,11 +289,12 @@ fn put_header(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&crc.to_le_bytes());
 }
 
-fn put_record(out: &mut Vec<u8>, sequence: u64, raw: usize, compressed: &[u8]) {
+fn put_record(out: &mut Vec<u8>, sequence: u64, flags: u8, raw: usize, compressed: &[u8]) {
     let start = out.len();
-    out.extend_from_slice(&((PREFIX_BYTES + compressed.len()) as u32).to_le_bytes());
+    out.extend_from_slice(&((PREFIX_BYTES + 1 + compressed.len()) as u32).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&sequence.to_le_bytes());
+    out.push(flags);
     out.extend_from_slice(&(raw as u32).to_le_bytes());
     out.extend_from_slice(compressed);
     let crc = crc32fast::hash(&out[start + FRAME_BYTES..]);
@@ -362,15 +380,37 @@ pub(crate) fn take_labels(cursor: &mut Cursor<'_>) -> Result<Labels, Damaged> {
 /// Decodes the records of one segment in turn; later ones refer to earlier ones.
 #[derive(Default)]
 pub(crate) struct Decoder {
+    /// The format of the segment.
+    version: u32,
+    /// A record is missing: until one begins anew nothing can be decoded.
+    lost: bool,
     groups: Vec<Arc<[u32]>>,
     rows: Vec<Vec<u64>>,
 }
 
 impl Decoder {
+    /// For a segment of this format.
+    pub(crate) fn new(version: u32) -> Self {
+        Self { version, ..Self::default() }
+    }
+
+    /// Says that a record before the next one is missing.
+    pub(crate) fn lose(&mut self) {
+        self.lost = true;
+    }
+
     /// The record of `body`, which is what follows length and checksum.
     pub(crate) fn record(&mut self, body: &[u8]) -> Result<Record, Damaged> {
         let mut cursor = Cursor::new(body);
         let sequence = cursor.u64()?;
+        if self.version > 1 && cursor.u8()? & ANEW != 0 {
+            self.groups.clear();
+            self.rows.clear();
+            self.lost = false;
+        }
+        if self.lost {
+            return Err(Damaged("a record refers to a damaged one"));
+        }
         let raw_len = cursor.u32()? as usize;
         if raw_len > MAX_RECORD_BYTES {
             return Err(Damaged("a record is longer than any may be"));
@@ -443,119 +483,6 @@ impl Decoder {
         }
         Ok(record)
     }
-}
-
-/// What reading a segment gave besides its records.
-pub(crate) struct Replayed {
-    pub(crate) segment: Segment,
-    pub(crate) torn_bytes: u64,
-    pub(crate) records: u64,
-}
-
-/// The segments of `dir`, oldest first, with their numbers.
-pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if let Some(number) = entry.file_name().to_str().and_then(segment_number) {
-            found.push((number, entry.path()));
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
-/// The length and checksum that a record begins with.
-pub(crate) fn frame(bytes: [u8; FRAME_BYTES]) -> (usize, u32) {
-    let word = u64::from_le_bytes(bytes);
-    (word as u32 as usize, (word >> 32) as u32)
-}
-
-/// Reads every whole record of a segment, cuts what follows the last one, and makes sure that what was read is on disk.
-/// None where not even the header was complete: then the file is gone.
-///
-/// `window` tells the window of a time stamp.
-pub(crate) fn replay(
-    number: u64,
-    path: &Path,
-    window: impl Fn(i64) -> i64,
-    mut apply: impl FnMut(Record),
-) -> Result<Option<Replayed>, OpenError> {
-    let io_error = |source| OpenError::Io { path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(io_error)?;
-    if !check_header(path, &bytes)? {
-        fs::remove_file(path).map_err(io_error)?;
-        return Ok(None);
-    }
-    let (path_owned, windows) = (path.to_owned(), BTreeMap::new());
-    let mut segment = Segment { number, path: path_owned, bytes: 0, last_sequence: 0, samples: 0, windows };
-    let mut decoder = Decoder::default();
-    let mut records = 0;
-    let mut cursor = Cursor::new(&bytes[HEADER_BYTES..]);
-    let mut good = HEADER_BYTES;
-    while let Some(body) = next_body(&mut cursor) {
-        let record = match decoder.record(body) {
-            Ok(record) => record,
-            Err(damage) => {
-                tracing::error!(path = %path.display(), offset = good, %damage, "log record is damaged, the rest of its segment is cut");
-                break;
-            }
-        };
-        good = bytes.len() - cursor.left();
-        records += 1;
-        segment.last_sequence = record.sequence;
-        let times = record.columns.iter().map(|c| c.1).chain(record.samples.iter().map(|s| s.1));
-        for time in times {
-            segment.windows.insert(window(time), record.sequence);
-        }
-        segment.samples += (record.columns.iter().map(|c| c.2.len()).sum::<usize>() + record.samples.len()) as u64;
-        apply(record);
-    }
-    let torn_bytes = (bytes.len() - good) as u64;
-    let file = OpenOptions::new().write(true).open(path).map_err(io_error)?;
-    if torn_bytes > 0 {
-        tracing::warn!(path = %path.display(), torn_bytes, "log segment ends in an incomplete record, which is cut");
-        file.set_len(good as u64).map_err(io_error)?;
-    }
-    // A record of an unfinished commit may be in the page cache only; from here on readers see it, so it must stay.
-    file.sync_all().map_err(io_error)?;
-    segment.bytes = good as u64;
-    Ok(Some(Replayed { segment, torn_bytes, records }))
-}
-
-/// Whether the file begins with a header of ours; false where it is too short or was never written out.
-fn check_header(path: &Path, bytes: &[u8]) -> Result<bool, OpenError> {
-    let Some((header, _)) = bytes.split_at_checked(HEADER_BYTES) else { return Ok(false) };
-    let mut cursor = Cursor::new(header);
-    let (magic, version) = (cursor.array::<8>(), cursor.u32().unwrap_or(0));
-    let (_, crc) = (cursor.u64(), cursor.u32().unwrap_or(0));
-    if magic == Ok(MAGIC) && version > VERSION {
-        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: VERSION });
-    }
-    if magic == Ok(MAGIC) && version == VERSION && crc == crc32fast::hash(&header[..HEADER_BYTES - 4]) {
-        return Ok(true);
-    }
-    // The first write was torn: a file system may have set the size before the bytes.
-    if header.iter().all(|&byte| byte == 0) {
-        return Ok(false);
-    }
-    Err(OpenError::Damaged { path: path.to_owned(), detail: "its header is not that of a log segment".to_owned() })
-}
-
-/// The next record whose length and checksum hold.
-fn next_body<'a>(cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
-    let mut ahead = *cursor;
-    let len = ahead.u32().ok()? as usize;
-    let crc = ahead.u32().ok()?;
-    if len < PREFIX_BYTES {
-        return None;
-    }
-    let body = ahead.take(len).ok()?;
-    if crc32fast::hash(body) != crc {
-        return None;
-    }
-    *cursor = ahead;
-    Some(body)
 }
 
 #[cfg(test)]

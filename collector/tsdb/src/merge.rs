@@ -17,6 +17,7 @@ use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, W
 use crate::seal::{SERIES_PER_CALL, Sealer};
 use crate::select::{ReadScratch, merge_samples};
 use crate::store::{Inner, read, write};
+use crate::tombstone::Tombstones;
 use crate::{SealError, SealReport};
 
 /// Samples after which a call ends with the series that it is at.
@@ -77,6 +78,7 @@ impl Inner {
             let Some(day) = self.next_day(&sealer.merger, now) else { return Ok(()) };
             self.begin_day(sealer, day).map_err(SealError::Database)?;
         }
+        let tombstones = read(&self.tombstones).clone();
         let Some(job) = sealer.merger.job.as_mut() else { return Ok(()) };
         if job.todo.range(job.next..).next().is_none() {
             return self.finish_day(sealer);
@@ -87,7 +89,7 @@ impl Inner {
                 job.failed = false;
             }
             let transaction = sealer.connection.transaction()?;
-            let part = merge_part(&transaction, job)?;
+            let part = merge_part(&transaction, job, &tombstones)?;
             transaction.commit()?;
             Ok(part)
         })();
@@ -209,11 +211,12 @@ struct Part {
     refused: RoaringBitmap,
 }
 
-fn merge_part(transaction: &Transaction<'_>, job: &mut Job) -> rusqlite::Result<Part> {
+fn merge_part(transaction: &Transaction<'_>, job: &mut Job, tombstones: &Tombstones) -> rusqlite::Result<Part> {
     let mut from_window = transaction.prepare("SELECT data FROM chunk WHERE id = ?1")?;
     let mut from_day = transaction.prepare("SELECT data FROM day_chunk WHERE id = ?1")?;
     let mut put = transaction.prepare("INSERT OR REPLACE INTO day_chunk VALUES (?1, ?2)")?;
     let mut delete = transaction.prepare("DELETE FROM chunk WHERE id = ?1")?;
+    let mut delete_day = transaction.prepare("DELETE FROM day_chunk WHERE id = ?1")?;
     let (mut reader, mut scratch) = (TimesReader::default(), ReadScratch::default());
     // The column of the series before: series of one target mostly have the same.
     let mut times: Arc<[i64]> = Arc::default();
@@ -260,13 +263,20 @@ fn merge_part(transaction: &Transaction<'_>, job: &mut Job) -> rusqlite::Result<
         if !samples.is_sorted_by(|a, b| a.0 < b.0) {
             merge_samples(samples);
         }
+        part.samples += samples.len() as u64;
+        tombstones.strike(id, samples);
         values.clear();
         values.extend(samples.iter().map(|s| s.1));
         if !times.iter().copied().eq(samples.iter().map(|s| s.0)) {
             times = samples.iter().map(|s| s.0).collect();
         }
-        part.bytes += chunks::put_chunk(transaction, &mut put, &mut job.times, (job.day, id), &times, values, codec)?;
-        part.samples += samples.len() as u64;
+        if samples.is_empty() {
+            // All of it is deleted; the list of the day may name what is not there.
+            delete_day.execute(params![row(job.day, id)])?;
+        } else {
+            let place = (job.day, id);
+            part.bytes += chunks::put_chunk(transaction, &mut put, &mut job.times, place, &times, values, codec)?;
+        }
         for window in windows {
             delete.execute(params![row(window, id)])?;
         }

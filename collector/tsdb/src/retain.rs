@@ -17,12 +17,12 @@ use crate::store::{Inner, lock, read, write};
 use crate::{RetainReport, Retention, SealError};
 
 /// Chunks of one window or day.
-struct Unit {
-    level: Level,
-    number: i64,
+pub(crate) struct Unit {
+    pub(crate) level: Level,
+    pub(crate) number: i64,
     /// The first time stamp behind it.
-    end: i64,
-    series: Arc<RoaringBitmap>,
+    pub(crate) end: i64,
+    pub(crate) series: Arc<RoaringBitmap>,
 }
 
 impl Inner {
@@ -67,7 +67,7 @@ impl Inner {
     }
 
     /// Windows and days that have chunks.
-    fn units(&self) -> Vec<Unit> {
+    pub(crate) fn units(&self) -> Vec<Unit> {
         let end_of = |window: i64| self.window_start(window.saturating_add(1));
         let days = read(&self.days);
         let mut units: Vec<Unit> = read(&self.sealed)
@@ -117,7 +117,7 @@ impl Inner {
     }
 
     /// Takes series without rows out of the list of a unit; with the last go its time columns.
-    fn delist(&self, sealer: &mut Sealer, unit: &Unit, gone: &RoaringBitmap) -> rusqlite::Result<()> {
+    pub(crate) fn delist(&self, sealer: &mut Sealer, unit: &Unit, gone: &RoaringBitmap) -> rusqlite::Result<()> {
         let mut days = write(&self.days);
         let left = Arc::new(&*unit.series - gone);
         let transaction = sealer.connection.transaction()?;

@@ -12,12 +12,14 @@ use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
+use crate::catalog;
 use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
 use crate::head::{Frozen, PartKey, PieceTimes, Window};
 use crate::log::Segment;
 use crate::merge::Merger;
 use crate::select::{ReadScratch, merge_samples, part_column};
 use crate::store::{Inner, Writer, lock, read, write};
+use crate::tombstone::Tombstones;
 use crate::{SealError, SealReport};
 
 /// Series written by one call, in one transaction.
@@ -29,7 +31,7 @@ const GRACE_PER_WINDOW: i64 = 12;
 /// A window that got no sample for this part of its length has stopped growing: 1 minute of 2 hours.
 const QUIET_PER_WINDOW: i64 = 120;
 /// Above this the head is relieved of whole windows early.
-const HEAD_LIMIT_BYTES: u64 = 512 << 20;
+pub(crate) const HEAD_LIMIT_BYTES: u64 = 512 << 20;
 
 /// Above this SQLite's write-ahead log is emptied when nothing is left to seal.
 const IDLE_WAL_BYTES: u64 = 1 << 20;
@@ -165,6 +167,7 @@ impl Inner {
         let window = job.frozen.window;
         let before = read(&self.sealed).get(&window).cloned().unwrap_or_default();
         let before_report = report.clone();
+        let tombstones = read(&self.tombstones).clone();
         // Shared columns of a part that failed were rolled back with it.
         if job.failed {
             job.times = TimesWriter::new(&sealer.connection, Level::Window, window).map_err(SealError::Database)?;
@@ -172,7 +175,7 @@ impl Inner {
         }
         let written = (|| {
             let transaction = sealer.connection.transaction()?;
-            let (series, to) = write_part(&transaction, job, report)?;
+            let (series, to) = write_part(&transaction, job, &tombstones, report)?;
             let finished = to == job.frozen.entries.len();
             let through = if finished { job.frozen.sequence } else { before.through };
             let sealed = Sealed { through, series: Arc::new(&*before.series | &series) };
@@ -203,6 +206,9 @@ impl Inner {
     /// Deletes log segments that hold nothing which is not in the database.
     pub(crate) fn delete_segments(&self) -> Result<(), SealError> {
         let mut writer = lock(&self.writer);
+        if writer.backups > 0 {
+            return Ok(());
+        }
         let catalog_through = writer.catalog_through;
         let sealed = read(&self.sealed).clone();
         let may_go = |segment: &Segment| {
@@ -315,11 +321,7 @@ impl Inner {
         let removed = (|| {
             let transaction = sealer.connection.transaction()?;
             chunks::put_meta(&transaction, "next_series", i64::from(next))?;
-            let mut statement = transaction.prepare("DELETE FROM series WHERE id = ?1")?;
-            for id in &unused {
-                statement.execute([i64::from(id)])?;
-            }
-            drop(statement);
+            catalog::remove(&transaction, &unused)?;
             transaction.commit()
         })();
         removed.map_err(SealError::Database)?;
@@ -362,17 +364,51 @@ fn write_catalog(connection: &mut Connection, catalog: &Catalog) -> rusqlite::Re
         return Ok(());
     }
     let transaction = connection.transaction()?;
-    chunks::put_series(&transaction, &catalog.series)?;
+    catalog::put(&transaction, &catalog.series)?;
     chunks::put_marks(&transaction, catalog.marks.iter().map(|(key, value)| (key, value.as_ref())))?;
     chunks::put_meta(&transaction, "catalog_through", catalog.sequence as i64)?;
     chunks::put_meta(&transaction, "next_series", i64::from(catalog.next_series))?;
     transaction.commit()
 }
 
+/// Writes a whole frozen window, while nobody else reads or writes the store; gives its list.
+pub(crate) fn seal_whole(
+    connection: &mut Connection,
+    frozen: &Arc<Frozen>,
+    before: Sealed,
+    tombstones: &Tombstones,
+) -> rusqlite::Result<Sealed> {
+    let window = frozen.window;
+    let mut job = Job {
+        frozen: Arc::clone(frozen),
+        done: 0,
+        times: TimesWriter::new(connection, Level::Window, window)?,
+        failed: false,
+        piece_times: PieceTimes::default(),
+        part_times: HashMap::new(),
+    };
+    let mut sealed = before;
+    let mut report = SealReport::default();
+    loop {
+        let transaction = connection.transaction()?;
+        let (series, to) = write_part(&transaction, &mut job, tombstones, &mut report)?;
+        job.done = to;
+        let finished = to == frozen.entries.len();
+        let through = if finished { frozen.sequence } else { sealed.through };
+        sealed = Sealed { through, series: Arc::new(&*sealed.series | &series) };
+        chunks::put_window(&transaction, window, &sealed)?;
+        transaction.commit()?;
+        if finished {
+            return Ok(sealed);
+        }
+    }
+}
+
 /// Writes at most [`SERIES_PER_CALL`] series; gives which, and where to go on.
 fn write_part(
     transaction: &Transaction<'_>,
     job: &mut Job,
+    tombstones: &Tombstones,
     report: &mut SealReport,
 ) -> rusqlite::Result<(RoaringBitmap, usize)> {
     let window = job.frozen.window;
@@ -413,6 +449,7 @@ fn write_part(
         if !ascending {
             merge_samples(samples);
         }
+        tombstones.strike(id, samples);
         if samples.is_empty() {
             continue;
         }

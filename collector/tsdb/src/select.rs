@@ -5,22 +5,37 @@
 //! Locks are held while references and raw rows are copied, never while anything is decoded or read from disk.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use rusqlite::Connection;
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
-use crate::bytes::Damaged;
+use crate::bytes::{Cursor, Damaged};
 use crate::chunks::{ChunkError, Level, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
+use crate::codec::Packing;
 use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
 use crate::store::{Inner, read};
 use crate::{ReadError, codec};
 
-/// Samples of one series from one place, ascending.
+/// Samples that are worth a thread.
+const SAMPLES_PER_THREAD: usize = 200_000;
+/// More threads are not used for one selection.
+const MAX_THREADS: usize = 4;
+
+/// Samples of one series from one place, ascending; their values are decoded when the series is put together.
 struct Run {
+    window: i64,
     times: Arc<[i64]>,
-    values: Vec<f64>,
+    values: Values,
+}
+
+enum Values {
+    /// The rest of a chunk, in the bytes that were read.
+    Sealed(Range<usize>),
+    Piece(Arc<Piece>, usize),
+    Raw(Vec<f64>),
 }
 
 /// What a reader keeps of a part.
@@ -45,6 +60,46 @@ struct Snapshot {
     columns: BTreeMap<u32, Vec<ColumnView>>,
 }
 
+/// The runs of each series, ascending by series; of one series by window, chunks before the head: of a repeat the first
+/// stays.
+#[derive(Default)]
+struct Gathered {
+    runs: BTreeMap<u32, Vec<Run>>,
+    /// Encoded values of chunks.
+    bytes: Vec<u8>,
+    samples: usize,
+}
+
+impl Gathered {
+    /// Adds a run where it is within the range; gives whether it is.
+    fn add(&mut self, id: u32, span: Span, window: i64, times: Arc<[i64]>, values: impl FnOnce(&mut Self) -> Values) {
+        let (from, to) = span.of(&times);
+        if from < to {
+            self.samples += to - from;
+            let values = values(self);
+            self.runs.entry(id).or_default().push(Run { window, times, values });
+        }
+    }
+}
+
+/// The range of time that is asked for, both ends included.
+#[derive(Clone, Copy)]
+struct Span {
+    start: i64,
+    end: i64,
+}
+
+impl Span {
+    /// Which of `times` are within.
+    fn of(self, times: &[i64]) -> (usize, usize) {
+        let inside = times.first().is_some_and(|t| *t >= self.start) && times.last().is_some_and(|t| *t <= self.end);
+        if inside {
+            return (0, times.len());
+        }
+        (times.partition_point(|t| *t < self.start), times.partition_point(|t| *t <= self.end))
+    }
+}
+
 impl Inner {
     pub(crate) fn select(
         &self,
@@ -52,83 +107,147 @@ impl Inner {
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<SeriesData>, ReadError> {
+        self.select_at_most(matchers, start, end, usize::MAX).map(Option::unwrap_or_default)
+    }
+
+    /// `None` where the series have more than `max_samples` in the range: counted before anything is decoded.
+    pub(crate) fn select_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        if start > end {
+            return Ok(Some(Vec::new()));
+        }
+        let found = read(&self.index).select(matchers);
+        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples)
+    }
+
+    pub(crate) fn select_series(
+        &self,
+        series: &[Labels],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, ReadError> {
         if start > end {
             return Ok(Vec::new());
         }
-        let (start, end) = (start.0, end.0);
-        let (found, mut labels) = self.matching(matchers);
-        let snapshot = self.snapshot(&found, start, end);
-        let days = read(&self.days);
-        let in_days = days_between(&days, self.window_of(start), self.window_of(end));
-        let wanted = |level| {
-            let found = &found;
-            move |(unit, series): (i64, Arc<RoaringBitmap>)| (level, unit, &*series & found)
+        let found = {
+            let index = read(&self.index);
+            series.iter().filter_map(|labels| index.find(labels)).collect()
         };
-        // Days before windows: of a repeat what was sealed first stays.
-        let sealed: Vec<(Level, i64, RoaringBitmap)> = (in_days.into_iter().map(wanted(Level::Day)))
-            .chain(self.sealed_between(start, end).into_iter().map(wanted(Level::Window)))
-            .filter(|(.., series)| !series.is_empty())
-            .collect();
-        // By series, each series' runs by window, chunks before the head: of a repeat the first stays.
-        let mut runs: BTreeMap<u32, Vec<Run>> = BTreeMap::new();
-        let corrupt = |window: i64, id: u32, damage: Damaged| ReadError::Corrupt {
+        self.select_found(&found, Span { start: start.0, end: end.0 }, usize::MAX).map(Option::unwrap_or_default)
+    }
+
+    fn select_found(
+        &self,
+        found: &RoaringBitmap,
+        span: Span,
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        let tombstones = read(&self.tombstones).clone();
+        let snapshot = self.snapshot(found, span.start, span.end);
+        let mut gathered = Gathered::default();
+        self.gather_sealed(&mut gathered, found, span, max_samples)?;
+        if gathered.samples <= max_samples {
+            self.gather_head(&mut gathered, &snapshot, span)?;
+        }
+        drop(snapshot);
+        if gathered.samples > max_samples {
+            return Ok(None);
+        }
+        let Gathered { runs, bytes, samples } = gathered;
+        let runs: Vec<(u32, Vec<Run>)> = runs.into_iter().collect();
+        let joined = join_all(&runs, &bytes, samples, span);
+        let mut answer = Vec::with_capacity(runs.len());
+        {
+            let index = read(&self.index);
+            for ((id, _), joined) in runs.iter().zip(joined) {
+                let joined = joined.map_err(|(window, damage)| self.corrupt(window, *id, damage))?;
+                let (mut timestamps, mut values) = joined;
+                tombstones.strike_columns(*id, &mut timestamps, &mut values);
+                if values.is_empty() {
+                    continue;
+                }
+                answer.push(SeriesData { labels: index.labels(*id), timestamps, values });
+            }
+        }
+        answer.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(Some(answer))
+    }
+
+    fn corrupt(&self, window: i64, id: u32, damage: Damaged) -> ReadError {
+        ReadError::Corrupt {
             series: read(&self.index).labels(id),
             window: Timestamp(self.window_start(window)),
             detail: damage.to_string(),
-        };
-        if sealed.is_empty() {
-            drop(days);
-        } else {
-            self.chunks.read(|connection| {
-                let mut times = TimesReader::default();
-                take_snapshot(connection)?;
-                drop(days);
-                for (level, unit, series) in &sealed {
-                    let window = if *level == Level::Day { unit * WINDOWS_PER_DAY } else { *unit };
-                    read_chunks(connection, *level, *unit, series, |id, data| {
-                        match times.chunk(connection, *level, (*unit, id), data) {
-                            Ok((times, values)) => {
-                                runs.entry(id).or_default().push(Run { times, values });
-                                Ok(())
-                            }
-                            Err(ChunkError::Database(error)) => Err(ReadFailure(ReadError::Database(error))),
-                            Err(ChunkError::Damaged(damage)) => Err(ReadFailure(corrupt(window, id, damage))),
-                        }
-                    })?;
-                }
-                Ok::<_, ReadFailure>(())
-            })?;
         }
+    }
+
+    /// The runs that are in chunks. Ends early where there are more samples than may be.
+    fn gather_sealed(
+        &self,
+        gathered: &mut Gathered,
+        found: &RoaringBitmap,
+        span: Span,
+        max_samples: usize,
+    ) -> Result<(), ReadError> {
+        let days = read(&self.days);
+        let in_days = days_between(&days, self.window_of(span.start), self.window_of(span.end));
+        let wanted = |level| move |(unit, series): (i64, Arc<RoaringBitmap>)| (level, unit, &*series & found);
+        // Days before windows: of a repeat what was sealed first stays.
+        let sealed: Vec<(Level, i64, RoaringBitmap)> = (in_days.into_iter().map(wanted(Level::Day)))
+            .chain(self.sealed_between(span.start, span.end).into_iter().map(wanted(Level::Window)))
+            .filter(|(.., series)| !series.is_empty())
+            .collect();
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        self.chunks.read(|connection| {
+            let mut times = TimesReader::default();
+            take_snapshot(connection)?;
+            drop(days);
+            for (level, unit, series) in &sealed {
+                let window = if *level == Level::Day { unit * WINDOWS_PER_DAY } else { *unit };
+                read_chunks(connection, *level, *unit, series, |id, data| {
+                    let (times, mut values) =
+                        times.open(connection, *level, (*unit, id), data).map_err(|error| match error {
+                            ChunkError::Database(error) => ReadFailure(ReadError::Database(error)),
+                            ChunkError::Damaged(damage) => ReadFailure(self.corrupt(window, id, damage)),
+                        })?;
+                    gathered.add(id, span, window, times, |gathered| {
+                        let from = gathered.bytes.len();
+                        gathered.bytes.extend_from_slice(values.rest());
+                        Values::Sealed(from..gathered.bytes.len())
+                    });
+                    Ok(())
+                })?;
+                if gathered.samples > max_samples {
+                    break;
+                }
+            }
+            Ok::<_, ReadFailure>(())
+        })?;
+        Ok(())
+    }
+
+    /// The runs that are in the head.
+    fn gather_head(&self, gathered: &mut Gathered, snapshot: &Snapshot, span: Span) -> Result<(), ReadError> {
         let mut piece_times = PieceTimes::default();
         for (id, columns) in &snapshot.columns {
-            let runs = runs.entry(*id).or_default();
             for column in columns {
                 let view = &snapshot.views[column.view];
-                for piece in view.pieces.iter().filter(|p| p.overlaps(start, end)) {
-                    let fail = |damage| corrupt(view.window, *id, damage);
-                    let times = piece_times.of(piece).map_err(fail)?;
-                    let mut values = Vec::with_capacity(times.len());
-                    piece.values(column.at, &mut values).map_err(fail)?;
-                    runs.push(Run { times, values });
+                for piece in view.pieces.iter().filter(|p| p.overlaps(span.start, span.end)) {
+                    let times = piece_times.of(piece).map_err(|damage| self.corrupt(view.window, *id, damage))?;
+                    gathered.add(*id, span, view.window, times, |_| Values::Piece(Arc::clone(piece), column.at));
                 }
-                if !view.times.is_empty() {
-                    runs.push(Run { times: Arc::clone(&view.times), values: column.raw.clone() });
-                }
+                let raw = || Values::Raw(column.raw.clone());
+                gathered.add(*id, span, view.window, Arc::clone(&view.times), |_| raw());
             }
         }
-        let mut joiner = Joiner { start, end, joined: HashMap::new() };
-        let mut answer = Vec::with_capacity(runs.len());
-        for (id, runs) in runs {
-            let (timestamps, values) = joiner.join(runs);
-            if values.is_empty() {
-                continue;
-            }
-            if let Some(labels) = labels.remove(&id) {
-                answer.push(SeriesData { labels, timestamps, values });
-            }
-        }
-        answer.sort_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(answer)
+        Ok(())
     }
 
     pub(crate) fn series_labels(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Vec<Labels> {
@@ -157,13 +276,6 @@ impl Inner {
         let mut labels: Vec<Labels> = (index.select(matchers) & there).iter().map(|id| index.labels(id)).collect();
         labels.sort();
         labels
-    }
-
-    fn matching(&self, matchers: &[Matcher]) -> (RoaringBitmap, HashMap<u32, Labels>) {
-        let index = read(&self.index);
-        let found = index.select(matchers);
-        let labels = found.iter().map(|id| (id, index.labels(id))).collect();
-        (found, labels)
     }
 
     fn sealed_between(&self, start: i64, end: i64) -> Vec<(i64, Arc<RoaringBitmap>)> {
@@ -207,9 +319,7 @@ fn days_between(days: &BTreeMap<i64, Arc<RoaringBitmap>>, first: i64, last: i64)
 
 impl Snapshot {
     fn add(&mut self, id: u32, view: usize, column: usize, part: &Part) {
-        let rows = &self.views[view].rows;
-        let raw = if rows.is_empty() { Vec::new() } else { part.raw_column(column).collect::<Vec<_>>() };
-        let raw = rows.iter().map(|row| raw[*row]).collect();
+        let raw = self.views[view].rows.iter().map(|row| part.raw_value(*row, column)).collect();
         self.columns.entry(id).or_default().push(ColumnView { view, at: column, raw });
     }
 }
@@ -223,72 +333,137 @@ fn part_view(window: i64, part: &Part, start: i64, end: i64) -> PartView {
     PartView { window, pieces, times, rows }
 }
 
+/// The columns of one series, or where a run of it is damaged.
+type Joined = Result<(Arc<[i64]>, Vec<f64>), (i64, Damaged)>;
+
+/// Puts every series together, on several threads where there is much to decode; in the order of `runs`.
+fn join_all(runs: &[(u32, Vec<Run>)], bytes: &[u8], samples: usize, span: Span) -> Vec<Joined> {
+    let join = |part: &[(u32, Vec<Run>)]| -> Vec<Joined> {
+        let mut joiner = Joiner { span, bytes, joined: HashMap::new(), scratch: codec::DecodeScratch::default() };
+        part.iter().map(|(_, runs)| joiner.join(runs)).collect()
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let threads = processors.min(samples / SAMPLES_PER_THREAD).min(runs.len());
+    if threads < 2 {
+        return join(runs);
+    }
+    let parts: Vec<&[(u32, Vec<Run>)]> = runs.chunks(runs.len().div_ceil(threads)).collect();
+    std::thread::scope(|scope| {
+        let join = &join;
+        // This thread takes the first part itself.
+        let others: Vec<_> = parts.iter().skip(1).map(|part| scope.spawn(move || join(part))).collect();
+        let mut all = parts.first().map_or_else(Vec::new, |part| join(part));
+        for other in others {
+            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        all
+    })
+}
+
 /// Columns of time stamps, and what they are one after the other.
 struct JoinedTimes {
-    parts: Vec<Arc<[i64]>>,
+    /// Held, not used: their addresses must not be used twice.
+    _parts: Vec<Arc<[i64]>>,
     whole: Arc<[i64]>,
 }
 
 /// Joins the runs of each series into one column, sharing time stamps among series whose runs share theirs.
-struct Joiner {
-    start: i64,
-    end: i64,
+struct Joiner<'a> {
+    span: Span,
+    bytes: &'a [u8],
     /// By the addresses of the columns, which are kept so that no address is used twice.
     joined: HashMap<Vec<*const i64>, JoinedTimes>,
+    scratch: codec::DecodeScratch,
 }
 
-impl Joiner {
-    fn join(&mut self, mut runs: Vec<Run>) -> (Arc<[i64]>, Vec<f64>) {
-        runs.retain(|run| {
-            run.times.first().is_some_and(|t| *t <= self.end) && run.times.last().is_some_and(|t| *t >= self.start)
-        });
+impl Joiner<'_> {
+    /// Appends the values of `run`, all of them.
+    fn decode(&mut self, run: &Run, out: &mut Vec<f64>) -> Result<(), (i64, Damaged)> {
+        let at = |damage| (run.window, damage);
+        let before = out.len();
+        match &run.values {
+            Values::Sealed(range) => {
+                let mut cursor = Cursor::new(&self.bytes[range.clone()]);
+                codec::decode_with(&mut cursor, run.times.len(), Packing::Pco, &mut self.scratch, out).map_err(at)?;
+            }
+            Values::Piece(piece, column) => piece.values(*column, out).map_err(at)?,
+            Values::Raw(values) => out.extend_from_slice(values),
+        }
+        if out.len() - before == run.times.len() {
+            Ok(())
+        } else {
+            Err(at(Damaged("a column has not as many values as time stamps")))
+        }
+    }
+
+    fn join(&mut self, runs: &[Run]) -> Joined {
+        if let [run] = runs {
+            return self.only(run);
+        }
         // Merging needs the order they came in, chunks first.
-        let mut order: Vec<usize> = (0..runs.len()).collect();
-        order.sort_by_key(|at| runs[*at].times.first().copied());
-        let ascending = order.windows(2).all(|pair| runs[pair[0]].times.last() < runs[pair[1]].times.first());
-        if !ascending {
+        let mut order: Vec<&Run> = runs.iter().collect();
+        order.sort_by_key(|run| run.times.first().copied());
+        if !order.windows(2).all(|pair| pair[0].times.last() < pair[1].times.first()) {
             return self.merge(runs);
         }
-        runs.sort_by_key(|run| run.times.first().copied());
-        if let [run] = &mut *runs
-            && run.times.first().is_some_and(|t| *t >= self.start)
-            && run.times.last().is_some_and(|t| *t <= self.end)
-        {
-            return (Arc::clone(&run.times), std::mem::take(&mut run.values));
+        let mut values = Vec::with_capacity(runs.iter().map(|run| run.times.len()).sum());
+        for run in &order {
+            let from = values.len();
+            self.decode(run, &mut values)?;
+            cut(&mut values, from, self.span.of(&run.times));
         }
-        let range =
-            |times: &[i64]| (times.partition_point(|t| *t < self.start), times.partition_point(|t| *t <= self.end));
-        let mut values = Vec::with_capacity(runs.iter().map(|r| r.values.len()).sum());
-        for run in &runs {
-            let (from, to) = range(&run.times);
-            values.extend_from_slice(&run.values[from..to]);
-        }
-        let key: Vec<*const i64> = runs.iter().map(|run| run.times.as_ptr()).collect();
+        let key: Vec<*const i64> = order.iter().map(|run| run.times.as_ptr()).collect();
         if let Some(joined) = self.joined.get(&key) {
-            debug_assert_eq!(joined.parts.len(), key.len());
-            return (Arc::clone(&joined.whole), values);
+            return Ok((Arc::clone(&joined.whole), values));
         }
         let mut times = Vec::with_capacity(values.len());
-        for run in &runs {
-            let (from, to) = range(&run.times);
+        for run in &order {
+            let (from, to) = self.span.of(&run.times);
             times.extend_from_slice(&run.times[from..to]);
         }
-        let times: Arc<[i64]> = times.into();
-        let parts = runs.into_iter().map(|run| run.times).collect();
-        self.joined.insert(key, JoinedTimes { parts, whole: Arc::clone(&times) });
-        (times, values)
+        let whole: Arc<[i64]> = times.into();
+        let parts = order.iter().map(|run| Arc::clone(&run.times)).collect();
+        self.joined.insert(key, JoinedTimes { _parts: parts, whole: Arc::clone(&whole) });
+        Ok((whole, values))
+    }
+
+    fn only(&mut self, run: &Run) -> Joined {
+        let mut values = Vec::with_capacity(run.times.len());
+        self.decode(run, &mut values)?;
+        let (from, to) = self.span.of(&run.times);
+        if to - from == run.times.len() {
+            return Ok((Arc::clone(&run.times), values));
+        }
+        cut(&mut values, 0, (from, to));
+        // What is left of a long column would hold the room of all of it.
+        values.shrink_to_fit();
+        let key = vec![run.times.as_ptr()];
+        let whole = self
+            .joined
+            .entry(key)
+            .or_insert_with(|| JoinedTimes { _parts: vec![Arc::clone(&run.times)], whole: run.times[from..to].into() });
+        Ok((Arc::clone(&whole.whole), values))
     }
 
     /// Runs that overlap: sorted, and of a repeat the sealed value stays.
-    fn merge(&self, runs: Vec<Run>) -> (Arc<[i64]>, Vec<f64>) {
+    fn merge(&mut self, runs: &[Run]) -> Joined {
         let mut samples: Vec<(i64, f64)> = Vec::new();
+        let mut values = Vec::new();
         for run in runs {
-            samples.extend(run.times.iter().copied().zip(run.values));
+            values.clear();
+            self.decode(run, &mut values)?;
+            samples.extend(run.times.iter().copied().zip(values.iter().copied()));
         }
-        samples.retain(|(t, _)| (self.start..=self.end).contains(t));
+        samples.retain(|(t, _)| (self.span.start..=self.span.end).contains(t));
         merge_samples(&mut samples);
-        (samples.iter().map(|s| s.0).collect(), samples.iter().map(|s| s.1).collect())
+        Ok((samples.iter().map(|s| s.0).collect(), samples.iter().map(|s| s.1).collect()))
     }
+}
+
+/// Of the values from `at` on, keeps those of `range`.
+fn cut(values: &mut Vec<f64>, at: usize, (from, to): (usize, usize)) {
+    values.truncate(at + to);
+    values.drain(at..at + from);
 }
 
 /// Sorts by time; of samples at the same time the first stays.

@@ -18,9 +18,13 @@ use crate::chunks::{Chunks, Sealed};
 use crate::codec::Scratch;
 use crate::head::{Applied, Head, PartKey};
 use crate::index::Index;
-use crate::log::{self, Draft, Log, Record};
-use crate::seal::Sealer;
+use crate::log::{self, Draft, Log};
+use crate::replay::Replay;
+use crate::room::{Reserve, Room};
+use crate::seal::{HEAD_LIMIT_BYTES, Sealer};
+use crate::segment;
 use crate::tail::Keep;
+use crate::tombstone::Tombstones;
 use crate::{Commit, CommitError, GroupId, OpenError, Options, Recovery, SeriesError, SeriesId, Stats};
 
 /// Labels of one series may be this long together.
@@ -30,18 +34,18 @@ const MAX_LABELS_BYTES: usize = 64 << 10;
 #[derive(Default)]
 pub(crate) struct Groups {
     by_series: HashMap<Arc<[u32]>, u32>,
-    list: Vec<Group>,
+    pub(crate) list: Vec<Group>,
 }
 
 #[derive(Clone)]
-struct Group {
-    series: Arc<[u32]>,
+pub(crate) struct Group {
+    pub(crate) series: Arc<[u32]>,
     /// Whether no series is in it twice.
     distinct: bool,
 }
 
 impl Groups {
-    fn make(&mut self, series: &[u32]) -> u32 {
+    pub(crate) fn make(&mut self, series: &[u32]) -> u32 {
         if let Some(&group) = self.by_series.get(series) {
             return group;
         }
@@ -70,6 +74,8 @@ pub(crate) struct Writer {
     pub(crate) catalog_through: u64,
     /// Groups all of whose series are defined; emptied when series are removed.
     pub(crate) checked_groups: roaring::RoaringBitmap,
+    /// Backups that copy segments now: none is deleted meanwhile.
+    pub(crate) backups: usize,
     scratch: Scratch,
 }
 
@@ -86,9 +92,12 @@ pub(crate) struct Inner {
     /// they are commits while holding this for writing; a reader copies both lists and begins its transaction while
     /// holding it for reading.
     pub(crate) days: RwLock<BTreeMap<i64, Arc<roaring::RoaringBitmap>>>,
+    /// What was deleted and may still be in chunks or in the head; readers take it first.
+    pub(crate) tombstones: RwLock<Tombstones>,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) sealer: Mutex<Sealer>,
     pub(crate) chunks: Chunks,
+    pub(crate) room: Room,
     log_segments: AtomicU64,
     log_bytes: AtomicU64,
     committed: AtomicU64,
@@ -134,6 +143,11 @@ fn hold(dir: &Path) -> Result<File, OpenError> {
 
 impl Inner {
     pub(crate) fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
+        Self::open_bounded(options, HEAD_LIMIT_BYTES)
+    }
+
+    /// As [`Self::open`]; the head may take `head_limit` bytes before whole windows of the log are sealed on the way.
+    pub(crate) fn open_bounded(options: Options, head_limit: u64) -> Result<(Self, Recovery), OpenError> {
         let Options { dir, window, max_series } = options;
         if !(Duration::from_secs(1)..=Duration::from_hours(4)).contains(&window) {
             return Err(OpenError::Window { window });
@@ -143,7 +157,8 @@ impl Inner {
         fs::create_dir_all(&log_dir).map_err(io)?;
         log::sync_dir(&dir).map_err(io)?;
         let held = hold(&dir)?;
-        let (chunks, connection, contents, window_ms) = Chunks::open(dir.join("chunks.db"), window.as_millis() as i64)?;
+        let (chunks, mut connection, contents, window_ms) =
+            Chunks::open(dir.join("chunks.db"), window.as_millis() as i64)?;
         if !(1_000..=4 * 3_600_000).contains(&window_ms) {
             let detail = format!("it says that chunks are {window_ms} ms long");
             return Err(OpenError::Damaged { path: chunks.path, detail });
@@ -158,36 +173,43 @@ impl Inner {
         for (id, labels) in &contents.series {
             index.insert(*id, labels);
         }
+        for damage in &contents.damages {
+            tracing::error!(%damage, "part of the chunk database is damaged; the rest is in use");
+        }
+        let tombstones = Tombstones::new(contents.tombstones);
+        let last_sequence =
+            contents.windows.values().map(|w| w.through).fold(contents.through.max(held_through), u64::max);
         let mut replay = Replay {
             window_ms,
-            catalog_through: contents.catalog_through,
-            windows: &contents.windows,
+            catalog_through: contents.through,
+            windows: contents.windows,
+            connection: &mut connection,
+            tombstones: tombstones.clone(),
+            lost: &contents.lost,
             marks: contents.marks,
             head: Head::default(),
             groups: Groups::default(),
             new_series: roaring::RoaringBitmap::new(),
             new_marks: BTreeSet::new(),
-            sequence: contents
-                .windows
-                .values()
-                .map(|w| w.through)
-                .fold(contents.catalog_through.max(held_through), u64::max),
+            sequence: last_sequence,
             samples: 0,
             unknown: 0,
             scratch: Scratch::default(),
             index,
         };
-        let mut recovery = Recovery::default();
+        let mut recovery = Recovery { damages: contents.damages, ..Recovery::default() };
         let mut closed = Vec::new();
         let mut next_number = first_number;
-        for (number, path) in log::list(&log_dir).map_err(io)? {
+        for (number, path) in segment::list(&log_dir).map_err(io)? {
             next_number = next_number.max(number + 1);
             let window_of = |time: i64| time.div_euclid(window_ms);
-            if let Some(replayed) = log::replay(number, &path, window_of, |record| replay.apply(record))? {
+            if let Some(replayed) = segment::replay(number, &path, window_of, |record| replay.apply(record))? {
+                recovery.damages.extend(replayed.damages);
                 recovery.torn_bytes += replayed.torn_bytes;
                 recovery.replayed_records += replayed.records;
                 closed.push(replayed.segment);
             }
+            replay.relieve(head_limit).map_err(|source| OpenError::Database { path: chunks.path.clone(), source })?;
         }
         if replay.unknown > 0 {
             tracing::error!(samples = replay.unknown, "log has samples of series that are defined nowhere");
@@ -200,23 +222,26 @@ impl Inner {
             defined: replay.index.alive().clone(),
             new_series: replay.new_series,
             new_marks: replay.new_marks,
-            catalog_through: contents.catalog_through,
+            catalog_through: contents.through,
             checked_groups: roaring::RoaringBitmap::new(),
+            backups: 0,
             scratch: Scratch::default(),
         };
+        let Replay { index, head, groups, marks, windows, .. } = replay;
+        let sealer = Mutex::new(Sealer::new(connection));
         let inner = Self {
+            room: Room::new(&dir),
             dir,
             window_ms,
             max_series: max_series.min(u32::MAX as usize - 1),
-            index: RwLock::new(replay.index),
-            head: RwLock::new(replay.head),
-            groups: RwLock::new(replay.groups),
-            marks: RwLock::new(replay.marks),
-            sealed: RwLock::new(
-                contents.windows.into_iter().filter(|(_, w)| !w.series.is_empty() || w.through > 0).collect(),
-            ),
+            index: RwLock::new(index),
+            head: RwLock::new(head),
+            groups: RwLock::new(groups),
+            marks: RwLock::new(marks),
+            sealed: RwLock::new(windows.into_iter().filter(|(_, w)| !w.series.is_empty() || w.through > 0).collect()),
             days: RwLock::new(contents.days),
-            sealer: Mutex::new(Sealer::new(connection)),
+            tombstones: RwLock::new(tombstones),
+            sealer,
             chunks,
             log_segments: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
@@ -268,7 +293,7 @@ impl Inner {
         GroupId(write(&self.groups).make(&series))
     }
 
-    pub(crate) fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+    pub(crate) fn commit(&self, commit: Commit, reserve: Reserve) -> Result<(), CommitError> {
         let groups: Vec<Group> = {
             let groups = read(&self.groups);
             let of = |c: &crate::Column| {
@@ -280,6 +305,7 @@ impl Inner {
         if commit.columns.is_empty() && commit.samples.is_empty() && commit.marks.is_empty() {
             return Ok(());
         }
+        self.room.check(reserve)?;
         let mut writer = lock(&self.writer);
         let series = self.undefined(&writer, &commit, &groups)?;
         let columns: Vec<_> = commit
@@ -392,6 +418,7 @@ impl Inner {
             let head = read(&self.head);
             (head.samples(), head.bytes())
         };
+        let (free_bytes, min_free_bytes) = self.room.look();
         Stats {
             series: read(&self.index).alive().len(),
             head_samples,
@@ -401,11 +428,13 @@ impl Inner {
             chunk_bytes: self.chunks.bytes(),
             committed_samples: self.committed.load(Relaxed),
             duplicate_samples: self.duplicates.load(Relaxed),
+            free_bytes,
+            read_only: free_bytes < min_free_bytes,
         }
     }
 }
 
-fn put_mark(marks: &mut BTreeMap<Vec<u8>, Vec<u8>>, key: Vec<u8>, value: Vec<u8>) {
+pub(crate) fn put_mark(marks: &mut BTreeMap<Vec<u8>, Vec<u8>>, key: Vec<u8>, value: Vec<u8>) {
     if value.is_empty() {
         marks.remove(&key);
     } else {
@@ -414,7 +443,7 @@ fn put_mark(marks: &mut BTreeMap<Vec<u8>, Vec<u8>>, key: Vec<u8>, value: Vec<u8>
 }
 
 /// Applies samples in the order of a record; gives the parts that are due for compression.
-fn apply<'a>(
+pub(crate) fn apply<'a>(
     head: &mut Head,
     window_of: impl Fn(i64) -> i64,
     rows: impl Iterator<Item = (u32, &'a Group, i64, &'a [f64])>,
@@ -442,68 +471,4 @@ fn apply<'a>(
     due.sort_unstable();
     due.dedup();
     due
-}
-
-/// Puts log records back into memory.
-struct Replay<'a> {
-    window_ms: i64,
-    catalog_through: u64,
-    windows: &'a BTreeMap<i64, Sealed>,
-    marks: BTreeMap<Vec<u8>, Vec<u8>>,
-    index: Index,
-    head: Head,
-    groups: Groups,
-    new_series: roaring::RoaringBitmap,
-    new_marks: BTreeSet<Vec<u8>>,
-    sequence: u64,
-    samples: u64,
-    unknown: u64,
-    scratch: Scratch,
-}
-
-impl Replay<'_> {
-    fn apply(&mut self, record: Record) {
-        let sequence = record.sequence;
-        self.sequence = self.sequence.max(sequence);
-        if sequence > self.catalog_through {
-            for (id, labels) in &record.series {
-                self.index.insert(*id, labels);
-                self.index.revive(*id);
-                self.new_series.insert(*id);
-            }
-            for (key, value) in record.marks {
-                self.new_marks.insert(key.clone());
-                put_mark(&mut self.marks, key, value);
-            }
-        }
-        let window_ms = self.window_ms;
-        let wanted = |time: i64| {
-            let window = time.div_euclid(window_ms);
-            i32::try_from(window).is_ok() && self.windows.get(&window).is_none_or(|w| sequence > w.through)
-        };
-        let mut samples: Vec<(u32, i64, f64)> = Vec::new();
-        let mut rows = Vec::new();
-        for (series, time, values) in record.columns.into_iter().filter(|c| wanted(c.1)) {
-            let number = self.groups.make(&series);
-            let group = self.groups.list[number as usize].clone();
-            if group.series.iter().all(|id| self.index.alive().contains(*id)) {
-                rows.push((number, group, time, values));
-            } else {
-                samples.extend(series.iter().zip(values).map(|(id, value)| (*id, time, value)));
-            }
-        }
-        samples.extend(record.samples.into_iter().filter(|s| wanted(s.1)));
-        let before = samples.len();
-        samples.retain(|s| self.index.alive().contains(s.0));
-        self.unknown += (before - samples.len()) as u64;
-        let mut applied = Applied::default();
-        let borrowed = rows.iter().map(|(number, group, time, values)| (*number, group, *time, &**values));
-        let due = apply(&mut self.head, |time| time.div_euclid(window_ms), borrowed, &samples, &mut applied);
-        for (window, key) in due {
-            if let Some(piece) = self.head.compress(window, key, &mut self.scratch) {
-                self.head.replace_raw(window, key, piece);
-            }
-        }
-        self.samples += applied.added;
-    }
 }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use veghe_model::{Labels, Timestamp};
 
-use crate::log::{self, Decoder, FRAME_BYTES, HEADER_BYTES, Record, Segment};
+use crate::log::{Decoder, FRAME_BYTES, HEADER_BYTES, Record, Segment};
+use crate::segment;
 use crate::store::{Inner, lock, read};
 use crate::{SeriesId, Store, TailError};
 
@@ -309,7 +310,9 @@ impl LogTail {
             match File::open(&found.path) {
                 Ok(file) => {
                     let Found { number, path, bytes, last_sequence } = found;
-                    let (offset, decoder) = (HEADER_BYTES as u64, Decoder::default());
+                    let mut header = [0; HEADER_BYTES];
+                    let version = file.read_exact_at(&mut header, 0).ok().and_then(|()| segment::version_of(&header));
+                    let (offset, decoder) = (HEADER_BYTES as u64, Decoder::new(version.unwrap_or(0)));
                     self.open = Some(Open { number, path, file, offset, bytes, last_sequence, decoder });
                     return Ok(true);
                 }
@@ -333,7 +336,7 @@ impl Open {
         let io_error = |source| TailError::Io { path: self.path.clone(), source };
         let mut frame = [0; FRAME_BYTES];
         self.file.read_exact_at(&mut frame, self.offset).map_err(io_error)?;
-        let (len, crc) = log::frame(frame);
+        let (len, crc) = segment::frame(frame);
         let end = self.offset + FRAME_BYTES as u64 + len as u64;
         if end > self.bytes {
             return Err(damaged(self.offset, "a record is longer than its segment"));

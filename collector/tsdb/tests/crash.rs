@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
-use veghe_tsdb::{Column, Commit, Options, Retention, RetentionClass, Store};
+use veghe_tsdb::{Column, Commit, Options, Retention, RetentionClass, Store, verify_directory};
 
 const WINDOW_MS: i64 = 60_000;
 const COMMITS: i64 = 36;
@@ -61,6 +62,13 @@ const MERGE_AFTER: i64 = 33;
 
 /// The series of which everything is deleted at the end.
 const CLASS: usize = 3;
+
+/// The series of which everything that was committed by the end is deleted, and the time of that end.
+const DELETED: usize = 2;
+const LAST_MS: i64 = COMMITS * STEP_MS - 1;
+
+/// Where the child copies the store to, below its directory, so that what is done there counts too.
+const COPY: &str = "copy";
 
 /// Seals and merges all that may be; of calls that fail, the next goes on.
 fn settle(store: &Store, now: i64) {
@@ -113,8 +121,24 @@ fn child_works_through_the_script() {
             say("dropped", n);
         }
     }
+    say("copying", 0);
+    let copy = dir.join(COPY);
+    if store.backup(&copy, &mut |_| ControlFlow::Continue(())).is_err() {
+        std::fs::remove_dir_all(&copy).expect("clean");
+        store.backup(&copy, &mut |_| ControlFlow::Continue(())).expect("the second copy");
+    }
+    say("copied", 0);
+    say("deleting", 0);
+    let delete = || store.delete(&[Matcher::equal("n", DELETED.to_string())], Timestamp::MIN, Timestamp(LAST_MS));
+    if delete().is_err() {
+        delete().expect("the second deletion");
+    }
+    say("deleted", 0);
     settle(&store, 30_000_000);
     settle(&store, 40_000_000);
+    if store.clean_tombstones().is_err() {
+        store.clean_tombstones().expect("the second clean");
+    }
     say("retaining", 0);
     let class =
         RetentionClass { matchers: vec![Matcher::equal("n", CLASS.to_string())], raw: Duration::from_millis(1) };
@@ -177,6 +201,8 @@ fn check(dir: &Path, child: &Child, what: &str) {
     let acknowledged = last("ack").map_or(0, |n| n + 1);
     let tried = last("try").map_or(0, |n| n + 1);
     let (store, _) = Store::open(options(dir)).unwrap_or_else(|e| panic!("{what}: cannot reopen: {e:?}"));
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
+    assert_eq!(report.damaged, 0, "{what}: {report:?}");
     let found = contents(&store);
     let horizons = match (last("dropping"), last("dropped")) {
         (Some(_), Some(_)) => vec![HORIZON_MS],
@@ -193,11 +219,16 @@ fn check(dir: &Path, child: &Child, what: &str) {
                 let mut expected = model(commits, *horizon);
                 expected.extend(model(commits, 0).into_iter().filter(|(key, _)| late(key)));
                 // What the class had may be gone in part while it is deleted, and is gone after.
-                let keeps = |s: usize| s != CLASS || last("retaining").is_none();
+                // What was deleted is gone at once; while that was asked for, all of it is there or nothing.
+                let none_left = !found.keys().any(|(s, t)| *s == DELETED && *t <= LAST_MS);
+                let deleted = last("deleted").is_some() || (last("deleting").is_some() && none_left);
+                let keeps = |s: usize| (s != CLASS || last("retaining").is_none()) && (s != DELETED || !deleted);
                 expected.retain(|(s, _), _| keeps(*s));
                 let rest: BTreeMap<_, _> =
                     found.iter().filter(|((s, _), _)| keeps(*s)).map(|(k, v)| (*k, *v)).collect();
-                expected == rest && (last("retained").is_none() || !found.keys().any(|(s, _)| *s == CLASS))
+                expected == rest
+                    && (!deleted || none_left)
+                    && (last("retained").is_none() || !found.keys().any(|(s, _)| *s == CLASS))
             })
     };
     assert!(
@@ -207,6 +238,9 @@ fn check(dir: &Path, child: &Child, what: &str) {
         found.len(),
         child.output,
     );
+    if last("copied").is_some() {
+        check_copy(&dir.join(COPY), what);
+    }
     // It must also go on working.
     store.commit(commit_of(&store, COMMITS)).expect("commit after recovery");
     let mut whole = found;
@@ -216,6 +250,23 @@ fn check(dir: &Path, child: &Child, what: &str) {
     settle(&store, 50_000_000);
     settle(&store, 60_000_000);
     assert!(contents(&store) == whole, "{what}: sealing and merging after recovery changed something");
+    store.clean_tombstones().expect("clean");
+    assert!(contents(&store) == whole, "{what}: cleaning after recovery changed something");
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
+    assert_eq!(report.damaged, 0, "{what}, later: {report:?}");
+}
+
+/// A copy that was told to be whole is, and holds everything that was committed.
+fn check_copy(copy: &Path, what: &str) {
+    let report = verify_directory(copy, &mut |_| ControlFlow::Continue(())).expect("verification of the copy");
+    assert_eq!(report.damaged, 0, "{what}, copy: {report:?}");
+    let (store, _) = Store::open(options(copy)).expect("copy opens");
+    let mut expected = model(COMMITS, HORIZON_MS);
+    let late = (DROP_AFTER + 1..COMMITS).flat_map(samples_of).map(|(s, t, _)| (s, t));
+    let all = model(COMMITS, 0);
+    expected.extend(late.filter_map(|key| all.get(&key).map(|value| (key, *value))));
+    assert!(contents(&store) == expected, "{what}: the copy holds something else");
+    assert_eq!(store.mark(b"done"), Some((COMMITS - 1).to_string().into_bytes()), "{what}: copy");
 }
 
 #[test]

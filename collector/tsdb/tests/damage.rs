@@ -115,6 +115,57 @@ fn a_damaged_chunk_leaves_the_other_series_readable() {
 }
 
 #[test]
+fn a_damaged_record_costs_those_that_refer_to_it_and_no_more() {
+    let dir = tempfile::tempdir().expect("directory");
+    let open = || Store::open(options(dir.path())).expect("store opens");
+    let (store, _) = open();
+    let ids: Vec<_> =
+        (0..20).map(|n| store.series(&Labels::from_pairs([("n", n.to_string())])).expect("series")).collect();
+    let group = store.group(&ids);
+    for row in 0..400_i64 {
+        let values = (0..20).map(|n| value(n, row)).collect();
+        let columns = vec![veghe_tsdb::Column { group, timestamp: Timestamp(row), values }];
+        store.commit(Commit { columns, ..Commit::default() }).expect("commit");
+    }
+    drop(store);
+    let segment = fs::read_dir(dir.path().join("log")).expect("log").next().expect("segment").expect("entry").path();
+    let whole = fs::read(&segment).expect("file");
+    let count = |store: &Store| {
+        store.select(&[Matcher::equal("n", "7")], Timestamp::MIN, Timestamp::MAX).expect("select")[0].len()
+    };
+    // A flipped bit of a record, one of a length that then leads nowhere, and zeros over a whole block.
+    let middle = whole.len() / 2;
+    let damages: [fn(&mut [u8]); 3] = [|bytes| bytes[0] ^= 0x10, |bytes| bytes[..64].fill(0xff), |bytes| bytes.fill(0)];
+    for damage in damages {
+        let mut bytes = whole.clone();
+        damage(&mut bytes[middle..middle + 512]);
+        fs::write(&segment, &bytes).expect("file");
+        let (store, recovery) = open();
+        let found = count(&store);
+        assert!((400 - 64 - 20..400).contains(&found), "{found} of 400 are left");
+        let [named] = &recovery.damages[..] else { panic!("{recovery:?}") };
+        assert!(named.path == segment && named.place.starts_with("bytes "), "{named}");
+        assert_eq!(recovery.torn_bytes, 0);
+        assert_eq!(fs::metadata(&segment).expect("file").len(), whole.len() as u64, "what follows was cut");
+        // The last row is there, and the store goes on.
+        let last = store.select(&[Matcher::equal("n", "7")], Timestamp(399), Timestamp(399)).expect("select");
+        assert_eq!(last[0].values, [value(7, 399)]);
+        drop(store);
+        assert_eq!(count(&open().0), found);
+        for entry in fs::read_dir(dir.path().join("log")).expect("log").map(|e| e.expect("entry").path()) {
+            if entry != segment && entry.is_file() {
+                fs::remove_file(entry).expect("later segment");
+            }
+        }
+    }
+    // An end without a whole record behind it is what a kill leaves.
+    fs::write(&segment, &whole[..whole.len() - 3]).expect("file");
+    let (store, recovery) = open();
+    assert!(recovery.torn_bytes > 0 && recovery.damages.is_empty(), "{recovery:?}");
+    assert_eq!(count(&store), 399);
+}
+
+#[test]
 fn a_newer_format_is_refused_by_name() {
     let dir = tempfile::tempdir().expect("directory");
     fill(dir.path());

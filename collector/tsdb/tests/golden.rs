@@ -128,6 +128,16 @@ fn opens_whole(version: &str) {
 }
 
 #[test]
+fn format_3_opens_for_ever() {
+    opens_whole("v3");
+}
+
+#[test]
+fn format_4_opens_for_ever() {
+    opens_whole("v4");
+}
+
+#[test]
 fn format_2_opens_for_ever() {
     opens_whole("v2");
 }

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use twox_hash::XxHash64;
 use veghe_model::{Labels, METRIC_NAME};
 
 use super::numerics::{Mean, kahan, quantile};
 use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
-use crate::ast::{AggregateOp, Expr, Grouping, Number};
+use crate::ast::{AggregateOp, Expr, Grouping};
+use crate::print::Number;
 
 /// Rows that are aggregated together.
 struct Group {
@@ -246,17 +248,21 @@ impl Engine<'_> {
     }
 }
 
-/// FNV-1a over the labels, mixed, as a share of one.
+/// The labels' hash as a share of one: xxHash over the labels as Prometheus packs them in memory (length, name, length,
+/// value; a length of 255 or more takes three bytes behind a 255), so that the same series are chosen there and here.
 fn place(labels: &Labels) -> f64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for label in labels {
-        for byte in label.name.bytes().chain([0xff]).chain(label.value.bytes()).chain([0xff]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut packed = Vec::new();
+    for text in labels.iter().flat_map(|label| [&label.name, &label.value]) {
+        match u8::try_from(text.len()) {
+            Ok(length) if length < u8::MAX => packed.push(length),
+            _ => {
+                packed.push(u8::MAX);
+                packed.extend_from_slice(&text.len().to_le_bytes()[..3]);
+            }
         }
+        packed.extend_from_slice(text.as_bytes());
     }
-    hash ^= hash >> 32;
-    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (hash >> 11) as f64 / (1_u64 << 53) as f64
+    XxHash64::oneshot(0, &packed) as f64 / u64::MAX as f64
 }
 
 /// Ascending with NaN before everything.

@@ -1,38 +1,121 @@
 //! Warnings and infos, each once, with the place in the query that they speak of.
 
-use crate::ast::{Expr, Quoted};
-use crate::line_and_column;
+use std::collections::HashSet;
 
-/// A result can't be read with more remarks than this; the rest is counted out.
+use crate::ast::Expr;
+use crate::line_and_column;
+use crate::print::{Exponential, Number, Quoted};
+
+use super::dates;
+
+/// A result can't be read with more remarks than this; the rest is counted out, as Prometheus' API does.
 const ANNOTATIONS_MAX: usize = 10;
+
+/// Remarks told apart; beyond, a query that yields a different one for every series is not followed.
+const DISTINCT_MAX: usize = 100_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Annotations {
-    warnings: Vec<String>,
-    infos: Vec<String>,
+    warnings: Remarks,
+    infos: Remarks,
+    /// Kept apart because those of one metric become one remark.
+    forced: Vec<Forced>,
+}
+
+#[derive(Debug, Default)]
+struct Remarks {
+    shown: Vec<String>,
+    omitted: HashSet<String>,
+}
+
+impl Remarks {
+    fn add(&mut self, text: String) {
+        if self.shown.contains(&text) {
+            return;
+        }
+        if self.shown.len() < ANNOTATIONS_MAX {
+            self.shown.push(text);
+        } else if self.omitted.len() < DISTINCT_MAX {
+            self.omitted.insert(text);
+        }
+    }
+
+    fn into_list(self, what: &str) -> Vec<String> {
+        let mut list = self.shown;
+        if !self.omitted.is_empty() {
+            list.push(format!("{} more {what} annotations omitted", self.omitted.len()));
+        }
+        list
+    }
+}
+
+/// Buckets of a classic histogram whose counts fell and were mended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fix {
+    pub(crate) time_ms: i64,
+    pub(crate) lowest_bucket: f64,
+    pub(crate) highest_bucket: f64,
+    pub(crate) largest_difference: f64,
+}
+
+#[derive(Debug)]
+struct Forced {
+    text: String,
+    place: String,
+    fix: Fix,
+    last_ms: i64,
+    samples: usize,
 }
 
 impl Annotations {
-    pub(crate) fn into_lists(self) -> (Vec<String>, Vec<String>) {
-        (self.warnings, self.infos)
+    pub(crate) fn into_lists(mut self) -> (Vec<String>, Vec<String>) {
+        for forced in self.forced {
+            let Fix { time_ms, lowest_bucket, highest_bucket, largest_difference } = forced.fix;
+            let (lowest, highest) = (Exponential(lowest_bucket), Exponential(highest_bucket));
+            let difference = two_digits(largest_difference);
+            let (first, last) = (dates::rfc3339(time_ms), dates::rfc3339(forced.last_ms));
+            self.infos.add(format!(
+                "{}, from buckets {lowest} to {highest}, with a max diff of {difference}, over {} samples from {first} to \
+                 {last} ({})",
+                forced.text, forced.samples, forced.place
+            ));
+        }
+        (self.warnings.into_list("warning"), self.infos.into_list("info"))
     }
 }
 
-fn add(list: &mut Vec<String>, text: String) {
-    if list.len() < ANNOTATIONS_MAX && !list.contains(&text) {
-        list.push(text);
-    }
+/// Go's `%.2g`.
+fn two_digits(value: f64) -> String {
+    format!("{value:.1e}").parse::<f64>().map_or_else(
+        |_| Number(value).to_string(),
+        |v| {
+            let text = Exponential(v).to_string();
+            // `%.2g` turns to exponents earlier than the shortest form does.
+            if v.abs() >= 100.0 && v.is_finite() && !text.contains('e') { exponent_form(v) } else { text }
+        },
+    )
+}
+
+fn exponent_form(value: f64) -> String {
+    let text = format!("{value:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    format!("{digits}e+{exponent:0>2}")
 }
 
 impl super::Engine<'_> {
     pub(crate) fn warn(&self, at: &Expr, text: &str) {
-        let (line, column) = line_and_column(self.query.text(), at.span.start);
-        add(&mut self.notes.borrow_mut().warnings, format!("PromQL warning: {text} ({line}:{column})"));
+        let place = self.place(at);
+        self.notes.borrow_mut().warnings.add(format!("PromQL warning: {text} ({place})"));
     }
 
     pub(crate) fn info(&self, at: &Expr, text: &str) {
+        let place = self.place(at);
+        self.notes.borrow_mut().infos.add(format!("PromQL info: {text} ({place})"));
+    }
+
+    fn place(&self, at: &Expr) -> String {
         let (line, column) = line_and_column(self.query.text(), at.span.start);
-        add(&mut self.notes.borrow_mut().infos, format!("PromQL info: {text} ({line}:{column})"));
+        format!("{line}:{column}")
     }
 
     pub(crate) fn note_possible_non_counter(&self, at: &Expr, metric: &str) {
@@ -46,16 +129,53 @@ impl super::Engine<'_> {
         );
     }
 
-    pub(crate) fn check_quantiles(&self, at: &Expr, quantiles: &[f64]) {
-        for q in quantiles {
-            self.check_quantile(at, *q);
+    /// Buckets of `metric` (empty where its name is gone) had to be mended at a step.
+    pub(crate) fn note_forced_monotonicity(&self, at: &Expr, metric: &str, fix: Fix) {
+        let text = with_metric_name(
+            "PromQL info: input to histogram_quantile needed to be fixed for monotonicity (see \
+             https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)"
+                .to_owned(),
+            metric,
+        );
+        let place = self.place(at);
+        let forced = &mut self.notes.borrow_mut().forced;
+        if let Some(known) = forced.iter_mut().find(|f| f.text == text && f.place == place) {
+            known.samples += 1;
+            known.last_ms = known.last_ms.max(fix.time_ms);
+            known.fix.time_ms = known.fix.time_ms.min(fix.time_ms);
+            known.fix.lowest_bucket = known.fix.lowest_bucket.min(fix.lowest_bucket);
+            known.fix.highest_bucket = known.fix.highest_bucket.max(fix.highest_bucket);
+            known.fix.largest_difference = known.fix.largest_difference.max(fix.largest_difference);
+        } else if forced.len() < DISTINCT_MAX {
+            forced.push(Forced { text, place, last_ms: fix.time_ms, samples: 1, fix });
         }
     }
 
-    fn check_quantile(&self, at: &Expr, q: f64) {
-        if q.is_nan() || !(0.0..=1.0).contains(&q) {
-            let q = crate::ast::Number(q);
-            self.warn(at, &format!("quantile value should be between 0 and 1, got {q}"));
+    pub(crate) fn check_quantiles(&self, at: &Expr, quantiles: &[f64]) {
+        for q in quantiles {
+            if q.is_nan() || !(0.0..=1.0).contains(q) {
+                let q = Exponential(*q);
+                self.warn(at, &format!("quantile value should be between 0 and 1, got {q}"));
+            }
+        }
+    }
+}
+
+/// `text` with the metric's name behind it, where there is one.
+pub(crate) fn with_metric_name(text: String, metric: &str) -> String {
+    if metric.is_empty() { text } else { format!("{text} for metric name {}", Quoted(metric)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::two_digits;
+
+    #[test]
+    fn two_digits_are_as_go_prints_them() {
+        for (value, text) in
+            [(10.0, "10"), (5.5, "5.5"), (1.0, "1"), (123.0, "1.2e+02"), (0.012_34, "0.012"), (1e-7, "1e-07")]
+        {
+            assert_eq!(two_digits(value), text);
         }
     }
 }

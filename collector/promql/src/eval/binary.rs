@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use veghe_model::{Labels, METRIC_NAME};
 
-use super::labels::BracedLabels;
+use super::labels::{BracedLabels, is_metadata};
 use super::{ABSENT, Columns, Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
-use crate::ast::{Binary, BinaryOp, Cardinality, Grouping, Matching};
+use crate::ast::{BinaryOp, Cardinality, Chain, Expr, Grouping, Link, Matching};
 
 /// The value of an operation, or nothing where a comparison filters it out.
 fn apply(op: BinaryOp, l: f64, r: f64) -> f64 {
@@ -41,7 +41,9 @@ fn truth(holds: bool) -> f64 {
 
 /// What an operator between two values gives; `kept` is the value that a comparison lets through.
 fn element(op: BinaryOp, returns_bool: bool, l: f64, r: f64, kept: f64) -> f64 {
-    if !op.is_comparison() {
+    if op.is_trim() {
+        ABSENT
+    } else if !op.is_comparison() {
         apply(op, l, r)
     } else if returns_bool {
         truth(holds(op, l, r))
@@ -68,12 +70,37 @@ struct Match {
 }
 
 impl Engine<'_> {
-    pub(crate) fn binary(&self, binary: &Binary, steps: Steps) -> Evaluated<Columns> {
-        let (op, returns_bool) = (binary.op, binary.returns_bool);
-        let lhs = self.eval(&binary.lhs, steps)?;
-        let rhs = self.eval(&binary.rhs, steps)?;
-        self.check_stop()?;
+    pub(crate) fn chain(&self, chain: &Chain, steps: Steps) -> Evaluated<Columns> {
+        let mut result = self.eval(&chain.first, steps)?;
+        let mut links = chain.links.iter().peekable();
+        while let Some(link) = links.next() {
+            let rhs = self.eval(&link.rhs, steps)?;
+            self.check_stop()?;
+            result = match (result, rhs) {
+                (Columns::Vector(l), Columns::Vector(r)) if link.op == BinaryOp::Or => {
+                    // Alternatives in a row are united at once, so that a long list of them costs its length.
+                    let mut union = Union::new(l, &link.matching.on);
+                    self.add_to(&mut union, r);
+                    while let Some(next) = links.next_if(|l| l.op == BinaryOp::Or && l.matching.on == link.matching.on)
+                    {
+                        let more = self.vector(&next.rhs, steps)?;
+                        self.check_stop()?;
+                        self.add_to(&mut union, more);
+                    }
+                    Columns::Vector(self.merge(union.rows)?)
+                }
+                (lhs, rhs) => self.link(link, &chain.first, lhs, rhs, steps)?,
+            };
+        }
+        Ok(result)
+    }
+
+    fn link(&self, link: &Link, at: &Expr, lhs: Columns, rhs: Columns, steps: Steps) -> Evaluated<Columns> {
+        let (op, returns_bool) = (link.op, link.returns_bool);
         match (lhs, rhs) {
+            (Columns::Scalar(_), Columns::Scalar(_)) if op.is_trim() => {
+                Err(EvalError::Execution(format!("operator {:?} not allowed for Scalar operations", op.name())))
+            }
             (Columns::Scalar(mut l), Columns::Scalar(r)) => {
                 for (l, r) in l.iter_mut().zip(&r) {
                     *l = if op.is_comparison() { truth(holds(op, *l, *r)) } else { apply(op, *l, *r) };
@@ -82,23 +109,38 @@ impl Engine<'_> {
                 Ok(Columns::Scalar(l))
             }
             (Columns::Vector(rows), Columns::Scalar(scalar)) => {
+                self.note_trimmed_floats(at, op, &rows);
                 self.with_scalar(rows, &scalar, op, returns_bool, |v, s| element(op, returns_bool, v, s, v))
             }
             (Columns::Scalar(scalar), Columns::Vector(rows)) => {
+                self.note_trimmed_floats(at, op, &rows);
                 self.with_scalar(rows, &scalar, op, returns_bool, |v, s| element(op, returns_bool, s, v, v))
             }
             (Columns::Vector(l), Columns::Vector(r)) => {
                 let rows = match op {
-                    BinaryOp::And => self.intersect(l, &r, &binary.matching.on, true),
-                    BinaryOp::Unless => self.intersect(l, &r, &binary.matching.on, false),
-                    BinaryOp::Or => self.unite(l, r, &binary.matching.on)?,
-                    _ => self.join(binary, l, r, steps)?,
+                    BinaryOp::And => self.intersect(l, &r, &link.matching.on, true),
+                    BinaryOp::Unless => self.intersect(l, &r, &link.matching.on, false),
+                    _ => {
+                        let rows = self.join(link, l, r, steps)?;
+                        self.note_trimmed_floats(at, op, &rows);
+                        rows
+                    }
                 };
                 Ok(Columns::Vector(rows))
             }
             _ => Err(EvalError::Execution(
                 "binary expression must contain only scalar and instant vector types".to_owned(),
             )),
+        }
+    }
+
+    fn note_trimmed_floats(&self, at: &Expr, op: BinaryOp, rows: &[Row]) {
+        if op.is_trim() && !rows.is_empty() {
+            let op = op.name();
+            self.info(
+                at,
+                &format!("incompatible sample types encountered for binary operator {op:?}: float {op} float"),
+            );
         }
     }
 
@@ -118,7 +160,7 @@ impl Engine<'_> {
             }
         }
         self.release(scalar.len());
-        if op.is_comparison() {
+        if op.is_comparison() || op.is_trim() {
             rows.retain(|row| row.values.iter().any(|v| !is_absent(*v)));
         }
         let drops = !op.is_comparison() || returns_bool;
@@ -141,27 +183,34 @@ impl Engine<'_> {
         l
     }
 
-    fn unite(&self, mut l: Vec<Row>, mut r: Vec<Row>, on: &Grouping) -> Evaluated<Vec<Row>> {
-        let present = presence(&l, on);
-        for row in &mut r {
-            if let Some(other) = present.get(&signature(&row.labels, on)) {
+    /// Adds to a union what no row of it stands for yet.
+    fn add_to(&self, union: &mut Union<'_>, mut rows: Vec<Row>) {
+        for row in &mut rows {
+            if let Some(other) = union.present.get(&signature(&row.labels, union.on)) {
                 for (value, _) in row.values.iter_mut().zip(other).filter(|(_, o)| **o) {
                     *value = ABSENT;
                 }
             }
         }
-        r.retain(|row| row.values.iter().any(|v| !is_absent(*v)));
-        l.extend(r);
-        // A series may be on the left at one step and on the right at another.
-        self.merge(l)
+        rows.retain(|row| {
+            let any = row.values.iter().any(|v| !is_absent(*v));
+            if !any {
+                self.release(row.values.len());
+            }
+            any
+        });
+        note_presence(&mut union.present, &rows, union.on);
+        union.rows.extend(rows);
     }
 
-    fn join(&self, binary: &Binary, l: Vec<Row>, r: Vec<Row>, steps: Steps) -> Evaluated<Vec<Row>> {
-        let Matching { on, cardinality, fill } = &binary.matching;
+    fn join(&self, link: &Link, l: Vec<Row>, r: Vec<Row>, steps: Steps) -> Evaluated<Vec<Row>> {
+        let Matching { on, cardinality, fill } = &link.matching;
         // The "one" side is the right, but for `group_right`.
         let swapped = matches!(cardinality, Cardinality::OneToMany(_));
         let (mut many, mut one) = if swapped { (r, l) } else { (l, r) };
-        let (fill_many, fill_one) = if swapped { (fill.1, fill.0) } else { *fill };
+        // Prometheus swaps the sides of `group_right` and not the values: there `fill_left` stands for a missing series of
+        // the many side, which is the right. Its own scripts fix that.
+        let (fill_many, fill_one) = *fill;
         let mut order: Vec<Labels> = Vec::new();
         let mut matches: HashMap<Labels, Match> = HashMap::new();
         for (i, row) in many.iter().enumerate() {
@@ -217,7 +266,7 @@ impl Engine<'_> {
         for key in &order {
             self.check_stop()?;
             let Some(found) = matches.get(key) else { continue };
-            self.join_match(binary, found, key, (&many, &one), (swapped, &both), steps, &mut result)?;
+            self.join_match(link, found, key, (&many, &one), (swapped, &both), steps, &mut result)?;
         }
         self.release_rows(&many);
         self.release_rows(&one);
@@ -228,7 +277,7 @@ impl Engine<'_> {
     #[expect(clippy::too_many_arguments, reason = "one step of `join`, split from it for its length")]
     fn join_match(
         &self,
-        binary: &Binary,
+        link: &Link,
         found: &Match,
         key: &Labels,
         (many, one): (&[Row], &[Row]),
@@ -236,7 +285,7 @@ impl Engine<'_> {
         steps: Steps,
         result: &mut Vec<Row>,
     ) -> Evaluated<()> {
-        let matching = &binary.matching;
+        let matching = &link.matching;
         // Which row of the "one" side has a value at each step.
         let mut one_at: Vec<Option<usize>> = vec![None; steps.count];
         for i in &found.one {
@@ -273,7 +322,7 @@ impl Engine<'_> {
                 let at = match current {
                     Some((row, with)) if with == other => row,
                     _ => {
-                        let labels = Self::result_labels(binary, &many[*i].labels, &one[other].labels);
+                        let labels = Self::result_labels(link, &many[*i].labels, &one[other].labels);
                         let drop_name = many[*i].drop_name && labels.get(METRIC_NAME).is_some();
                         result.push(Row { labels, values: self.empty_column(steps)?, drop_name });
                         result.len() - 1
@@ -283,7 +332,7 @@ impl Engine<'_> {
                 let (l, r) =
                     if swapped { (one[other].values[step], *value) } else { (*value, one[other].values[step]) };
                 // A comparison lets the left side's value through, whichever side is the many.
-                result[at].values[step] = element(binary.op, binary.returns_bool, l, r, l);
+                result[at].values[step] = element(link.op, link.returns_bool, l, r, l);
             }
         }
         if !one_to_one {
@@ -295,16 +344,18 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn result_labels(binary: &Binary, many: &Labels, one: &Labels) -> Labels {
-        let matching = &binary.matching;
+    fn result_labels(link: &Link, many: &Labels, one: &Labels) -> Labels {
+        let matching = &link.matching;
         let mut builder = match (&matching.cardinality, &matching.on) {
             (Cardinality::OneToOne, Grouping::By(names)) => many.filter(|n| names.iter().any(|name| name == n)),
             (Cardinality::OneToOne, Grouping::Without(names)) => many.filter(|n| !names.iter().any(|name| name == n)),
             _ => many.clone(),
         }
         .to_builder();
-        if !binary.op.is_comparison() || binary.returns_bool {
-            builder.remove(METRIC_NAME);
+        if !link.op.is_comparison() || link.returns_bool {
+            for label in many.iter().filter(|l| is_metadata(&l.name)) {
+                builder.remove(&label.name);
+            }
         }
         if let Cardinality::ManyToOne(include) | Cardinality::OneToMany(include) = &matching.cardinality {
             for name in include {
@@ -343,14 +394,31 @@ fn check_unique(rows: &[Row], taking_part: usize) -> Evaluated<()> {
     Ok(())
 }
 
+/// Rows of a chain of `or`, and at which steps each signature has a value already.
+struct Union<'a> {
+    rows: Vec<Row>,
+    present: HashMap<Labels, Vec<bool>>,
+    on: &'a Grouping,
+}
+
+impl<'a> Union<'a> {
+    fn new(rows: Vec<Row>, on: &'a Grouping) -> Self {
+        Self { present: presence(&rows, on), rows, on }
+    }
+}
+
 /// At which steps a signature has a value.
 fn presence(rows: &[Row], on: &Grouping) -> HashMap<Labels, Vec<bool>> {
-    let mut present: HashMap<Labels, Vec<bool>> = HashMap::new();
+    let mut present = HashMap::new();
+    note_presence(&mut present, rows, on);
+    present
+}
+
+fn note_presence(present: &mut HashMap<Labels, Vec<bool>>, rows: &[Row], on: &Grouping) {
     for row in rows {
         let steps = present.entry(signature(&row.labels, on)).or_insert_with(|| vec![false; row.values.len()]);
         for (there, value) in steps.iter_mut().zip(&row.values) {
             *there |= !is_absent(*value);
         }
     }
-    present
 }

@@ -51,3 +51,12 @@ fn days_before(year: i64, month: i64, day: i64) -> i64 {
     let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
+
+/// A moment in UTC as `2026-01-02T03:04:05Z`, to the second.
+pub(crate) fn rfc3339(time_ms: i64) -> String {
+    let s = time_ms.div_euclid(1000) as f64;
+    let (year, month, day) = civil(s);
+    let of_day = seconds(s).rem_euclid(86_400);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}

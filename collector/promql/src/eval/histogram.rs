@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use veghe_model::{Labels, METRIC_NAME};
+use veghe_model::Labels;
 
+use super::annotations::{Fix, with_metric_name};
+use super::labels::is_metadata;
 use super::{Engine, Evaluated, Row, Steps, is_absent};
-use crate::ast::{Expr, Number, Quoted};
+use crate::ast::Expr;
+use crate::print::{Exponential, Quoted};
 
 const BUCKET_LABEL: &str = "le";
 
@@ -42,7 +45,7 @@ impl Engine<'_> {
         let mut result = Vec::new();
         for arg in &args[2..] {
             let q = self.scalar(arg, steps)?;
-            let value = Number(q.first().copied().unwrap_or(f64::NAN)).to_string();
+            let value = open_metrics(q.first().copied().unwrap_or(f64::NAN));
             for mut row in self.quantiles_of(&q, arg, &rows, &args[0], steps)? {
                 let mut builder = row.labels.to_builder();
                 builder.set(label.as_str(), value.as_str());
@@ -58,17 +61,11 @@ impl Engine<'_> {
     fn quantiles_of(&self, q: &[f64], q_at: &Expr, rows: &[Row], at: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
         self.check_quantiles(q_at, q);
         self.each_histogram(rows, at, steps, |histogram, buckets, step| {
-            let (value, forced) = bucket_quantile(q[step], buckets);
-            if forced {
-                let name = Quoted(&histogram.name);
-                self.info(
-                    at,
-                    &format!(
-                        "input to histogram_quantile needed to be fixed for monotonicity (see \
-                         https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile) for \
-                         metric name {name}"
-                    ),
-                );
+            let (value, fix) = bucket_quantile(q[step], buckets);
+            if let Some(fix) = fix {
+                // Without delay the name is gone before this is said.
+                let name = if self.delays_names() { histogram.name.as_str() } else { "" };
+                self.note_forced_monotonicity(at, name, Fix { time_ms: steps.time_ms(step), ..fix });
             }
             value
         })
@@ -119,17 +116,12 @@ impl Engine<'_> {
         for (i, row) in rows.iter().enumerate() {
             let text = row.labels.get(BUCKET_LABEL).unwrap_or("");
             let Some(upper) = parse_bound(text) else {
-                let (text, name) = (Quoted(text), Quoted(row.labels.metric_name()));
-                self.warn(
-                    at,
-                    &format!(
-                        "bucket label \"le\" is missing or has a malformed value of {text} for metric name {name}"
-                    ),
-                );
+                let text = format!("bucket label \"le\" is missing or has a malformed value of {}", Quoted(text));
+                self.warn(at, &with_metric_name(text, row.labels.metric_name()));
                 continue;
             };
             let delayed = self.delays_names();
-            let key = row.labels.filter(|n| n != BUCKET_LABEL && (delayed || n != METRIC_NAME));
+            let key = row.labels.filter(|n| n != BUCKET_LABEL && (delayed || !is_metadata(n)));
             let at = *found.entry(key).or_insert_with_key(|key| {
                 let name = row.labels.metric_name().to_owned();
                 histograms.push(Histogram { labels: key.clone(), name, buckets: Vec::new(), drop_name: true });
@@ -149,8 +141,14 @@ fn parse_bound(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|v| !v.is_nan())
 }
 
-/// Buckets with equal bounds become one, and counts that fall are raised; whether that was more than rounding.
-fn coalesce(buckets: &mut Vec<Bucket>) -> bool {
+/// A quantile as a label's value, in OpenMetrics' notation.
+fn open_metrics(quantile: f64) -> String {
+    let text = Exponential(quantile).to_string();
+    if quantile.is_finite() && !text.contains(['.', 'e']) { text + ".0" } else { text }
+}
+
+/// Buckets with equal bounds become one, and counts that fall are raised; what that took, if more than rounding.
+fn coalesce(buckets: &mut Vec<Bucket>) -> Option<Fix> {
     buckets.dedup_by(|next, kept| {
         let same = next.upper == kept.upper;
         if same {
@@ -158,7 +156,7 @@ fn coalesce(buckets: &mut Vec<Bucket>) -> bool {
         }
         same
     });
-    let mut forced = false;
+    let mut fix: Option<Fix> = None;
     let mut before = buckets.first().map_or(0.0, |b| b.count);
     for bucket in buckets.iter_mut().skip(1) {
         let count = bucket.count;
@@ -171,12 +169,20 @@ fn coalesce(buckets: &mut Vec<Bucket>) -> bool {
         }
         if count < before {
             bucket.count = before;
-            forced = true;
+            let difference = before - count;
+            let fix = fix.get_or_insert(Fix {
+                time_ms: 0,
+                lowest_bucket: bucket.upper,
+                highest_bucket: bucket.upper,
+                largest_difference: difference,
+            });
+            fix.highest_bucket = bucket.upper;
+            fix.largest_difference = fix.largest_difference.max(difference);
             continue;
         }
         before = count;
     }
-    forced
+    fix
 }
 
 fn almost_equal(a: f64, b: f64) -> bool {
@@ -190,21 +196,21 @@ fn almost_equal(a: f64, b: f64) -> bool {
     difference / sum.min(f64::MAX) < SMALL_DELTA
 }
 
-fn bucket_quantile(q: f64, buckets: &mut Vec<Bucket>) -> (f64, bool) {
+fn bucket_quantile(q: f64, buckets: &mut Vec<Bucket>) -> (f64, Option<Fix>) {
     if q.is_nan() {
-        return (f64::NAN, false);
+        return (f64::NAN, None);
     }
     if q < 0.0 {
-        return (f64::NEG_INFINITY, false);
+        return (f64::NEG_INFINITY, None);
     }
     if q > 1.0 {
-        return (f64::INFINITY, false);
+        return (f64::INFINITY, None);
     }
     if buckets.last().is_none_or(|b| b.upper != f64::INFINITY) {
-        return (f64::NAN, false);
+        return (f64::NAN, None);
     }
     let forced = coalesce(buckets);
-    let Some(last) = buckets.last().filter(|_| buckets.len() >= 2) else { return (f64::NAN, false) };
+    let Some(last) = buckets.last().filter(|_| buckets.len() >= 2) else { return (f64::NAN, None) };
     let observations = last.count;
     if observations == 0.0 || observations.is_nan() {
         return (f64::NAN, forced);

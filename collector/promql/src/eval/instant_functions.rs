@@ -5,8 +5,8 @@ use veghe_model::{Labels, METRIC_NAME, MatchOp};
 use super::labels::SORT_IN_RANGE;
 use super::select::{Yield, column_where};
 use super::{ABSENT, Columns, Engine, Evaluated, Row, Steps, dates, is_absent, map_values};
-use crate::EvalError;
 use crate::ast::{Expr, ExprKind};
+use crate::{EvalError, duration};
 
 impl Engine<'_> {
     pub(crate) fn call(&self, call: &Expr, name: &str, args: &[Expr], steps: Steps) -> Evaluated<Columns> {
@@ -31,15 +31,9 @@ impl Engine<'_> {
             }
             "min_of" | "max_of" => {
                 let (mut a, b) = (self.scalar(&args[0], steps)?, self.scalar(&args[1], steps)?);
+                let pick = if name == "min_of" { duration::least } else { duration::greatest };
                 for (a, b) in a.iter_mut().zip(&b) {
-                    let smaller = name == "min_of";
-                    *a = if a.is_nan() || b.is_nan() {
-                        f64::NAN
-                    } else if smaller {
-                        a.min(*b)
-                    } else {
-                        a.max(*b)
-                    };
+                    *a = pick(*a, *b);
                 }
                 self.release(b.len());
                 Ok(Columns::Scalar(a))
@@ -51,6 +45,7 @@ impl Engine<'_> {
             }
             "absent" => self.absent(&args[0], steps).map(Columns::Vector),
             "timestamp" => self.timestamp(&args[0], steps).map(Columns::Vector),
+            "start_timestamp" => self.start_timestamp(&args[0], steps).map(Columns::Vector),
             "round" => self.round(args, steps).map(Columns::Vector),
             "clamp" | "clamp_min" | "clamp_max" => self.clamp(name, args, steps).map(Columns::Vector),
             "sort" | "sort_desc" => self.sort(name == "sort_desc", args, steps).map(Columns::Vector),
@@ -129,6 +124,17 @@ impl Engine<'_> {
             }
             rows
         };
+        self.drop_names(rows)
+    }
+
+    /// Of selectors only: what is computed has no beginning.
+    fn start_timestamp(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
+        let ExprKind::Selector(selector) = &arg.unparen().kind else {
+            let rows = self.vector(arg, steps)?;
+            self.release_rows(&rows);
+            return Ok(Vec::new());
+        };
+        let rows = self.instant_vector_of(selector, steps, Yield::Start)?;
         self.drop_names(rows)
     }
 

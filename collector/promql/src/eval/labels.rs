@@ -7,7 +7,8 @@ use veghe_model::{Labels, METRIC_NAME};
 
 use super::{Engine, Evaluated, Row, Steps};
 use crate::EvalError;
-use crate::ast::{Expr, Quoted};
+use crate::ast::Expr;
+use crate::print::Quoted;
 
 /// Labels as Prometheus' errors print them: `{__name__="up", job="node"}`.
 pub(crate) struct BracedLabels<'a>(pub(crate) &'a Labels);
@@ -20,6 +21,21 @@ impl fmt::Display for BracedLabels<'_> {
         }
         f.write_str("}")
     }
+}
+
+/// The labels that describe a metric and no series of it: what drops the name drops all three.
+const METADATA_BESIDE_NAME: [&str; 2] = ["__type__", "__unit__"];
+
+pub(crate) fn is_metadata(name: &str) -> bool {
+    name == METRIC_NAME || METADATA_BESIDE_NAME.contains(&name)
+}
+
+/// The labels without name, type and unit.
+pub(crate) fn without_metadata(labels: &Labels) -> Labels {
+    if METADATA_BESIDE_NAME.iter().all(|name| labels.get(name).is_none()) {
+        return labels.without_name();
+    }
+    labels.filter(|name| !is_metadata(name))
 }
 
 /// The compiled size of a pattern, as for matchers.

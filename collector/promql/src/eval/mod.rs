@@ -16,6 +16,7 @@ mod labels;
 mod numerics;
 mod range_functions;
 mod select;
+mod start_timestamps;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,9 +26,11 @@ use std::time::Duration;
 
 use veghe_model::{Labels, SeriesData, Timestamp, is_stale, stale_nan};
 
-use crate::ast::{Expr, ExprKind};
-use crate::{EvalError, Evaluation, Limits, NameRemoval, Query, Source, Value, VectorSample};
+use crate::ast::{Expr, ExprKind, Length};
+use crate::duration::{QuerySpan, Zero};
+use crate::{EvalError, Evaluation, Limits, NameRemoval, Query, SampleStats, Source, Value, VectorSample};
 use annotations::Annotations;
+use labels::without_metadata;
 
 /// "No value at this step."
 pub(crate) const ABSENT: f64 = stale_nan();
@@ -40,7 +43,7 @@ pub(crate) fn is_absent(value: f64) -> bool {
 const MOMENT_MAX_MS: i64 = i64::MAX / 8;
 
 /// The moments of an evaluation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Steps {
     pub(crate) start_ms: i64,
     pub(crate) step_ms: i64,
@@ -119,6 +122,11 @@ pub(crate) struct Engine<'a> {
     outer: Steps,
     end_ms: i64,
     samples: Cell<usize>,
+    peak: Cell<usize>,
+    /// Samples that the storage gave.
+    read: Cell<u64>,
+    /// Samples that each of the query's own steps looked at.
+    looked_at: RefCell<Vec<u64>>,
     notes: RefCell<Annotations>,
 }
 
@@ -139,6 +147,9 @@ impl<'a> Engine<'a> {
             outer,
             end_ms,
             samples: Cell::new(0),
+            peak: Cell::new(0),
+            read: Cell::new(0),
+            looked_at: RefCell::new(vec![0; outer.count]),
             notes: RefCell::new(Annotations::default()),
         }
     }
@@ -201,7 +212,39 @@ impl<'a> Engine<'a> {
 
     fn with_notes(self, value: Value) -> Evaluation {
         let (warnings, infos) = self.notes.into_inner().into_lists();
-        Evaluation { value, warnings, infos }
+        let per_step = self.looked_at.into_inner();
+        let stats = SampleStats {
+            total: per_step.iter().sum(),
+            per_step: self.outer.times_ms().map(Timestamp).zip(per_step).collect(),
+            read: self.read.get(),
+            peak: self.peak.get() as u64,
+        };
+        Evaluation { value, warnings, infos, stats }
+    }
+
+    /// The length in milliseconds, computed where the query says so.
+    pub(crate) fn length_ms(&self, length: &Length, zero: Zero) -> Evaluated<i64> {
+        match length {
+            Length::Millis(ms) => Ok(*ms),
+            Length::Computed(expr) => {
+                let query = QuerySpan {
+                    step_ms: self.outer.step_ms,
+                    range_ms: self.end_ms.saturating_sub(self.outer.start_ms),
+                };
+                let ms = expr.millis(query, zero).map_err(EvalError::Execution)?;
+                // A range of less than a millisecond holds nothing.
+                Ok(if zero == Zero::Refused { ms.max(1) } else { ms })
+            }
+        }
+    }
+
+    /// Counts the samples that each step of the query looked at; those within a subquery count in what it yields.
+    pub(crate) fn count_looked_at(&self, steps: Steps, per_step: &[u64]) {
+        if steps == self.outer {
+            for (sum, n) in self.looked_at.borrow_mut().iter_mut().zip(per_step) {
+                *sum += n;
+            }
+        }
     }
 
     /// Counts `samples` as held in memory.
@@ -211,6 +254,7 @@ impl<'a> Engine<'a> {
             return Err(EvalError::TooManySamples);
         }
         self.samples.set(held);
+        self.peak.set(self.peak.get().max(held));
         Ok(())
     }
 
@@ -244,9 +288,9 @@ impl<'a> Engine<'a> {
         self.check_stop()?;
         match &expr.kind {
             ExprKind::Paren(inner) | ExprKind::Plus(inner) => self.eval(inner, steps),
-            ExprKind::Number(v) => {
+            ExprKind::Number { value, .. } => {
                 self.charge(steps.count)?;
-                Ok(Columns::Scalar(vec![*v; steps.count]))
+                Ok(Columns::Scalar(vec![*value; steps.count]))
             }
             ExprKind::String(text) => Ok(Columns::String(text.clone())),
             ExprKind::Selector(selector) => Ok(Columns::Vector(self.instant_vector(selector, steps)?)),
@@ -254,7 +298,7 @@ impl<'a> Engine<'a> {
                 Err(EvalError::Execution("range vector where an instant vector is due".to_owned()))
             }
             ExprKind::Negate(inner) => self.negate(inner, steps),
-            ExprKind::Binary(binary) => self.binary(binary, steps),
+            ExprKind::Binary(chain) => self.chain(chain, steps),
             ExprKind::Aggregate { op, param, expr: over, grouping } => {
                 self.aggregate(*op, param.as_deref(), over, grouping, steps).map(Columns::Vector)
             }
@@ -309,7 +353,7 @@ impl<'a> Engine<'a> {
         }
         let same_name = rows.windows(2).all(|w| w[0].labels.metric_name() == w[1].labels.metric_name());
         for row in &mut rows {
-            row.labels = row.labels.without_name();
+            row.labels = without_metadata(&row.labels);
         }
         // Labels were unique before; without one common name they still are.
         if same_name { Ok(rows) } else { self.merge(rows) }
@@ -321,7 +365,7 @@ impl<'a> Engine<'a> {
         }
         for row in &mut rows {
             if std::mem::take(&mut row.drop_name) {
-                row.labels = row.labels.without_name();
+                row.labels = without_metadata(&row.labels);
             }
         }
         self.merge(rows)

@@ -84,7 +84,7 @@ pub(crate) fn variance(values: &[f64]) -> f64 {
     (aux + c_aux) / count
 }
 
-/// The `q` quantile by linear interpolation; `values` end up sorted, NaN first.
+/// The `q` quantile by linear interpolation, NaN counting as the least; `values` end up in another order.
 pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     if values.is_empty() || q.is_nan() {
         return f64::NAN;
@@ -95,16 +95,18 @@ pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     if q > 1.0 {
         return f64::INFINITY;
     }
-    values.sort_by(|a, b| match (a.is_nan(), b.is_nan()) {
+    let order = |a: &f64, b: &f64| match (a.is_nan(), b.is_nan()) {
         (false, false) => a.total_cmp(b),
         (x, y) => y.cmp(&x),
-    });
+    };
     let n = values.len() as f64;
     let rank = q * (n - 1.0);
     let lower = rank.floor().max(0.0);
-    let upper = (lower + 1.0).min(n - 1.0);
     let weight = rank - rank.floor();
-    values[lower as usize] * (1.0 - weight) + values[upper as usize] * weight
+    // Two neighbours in order are wanted, not the order of all.
+    let (_, low, above) = values.select_nth_unstable_by(lower as usize, order);
+    let high = above.iter().copied().min_by(|a, b| order(a, b)).unwrap_or(*low);
+    *low * (1.0 - weight) + high * weight
 }
 
 /// Slope (per second) and intercept at `intercept_ms` of the least-squares line.

@@ -1,15 +1,41 @@
 //! Functions of range vectors: one pass over each series for all steps.
 
 use super::numerics::{linear_regression, mean, quantile, sum, variance};
-use super::select::{Raw, Windows, column_where};
+use super::select::{Falls, Raw, Starts, Windows, column_where, edged};
+use super::start_timestamps::Started;
 use super::{Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
-use crate::ast::Expr;
+use crate::ast::{Edges, Expr, ExprKind};
 
 /// What a function of windows needs to know beyond the samples.
 struct Moment {
     step: usize,
     time_ms: i64,
+}
+
+/// The functions that know what `anchored` means.
+const ANCHORED_SAFE: [&str; 5] = ["changes", "delta", "increase", "rate", "resets"];
+
+/// The functions that know what `smoothed` means.
+const SMOOTHED_SAFE: [&str; 3] = ["delta", "increase", "rate"];
+
+/// That the function can make sense of `anchored` or `smoothed`.
+fn check_edges(name: &str, args: &[Expr]) -> Evaluated<()> {
+    for arg in args {
+        let ExprKind::Matrix { selector, .. } = &arg.unparen().kind else { continue };
+        let safe: &[&str] = match selector.edges {
+            Edges::Plain => continue,
+            Edges::Anchored => &ANCHORED_SAFE,
+            Edges::Smoothed => &SMOOTHED_SAFE,
+        };
+        if !safe.contains(&name) {
+            let (word, safe) = (selector.edges.word(), safe.join(", "));
+            return Err(EvalError::Execution(format!(
+                "{word} modifier can only be used with: {safe} - not with {name}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -24,6 +50,9 @@ impl Engine<'_> {
     pub(crate) fn range_function(&self, name: &str, args: &[Expr], steps: Steps) -> Option<Evaluated<Vec<Row>>> {
         // Every function below takes the samples of its window and yields a value or nothing.
         type Simple = fn(&[i64], &[f64], &Moment) -> Option<f64>;
+        if let Err(error) = check_edges(name, args) {
+            return Some(Err(error));
+        }
         let simple: Simple = match name {
             "rate" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Rate)),
             "increase" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Increase)),
@@ -32,13 +61,13 @@ impl Engine<'_> {
             "quantile_over_time" => return Some(self.quantile_over_time(args, steps)),
             "predict_linear" => return Some(self.predict_linear(args, steps)),
             "double_exponential_smoothing" => return Some(self.smoothing(args, steps)),
-            "irate" => |t, v, _| instant_delta(t, v, true),
-            "idelta" => |t, v, _| instant_delta(t, v, false),
+            "irate" => return Some(self.instant_rate(&args[0], steps)),
+            "idelta" => |t, v, _| instant_delta(t, v).map(|(delta, _)| delta),
             "deriv" => |t, v, _| (v.len() > 1).then(|| linear_regression(t, v, t[0]).0),
             "changes" => {
                 |_, v, _| Some(v.windows(2).filter(|w| w[0] != w[1] && !(w[0].is_nan() && w[1].is_nan())).count() as f64)
             }
-            "resets" => |_, v, _| Some(v.windows(2).filter(|w| w[1] < w[0]).count() as f64),
+            "resets" => return Some(self.resets(&args[0], steps)),
             "sum_over_time" => |_, v, _| Some(sum(v)),
             "avg_over_time" => |_, v, _| mean(v),
             "count_over_time" => |_, v, _| Some(v.len() as f64),
@@ -68,20 +97,64 @@ impl Engine<'_> {
         f: impl Fn(&[i64], &[f64], &Moment) -> Option<f64>,
     ) -> Evaluated<Vec<Row>> {
         let windows = self.windows(arg, steps)?;
+        let rows = self.over_samples(windows, steps, |raw, window, moment| {
+            f(&raw.timestamps[window.clone()], &raw.values[window], moment)
+        })?;
+        if keeps_name { Ok(rows) } else { self.drop_names(rows) }
+    }
+
+    /// One row per series, from the places of each window's samples in it.
+    fn over_samples(
+        &self,
+        windows: Windows,
+        steps: Steps,
+        f: impl Fn(&Raw, std::ops::Range<usize>, &Moment) -> Option<f64>,
+    ) -> Evaluated<Vec<Row>> {
         let mut rows = Vec::with_capacity(windows.series.len());
         for raw in &windows.series {
             self.check_stop()?;
             let mut values = self.empty_column(steps)?;
             windows.each(raw, steps, |step, time_ms, window| {
                 let moment = Moment { step, time_ms };
-                if let Some(value) = f(&raw.timestamps[window.clone()], &raw.values[window], &moment) {
+                let window = match windows.edges {
+                    Edges::Anchored => anchored(raw, window, windows.end_ms(time_ms) - windows.range_ms),
+                    _ => window,
+                };
+                if window.is_empty() {
+                    return;
+                }
+                if let Some(value) = f(raw, window, &moment) {
                     values[step] = value;
                 }
             });
             self.push_row(&mut rows, raw, values);
         }
-        self.release(windows.samples());
-        if keeps_name { Ok(rows) } else { self.drop_names(rows) }
+        self.finish_windows(windows, steps);
+        Ok(rows)
+    }
+
+    fn instant_rate(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
+        let windows = self.windows_with(arg, steps, Starts::Wanted)?;
+        let rows = self.over_samples(windows, steps, |raw, window, _| {
+            let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window.clone()]);
+            let (delta, interval_ms) = instant_delta(t, v)?;
+            let last = window.end - 1;
+            let reset =
+                v[v.len() - 1] < v[v.len() - 2] || Started::at(raw, last).is_reset_after(Started::at(raw, last - 1));
+            Some(if reset { v[v.len() - 1] } else { delta } / (interval_ms as f64 / 1000.0))
+        })?;
+        self.drop_names(rows)
+    }
+
+    fn resets(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
+        let windows = self.windows_with(arg, steps, Starts::Wanted)?;
+        let rows = self.over_samples(windows, steps, |raw, window, _| {
+            let fell = |i: &usize| {
+                raw.values[*i] < raw.values[i - 1] || Started::at(raw, *i).is_reset_after(Started::at(raw, i - 1))
+            };
+            Some((window.start + 1..window.end).filter(fell).count() as f64)
+        })?;
+        self.drop_names(rows)
     }
 
     fn push_row(&self, rows: &mut Vec<Row>, raw: &Raw, values: Vec<f64>) {
@@ -93,36 +166,38 @@ impl Engine<'_> {
     }
 
     fn extrapolated(&self, arg: &Expr, steps: Steps, kind: Extrapolation) -> Evaluated<Vec<Row>> {
-        let windows = self.windows(arg, steps)?;
+        let starts = if kind == Extrapolation::Delta { Starts::Ignored } else { Starts::Wanted };
+        let windows = self.windows_with(arg, steps, starts)?;
         let mut rows = Vec::with_capacity(windows.series.len());
-        let mut resets = Vec::new();
         for raw in &windows.series {
             self.check_stop()?;
             let mut values = self.empty_column(steps)?;
-            resets.clear();
-            if kind != Extrapolation::Delta {
-                // Where a counter fell, found once for the series; windows only add what lies within.
-                resets.extend((1..raw.values.len()).filter(|i| raw.values[*i] < raw.values[i - 1]));
+            if windows.edges != Edges::Plain {
+                extended(&windows, raw, steps, kind, &mut values);
+            } else if raw.starts.is_some() {
+                self.started(arg, &windows, raw, steps, kind, &mut values);
+            } else {
+                extrapolated_column(&windows, raw, steps, kind, &mut values);
             }
-            let mut next_reset = 0;
-            windows.each(raw, steps, |step, time_ms, window| {
-                while resets.get(next_reset).is_some_and(|at| *at <= window.start) {
-                    next_reset += 1;
-                }
-                let lost = resets[next_reset..].iter().take_while(|at| **at < window.end).map(|at| raw.values[at - 1]);
-                let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window.clone()]);
-                if let Some(value) = extrapolate(t, v, lost, windows.end_ms(time_ms), windows.range_ms, kind) {
-                    values[step] = value;
-                }
-            });
             let before = rows.len();
             self.push_row(&mut rows, raw, values);
             if rows.len() > before && kind != Extrapolation::Delta {
                 self.note_possible_non_counter(arg, raw.labels.metric_name());
             }
         }
-        self.release(windows.samples());
+        self.finish_windows(windows, steps);
         self.drop_names(rows)
+    }
+
+    fn started(&self, arg: &Expr, windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64]) {
+        let per_seconds = if kind == Extrapolation::Rate { windows.range_ms as f64 / 1000.0 } else { 1.0 };
+        windows.each(raw, steps, |step, time_ms, window| {
+            let end_ms = windows.end_ms(time_ms);
+            let edges_ms = (end_ms - windows.range_ms, end_ms);
+            if let Some(value) = self.started_increase(arg, raw, &window, edges_ms, per_seconds) {
+                values[step] = value;
+            }
+        });
     }
 
     fn absent_over_time(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
@@ -132,7 +207,7 @@ impl Engine<'_> {
             self.check_stop()?;
             windows.each(raw, steps, |step, _, _| absent[step] = false);
         }
-        self.release(windows.samples());
+        self.finish_windows(windows, steps);
         self.charge(steps.count)?;
         let labels = super::instant_functions::absent_labels(arg);
         Ok(vec![Row { labels, values: column_where(&absent, 1.0), drop_name: false }])
@@ -179,6 +254,66 @@ impl Engine<'_> {
     }
 }
 
+/// The window from its anchor on, the last sample at or before its start; nothing where no sample lies after that.
+fn anchored(raw: &Raw, window: std::ops::Range<usize>, start_ms: i64) -> std::ops::Range<usize> {
+    let after = window.start + raw.timestamps[window.clone()].partition_point(|t| *t <= start_ms);
+    if after == window.end {
+        return window.end..window.end;
+    }
+    after.saturating_sub(1).max(window.start)..window.end
+}
+
+fn per_second(increase: f64, range_ms: i64, kind: Extrapolation) -> f64 {
+    if kind == Extrapolation::Rate { increase / (range_ms as f64 / 1000.0) } else { increase }
+}
+
+/// `rate`, `increase` and `delta` of a series.
+fn extrapolated_column(windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64]) {
+    let mut resets = Vec::new();
+    if kind != Extrapolation::Delta {
+        // Where a counter fell, found once for the series; windows only add what lies within.
+        resets.extend((1..raw.values.len()).filter(|i| raw.values[*i] < raw.values[i - 1]));
+    }
+    let mut next_reset = 0;
+    windows.each(raw, steps, |step, time_ms, window| {
+        while resets.get(next_reset).is_some_and(|at| *at <= window.start) {
+            next_reset += 1;
+        }
+        let lost = resets[next_reset..].iter().take_while(|at| **at < window.end).map(|at| raw.values[at - 1]);
+        let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window.clone()]);
+        if let Some(value) = extrapolate(t, v, lost, windows.end_ms(time_ms), windows.range_ms, kind) {
+            values[step] = value;
+        }
+    });
+}
+
+/// `rate`, `increase` and `delta` of an `anchored` or `smoothed` selector: Prometheus' `extendedRate`, the difference
+/// between the values at the window's edges, with what resets lost.
+fn extended(windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64]) {
+    let falls = if kind == Extrapolation::Delta { Falls::AreFalls } else { Falls::AreResets };
+    windows.each(raw, steps, |step, time_ms, window| {
+        let end_ms = windows.end_ms(time_ms);
+        let start_ms = end_ms - windows.range_ms;
+        let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window]);
+        let Some(edged) = edged(t, v, (start_ms, end_ms), windows.edges, falls) else { return };
+        let mut increase = edged.right - edged.left;
+        if falls == Falls::AreResets {
+            // The edges have their resets in them.
+            let mut before = edged.left;
+            for i in (edged.first..=edged.last).filter(|i| t[*i] > start_ms && t[*i] < end_ms) {
+                if v[i] < before {
+                    increase += before;
+                }
+                before = v[i];
+            }
+            if edged.right < before {
+                increase += before;
+            }
+        }
+        values[step] = per_second(increase, windows.range_ms, kind);
+    });
+}
+
 /// Prometheus' `extrapolatedRate`: the difference of the window's ends, with what resets lost, stretched to the
 /// window's borders where samples suggest that the series goes on there.
 fn extrapolate(
@@ -219,14 +354,11 @@ fn extrapolate(
     Some(result * stretch)
 }
 
-fn instant_delta(t: &[i64], v: &[f64], is_rate: bool) -> Option<f64> {
+/// The difference of the last two samples, and how far apart they are in milliseconds.
+fn instant_delta(t: &[i64], v: &[f64]) -> Option<(f64, i64)> {
     let (&[.., before_t, last_t], &[.., before, last]) = (t, v) else { return None };
     let interval_ms = last_t - before_t;
-    if interval_ms == 0 {
-        return None;
-    }
-    let difference = if is_rate && last < before { last } else { last - before };
-    Some(if is_rate { difference / (interval_ms as f64 / 1000.0) } else { difference })
+    (interval_ms != 0).then_some((last - before, interval_ms))
 }
 
 fn moment_of_best(t: &[i64], v: &[f64], better: impl Fn(f64, f64) -> bool) -> f64 {

@@ -9,13 +9,35 @@ use veghe_promql::{Limits, Source};
 /// Series by labels; what scripts load.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    series: BTreeMap<Labels, BTreeMap<i64, f64>>,
+    series: BTreeMap<Labels, BTreeMap<i64, Point>>,
+    /// Whether any sample says when its count began.
+    keeps_starts: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    value: f64,
+    start_ms: i64,
 }
 
 impl Memory {
     /// Adds samples to a series; a later sample replaces an earlier one of the same moment.
     pub(crate) fn append(&mut self, labels: Labels, samples: impl IntoIterator<Item = (i64, f64)>) {
-        self.series.entry(labels).or_default().extend(samples);
+        let points = samples.into_iter().map(|(t, value)| (t, Point { value, start_ms: 0 }));
+        self.series.entry(labels).or_default().extend(points);
+    }
+
+    /// The same of samples that may say when their count began.
+    pub(crate) fn append_started(
+        &mut self,
+        labels: Labels,
+        samples: impl IntoIterator<Item = (i64, f64, Option<i64>)>,
+    ) {
+        let points = self.series.entry(labels).or_default();
+        for (time_ms, value, start_ms) in samples {
+            self.keeps_starts |= start_ms.is_some();
+            points.insert(time_ms, Point { value, start_ms: start_ms.unwrap_or(0) });
+        }
     }
 }
 
@@ -36,12 +58,17 @@ impl Source for Memory {
             .map(|(labels, samples)| {
                 let samples: Vec<Sample> = samples
                     .range(start.0..=end.0)
-                    .map(|(t, value)| Sample { timestamp: Timestamp(*t), value: *value })
+                    .map(|(t, point)| Sample { timestamp: Timestamp(*t), value: point.value })
                     .collect();
                 SeriesData::new(labels.clone(), &samples)
             })
             .filter(|series| !series.is_empty())
             .collect())
+    }
+
+    fn start_timestamps(&self, series: &SeriesData) -> Option<Vec<i64>> {
+        let points = self.series.get(&series.labels).filter(|_| self.keeps_starts)?;
+        Some(series.timestamps.iter().map(|t| points.get(t).map_or(0, |p| p.start_ms)).collect())
     }
 }
 

@@ -3,12 +3,15 @@
 //! Cases that need native histograms are skipped and counted: samples are floats here. A case needs them when it
 //! expects one, or when a selector of its query matches a series that has one.
 
+mod series;
+
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use regex::Regex;
-use veghe_model::{Labels, LabelsBuilder, Timestamp, stale_nan};
+use veghe_model::{Labels, Timestamp};
 use veghe_promql::{Evaluation, NameRemoval, Query, Value};
 
 use crate::memory::{Memory, limits};
@@ -42,38 +45,38 @@ pub(crate) fn scripts(directory: &Path) -> std::io::Result<Vec<(String, String)>
     Ok(scripts)
 }
 
+/// What a script has loaded so far.
+#[derive(Default)]
+struct Loaded {
+    memory: Memory,
+    /// Labels of series with native histograms.
+    histograms: Vec<Labels>,
+}
+
 /// Runs a script.
 pub(crate) fn run(script: &str, names: NameRemoval) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut memory = Memory::default();
-    // Labels of series with native histograms.
-    let mut histograms: Vec<Labels> = Vec::new();
-    let mut lines = script.lines().enumerate().peekable();
-    while let Some((number, line)) = lines.next() {
-        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+    let mut loaded = Loaded::default();
+    // Indentation means nothing; a comment counts as an empty line, which ends a block.
+    let mut lines =
+        script.lines().map(str::trim).map(|line| if line.starts_with('#') { "" } else { line }).enumerate().peekable();
+    while let Some((number, command)) = lines.next() {
+        if command.is_empty() {
+            continue;
+        }
+        let word = command.split_whitespace().next().unwrap_or("").to_ascii_lowercase();
+        if word == "clear" {
+            loaded = Loaded::default();
             continue;
         }
         let mut block = Vec::new();
-        while let Some((_, next)) = lines.peek() {
-            let text = next.trim();
-            let indented = next.starts_with([' ', '\t']);
-            if text.is_empty() || !(indented || text.starts_with('#')) {
-                break;
-            }
-            if !text.starts_with('#') {
-                block.push(text.to_owned());
-            }
-            lines.next();
+        while let Some((_, line)) = lines.next_if(|(_, line)| !line.is_empty()) {
+            block.push(line);
         }
-        let command = line.trim();
-        let result = if command == "clear" {
-            memory = Memory::default();
-            histograms.clear();
-            Ok(None)
-        } else if let Some(rest) = command.strip_prefix("load") {
-            load(&mut memory, &mut histograms, rest, &block).map(|()| None)
-        } else if command.starts_with("eval") {
-            case(&memory, &histograms, command, &block, names).map(Some)
+        let result = if word.starts_with("load") {
+            load(&mut loaded, command, &block).map(|()| None)
+        } else if word.starts_with("eval") {
+            case(&loaded, command, &block, names).map(Some)
         } else {
             Err(format!("unknown command {command:?}"))
         };
@@ -92,114 +95,47 @@ enum Case {
     Skipped,
 }
 
-fn load(memory: &mut Memory, histograms: &mut Vec<Labels>, rest: &str, block: &[String]) -> Result<(), String> {
-    let (interval, buckets_too) = match rest.strip_prefix("_with_nhcb") {
-        Some(interval) => (interval, true),
-        None => (rest, false),
-    };
-    let interval_ms = moment_ms(interval.trim())?;
-    for line in block {
-        let (labels, points) = series_line(line)?;
-        if points.contains("{{") {
-            histograms.push(labels.clone());
+static LOAD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^(?i:load)(_with_nhcb)?\s+(\S+)$").expect("pattern"));
+
+fn load(loaded: &mut Loaded, command: &str, block: &[&str]) -> Result<(), String> {
+    let parts = LOAD.captures(command).ok_or("no load command")?;
+    let buckets_too = parts.get(1).is_some();
+    let interval_ms = moment_ms(&parts[2])?;
+    let mut starts: HashMap<Labels, Vec<Option<i64>>> = HashMap::new();
+    let mut series = Vec::new();
+    for text in block {
+        let line = series::line(text)?;
+        if line.is_start {
+            starts.insert(line.labels, series::expand_starts(line.points)?);
+            continue;
         }
-        if let Some(name) = labels.metric_name().strip_suffix("_bucket").filter(|_| buckets_too) {
-            let mut builder = labels.to_builder();
+        if line.points.contains("{{") {
+            loaded.histograms.push(line.labels.clone());
+        }
+        if let Some(name) = line.labels.metric_name().strip_suffix("_bucket").filter(|_| buckets_too) {
+            let mut builder = line.labels.to_builder();
             builder.set("__name__", name).remove("le");
-            histograms.push(builder.build());
+            loaded.histograms.push(builder.build());
         }
-        let samples = expand(points)?;
-        let samples = samples.into_iter().enumerate().filter_map(|(i, v)| Some((interval_ms * i as i64, v?)));
-        memory.append(labels, samples);
+        series.push((line.labels, series::expand(line.points)?));
+    }
+    for (labels, points) in series {
+        let samples = points.into_iter().enumerate().filter_map(|(i, v)| Some((interval_ms * i as i64, v?)));
+        let Some(starts) = starts.get(&labels) else {
+            loaded.memory.append(labels, samples);
+            continue;
+        };
+        let start_ms = |time_ms: i64| {
+            let place = usize::try_from(time_ms / interval_ms).unwrap_or(usize::MAX);
+            starts.get(place).copied().flatten().map(|offset| time_ms + offset)
+        };
+        let started = samples.map(|(time_ms, value)| (time_ms, value, start_ms(time_ms)));
+        loaded.memory.append_started(labels, started);
     }
     Ok(())
 }
 
-/// Labels and the rest of the line; a line that has no labels is a scalar.
-fn series_line(line: &str) -> Result<(Labels, &str), String> {
-    let name_end = line.find(|c: char| c == '{' || c.is_whitespace()).unwrap_or(line.len());
-    let (name, mut rest) = line.split_at(name_end);
-    let mut labels = LabelsBuilder::default();
-    labels.set("__name__", name);
-    if let Some(inside) = rest.strip_prefix('{') {
-        let query = format!("x{{{inside}");
-        let bytes = inside.as_bytes();
-        let (mut end, mut quoted) = (0, false);
-        while let Some(b) = bytes.get(end) {
-            match b {
-                b'\\' if quoted => end += 1,
-                b'"' => quoted = !quoted,
-                b'}' if !quoted => break,
-                _ => {}
-            }
-            end += 1;
-        }
-        let selector: String = query.chars().take(end + 3).collect();
-        // The name is a label like the others here, so that it may stand in the braces.
-        let selector = selector.replacen('x', "", 1).replacen('{', "{zz=\"1\",", 1);
-        let parsed = Query::parse(&selector).map_err(|e| format!("{line:?}: {e}"))?;
-        for m in parsed.selectors().iter().flat_map(|s| &s.matchers).filter(|m| m.name() != "zz") {
-            labels.set(m.name(), m.value());
-        }
-        rest = inside.get(end + 1..).unwrap_or("");
-    }
-    Ok((labels.build(), rest.trim()))
-}
-
-static POINT: LazyLock<Regex> = LazyLock::new(|| {
-    let number = r"(?:[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+\.|[iI]nf|[nN]a[nN])";
-    Regex::new(&format!("^(?:(_|stale)|([+-]?{number})([+-]{number})?)(?:x([0-9]+))?$")).expect("pattern")
-});
-
-/// Where the first point of `text` ends: `{{a}}`, `{{a}}x3` or `{{a}}+{{b}}x3`, with spaces inside the braces.
-fn histogram_end(text: &str) -> Result<usize, String> {
-    let mut rest = text;
-    loop {
-        let (_, after) = rest.split_once("}}").ok_or("unclosed histogram")?;
-        if !after.starts_with(['+', '-']) {
-            let tail = after.find(char::is_whitespace).unwrap_or(after.len());
-            return Ok(text.len() - after.len() + tail);
-        }
-        rest = after;
-    }
-}
-
-/// The values of the expanding notation; native histograms become gaps.
-fn expand(points: &str) -> Result<Vec<Option<f64>>, String> {
-    let mut values = Vec::new();
-    let mut rest = points.trim();
-    while !rest.is_empty() {
-        if rest.starts_with("{{") {
-            let (token, after) = rest.split_at(histogram_end(rest)?);
-            let repeat = token.rsplit_once('x').and_then(|(_, n)| n.parse::<usize>().ok()).map_or(1, |n| n + 1);
-            values.extend(std::iter::repeat_n(None, repeat));
-            rest = after.trim_start();
-            continue;
-        }
-        let (token, after) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
-        rest = after.trim_start();
-        let parts = POINT.captures(token).ok_or_else(|| format!("no point: {token:?}"))?;
-        let times: Option<usize> = parts.get(4).map(|n| n.as_str().parse().expect("digits"));
-        if let Some(word) = parts.get(1) {
-            let value = (word.as_str() == "stale").then(stale_nan);
-            // `_x3` is three gaps, unlike `1x3`, which is four ones.
-            values.extend(std::iter::repeat_n(value, times.unwrap_or(1)));
-            continue;
-        }
-        let number = |i: usize| parts.get(i).map_or(0.0, |n| n.as_str().parse::<f64>().expect("number"));
-        let (start, delta) = (number(2), number(3));
-        let mut value = start;
-        for i in 0..=times.unwrap_or(0) {
-            if i > 0 {
-                value += delta;
-            }
-            values.push(Some(value));
-        }
-    }
-    Ok(values)
-}
-
-fn moment_ms(text: &str) -> Result<i64, String> {
+pub(crate) fn moment_ms(text: &str) -> Result<i64, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Ok((seconds * 1000.0).round() as i64);
     }
@@ -220,13 +156,16 @@ fn evaluate_instant(query: &Query, memory: &Memory, at_ms: i64) -> Result<Evalua
 #[expect(clippy::struct_excessive_bools, reason = "each is a word of the language")]
 struct Expectations {
     ordered: bool,
-    fail: Option<Text>,
-    warn: Option<Text>,
+    fail: Vec<Text>,
+    warn: Vec<Text>,
     no_warn: bool,
-    info: Option<Text>,
+    info: Vec<Text>,
     no_info: bool,
     string: Option<String>,
-    series: Vec<(Option<Labels>, Vec<Option<f64>>)>,
+    /// `expect range vector`: when its first point is, and how far apart they are.
+    range_vector: Option<(i64, i64)>,
+    scalar: Option<f64>,
+    series: Vec<(Labels, Vec<Option<f64>>)>,
     histogram: bool,
 }
 
@@ -237,87 +176,101 @@ enum Text {
     Matches(Regex),
 }
 
+/// The place in the query, and what else Prometheus adds to a remark only where it answers its API.
+static TAIL: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?:, from buckets .* to .*)? \([0-9]+:[0-9]+\)$").expect("pattern"));
+
 impl Text {
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self::Any);
+        }
         if let Some(message) = text.strip_prefix("msg:") {
             return Ok(Self::Exactly(message.trim().to_owned()));
         }
         match text.strip_prefix("regex:") {
             Some(pattern) => Regex::new(pattern.trim()).map(Self::Matches).map_err(|e| e.to_string()),
-            None => Ok(Self::Any),
+            None => Err(format!("neither msg: nor regex: {text:?}")),
         }
     }
 
     fn accepts(&self, text: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Exactly(wanted) => wanted == text,
-            Self::Matches(regex) => regex.is_match(text),
+            Self::Exactly(wanted) => wanted == text || *wanted == TAIL.replace(text, ""),
+            Self::Matches(regex) => regex.is_match(text) || regex.is_match(&TAIL.replace(text, "")),
         }
     }
 }
 
-fn expectations(block: &[String]) -> Result<Expectations, String> {
+static RANGE_VECTOR: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^expect range vector\s+from\s+(\S+)\s+to\s+(\S+)\s+step\s+(\S+)$").expect("pattern"));
+
+fn expectations(block: &[&str]) -> Result<Expectations, String> {
     let mut wanted = Expectations::default();
     for line in block {
-        if let Some(rest) = line.strip_prefix("expect ") {
+        if let Some(message) = line.strip_prefix("expected_fail_message") {
+            wanted.fail.push(Text::Exactly(message.trim().to_owned()));
+        } else if let Some(pattern) = line.strip_prefix("expected_fail_regexp") {
+            wanted.fail.push(Text::Matches(Regex::new(pattern.trim()).map_err(|e| e.to_string())?));
+        } else if let Some(rest) = line.strip_prefix("expect string") {
+            let query = Query::parse(rest).map_err(|e| e.to_string())?;
+            match evaluate_instant(&query, &Memory::default(), 0)?.value {
+                Value::String(_, text) => wanted.string = Some(text),
+                _ => return Err(format!("no string: {rest:?}")),
+            }
+        } else if line.starts_with("expect range vector") {
+            let parts = RANGE_VECTOR.captures(line).ok_or_else(|| format!("no range vector: {line:?}"))?;
+            wanted.range_vector = Some((moment_ms(&parts[1])?, moment_ms(&parts[3])?));
+        } else if let Some(rest) = line.strip_prefix("expect ") {
             let (word, rest) = rest.trim().split_once(char::is_whitespace).unwrap_or((rest.trim(), ""));
             match word {
                 "ordered" => wanted.ordered = true,
-                "fail" => wanted.fail = Some(Text::parse(rest)?),
-                "warn" => wanted.warn = Some(Text::parse(rest)?),
+                "fail" => wanted.fail.push(Text::parse(rest)?),
+                "warn" => wanted.warn.push(Text::parse(rest)?),
                 "no_warn" => wanted.no_warn = true,
-                "info" => wanted.info = Some(Text::parse(rest)?),
+                "info" => wanted.info.push(Text::parse(rest)?),
                 "no_info" => wanted.no_info = true,
-                "string" => {
-                    let query = Query::parse(rest).map_err(|e| e.to_string())?;
-                    match evaluate_instant(&query, &Memory::default(), 0)?.value {
-                        Value::String(_, text) => wanted.string = Some(text),
-                        _ => return Err(format!("no string: {rest:?}")),
-                    }
-                }
                 _ => return Err(format!("unknown expectation {word:?}")),
             }
         } else if line.contains("{{") {
             wanted.histogram = true;
-        } else if let Ok(points) = expand(line) {
-            wanted.series.push((None, points));
+        } else if let Ok(value) = series::number(line) {
+            wanted.scalar = Some(value);
         } else {
-            let (labels, points) = series_line(line)?;
-            wanted.series.push((Some(labels), expand(points)?));
+            let line = series::line(line)?;
+            wanted.series.push((line.labels, series::expand(line.points)?));
         }
     }
     Ok(wanted)
 }
 
+#[derive(Clone, Copy)]
 enum Moments {
     Instant(i64),
     Range { start_ms: i64, end_ms: i64, step_ms: i64 },
 }
 
 static EVAL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^eval(?:_(fail|warn|ordered|info))?\s+(?:instant\s+(?:at\s+(\S+))?\s*|range\s+from\s+(\S+)\s+to\s+(\S+)\s+step\s+(\S+)\s+)(.*)$")
+    Regex::new(r"^(?i:eval)(?:_(fail|warn|ordered|info))?\s+(?:instant\s+(?:at\s+(\S+))?\s*|range\s+from\s+(\S+)\s+to\s+(\S+)\s+step\s+(\S+)\s+)(.*)$")
         .expect("pattern")
 });
 
-fn case(
-    memory: &Memory,
-    histograms: &[Labels],
-    command: &str,
-    block: &[String],
-    names: NameRemoval,
-) -> Result<Case, String> {
+fn case(loaded: &Loaded, command: &str, block: &[&str], names: NameRemoval) -> Result<Case, String> {
     let parts = EVAL.captures(command).ok_or("no eval command")?;
     let group = |i: usize| parts.get(i).map(|m| m.as_str());
     let text = group(6).unwrap_or("");
     let mut wanted = expectations(block)?;
     match group(1) {
-        Some("fail") => wanted.fail = Some(Text::Any),
-        Some("warn") => wanted.warn = Some(Text::Any),
-        Some("info") => wanted.info = Some(Text::Any),
+        Some("fail") if wanted.fail.is_empty() => wanted.fail.push(Text::Any),
+        Some("warn") => wanted.warn.push(Text::Any),
+        Some("info") => wanted.info.push(Text::Any),
         Some("ordered") => wanted.ordered = true,
         _ => {}
+    }
+    if wanted.histogram {
+        return Ok(Case::Skipped);
     }
     let moments = match (group(3), group(4), group(5)) {
         (Some(start), Some(end), Some(step)) => {
@@ -327,19 +280,17 @@ fn case(
     };
     let parsed = Query::parse(text).map(|q| q.with_name_removal(names));
     if let Ok(query) = &parsed {
-        let touches = query
-            .selectors()
-            .iter()
-            .any(|s| histograms.iter().any(|labels| s.matchers.iter().all(|m| m.matches_labels(labels))));
-        if touches || wanted.histogram {
+        let is_touched =
+            |labels: &Labels| query.selectors().iter().any(|s| s.matchers.iter().all(|m| m.matches_labels(labels)));
+        if loaded.histograms.iter().any(is_touched) {
             return Ok(Case::Skipped);
         }
     }
     let evaluated = parsed.map_err(|e| e.to_string()).and_then(|query| match moments {
-        Moments::Instant(at_ms) => evaluate_instant(&query, memory, at_ms),
+        Moments::Instant(at_ms) => evaluate_instant(&query, &loaded.memory, at_ms),
         Moments::Range { start_ms, end_ms, step_ms } => query
             .range(
-                memory,
+                &loaded.memory,
                 Timestamp(start_ms),
                 Timestamp(end_ms),
                 Duration::from_millis(step_ms.unsigned_abs()),
@@ -348,79 +299,91 @@ fn case(
             )
             .map_err(|e| e.to_string()),
     });
-    let evaluation = match (evaluated, &wanted.fail) {
-        (Err(error), Some(text)) if text.accepts(&error) => return Ok(Case::Passed),
-        (Err(error), _) => return Err(format!("error: {error}")),
-        (Ok(evaluation), Some(_)) => return Err(format!("no error, but {:?}", evaluation.value)),
-        (Ok(evaluation), None) => evaluation,
+    let evaluation = match evaluated {
+        Err(error) if !wanted.fail.is_empty() && wanted.fail.iter().all(|text| text.accepts(&error)) => {
+            return Ok(Case::Passed);
+        }
+        Err(error) => return Err(format!("error: {error}")),
+        Ok(evaluation) if !wanted.fail.is_empty() => return Err(format!("no error, but {:?}", evaluation.value)),
+        Ok(evaluation) => evaluation,
     };
-    remarks("warning", &evaluation.warnings, wanted.warn.as_ref(), wanted.no_warn)?;
-    remarks("info", &evaluation.infos, wanted.info.as_ref(), wanted.no_info)?;
-    compare(&evaluation.value, &wanted, &moments).map(|()| Case::Passed)
+    remarks("warning", &evaluation.warnings, &wanted.warn, wanted.no_warn)?;
+    remarks("info", &evaluation.infos, &wanted.info, wanted.no_info)?;
+    compare(&evaluation.value, &wanted, moments).map(|()| Case::Passed)
 }
 
-fn remarks(kind: &str, got: &[String], wanted: Option<&Text>, none: bool) -> Result<(), String> {
+/// Each that is wanted must be there, and then no other.
+fn remarks(kind: &str, got: &[String], wanted: &[Text], none: bool) -> Result<(), String> {
     if none && !got.is_empty() {
         return Err(format!("unexpected {kind}: {got:?}"));
     }
-    match wanted {
-        Some(text) if !got.iter().any(|g| text.accepts(g)) => Err(format!("missing {kind}, got {got:?}")),
+    if wanted.iter().any(|text| !got.iter().any(|g| text.accepts(g))) {
+        return Err(format!("missing {kind}, got {got:?}"));
+    }
+    match got.iter().find(|g| !wanted.iter().any(|text| text.accepts(g))) {
+        Some(other) if !wanted.is_empty() => Err(format!("unexpected {kind}: {other:?}")),
         _ => Ok(()),
     }
 }
 
+/// Prometheus' `almost.Equal` with a relative tolerance of 1e-6.
 fn same(a: f64, b: f64) -> bool {
-    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-6 * a.abs().min(b.abs())
+    const TOLERANCE: f64 = 1e-6;
+    if a == b || (a.is_nan() && b.is_nan()) {
+        return true;
+    }
+    let (sum, difference) = (a.abs() + b.abs(), (a - b).abs());
+    if a == 0.0 || b == 0.0 || sum < f64::MIN_POSITIVE {
+        return difference < TOLERANCE * f64::MIN_POSITIVE;
+    }
+    difference / sum.min(f64::MAX) < TOLERANCE
 }
 
-fn compare(value: &Value, wanted: &Expectations, moments: &Moments) -> Result<(), String> {
-    let differs = || format!("got {value:?}\n    wanted {:?}", wanted.series);
+fn compare(value: &Value, wanted: &Expectations, moments: Moments) -> Result<(), String> {
+    let differs = || {
+        let scalar = wanted.scalar.map_or_else(String::new, |s| format!("{s} "));
+        Err(format!("got {value:?}\n    wanted {scalar}{:?}", wanted.series))
+    };
     match (value, moments) {
-        (Value::String(_, text), _) => {
-            if wanted.string.as_ref() == Some(text) {
+        (Value::String(_, text), _) if wanted.string.as_ref() == Some(text) => Ok(()),
+        (Value::String(_, text), _) => Err(format!("got {text:?}, wanted {:?}", wanted.string)),
+        (Value::Scalar(_, v), _) => {
+            if wanted.series.is_empty() && wanted.scalar.is_some_and(|s| same(s, *v)) {
                 Ok(())
             } else {
-                Err(format!("got {text:?}"))
+                differs()
             }
         }
-        (Value::Scalar(_, v), _) => match wanted.series.as_slice() {
-            [(None, points)] if points.len() == 1 && points[0].is_some_and(|p| same(p, *v)) => Ok(()),
-            _ => Err(differs()),
-        },
+        (Value::Vector(_) | Value::Matrix(_), _) if wanted.scalar.is_some() || wanted.string.is_some() => differs(),
         (Value::Vector(samples), _) => {
-            if samples.len() != wanted.series.len() {
-                return Err(differs());
-            }
-            let fits = |(labels, points): &(Option<Labels>, Vec<Option<f64>>), at: usize| {
+            let fits = |(labels, points): &(Labels, Vec<Option<f64>>), at: usize| {
                 let sample = &samples[at];
-                labels.as_ref() == Some(&sample.labels)
-                    && points.len() == 1
-                    && points[0].is_some_and(|p| same(p, sample.value))
+                *labels == sample.labels && matches!(points[..], [Some(p)] if same(p, sample.value))
             };
-            let all = wanted.series.iter().enumerate().all(|(i, series)| {
-                if wanted.ordered { fits(series, i) } else { (0..samples.len()).any(|at| fits(series, at)) }
-            });
-            if all { Ok(()) } else { Err(differs()) }
+            let all = samples.len() == wanted.series.len()
+                && wanted.series.iter().enumerate().all(|(i, series)| {
+                    if wanted.ordered { fits(series, i) } else { (0..samples.len()).any(|at| fits(series, at)) }
+                });
+            if all { Ok(()) } else { differs() }
         }
-        (Value::Matrix(matrix), Moments::Range { start_ms, step_ms, .. }) => {
-            let expected: Vec<(Labels, Vec<(i64, f64)>)> = wanted
-                .series
-                .iter()
-                .map(|(labels, points)| {
-                    let at = |i: usize| start_ms + step_ms * i as i64;
-                    let samples = points.iter().enumerate().filter_map(|(i, p)| Some((at(i), (*p)?))).collect();
-                    (labels.clone().unwrap_or_default(), samples)
-                })
-                .collect();
-            let fits = |(labels, samples): &(Labels, Vec<(i64, f64)>)| {
+        (Value::Matrix(matrix), moments) => {
+            let (start_ms, step_ms) = match (moments, wanted.range_vector) {
+                (Moments::Range { start_ms, step_ms, .. }, _) => (start_ms, step_ms),
+                (Moments::Instant(_), Some(range_vector)) => range_vector,
+                (Moments::Instant(_), None) if matrix.is_empty() && wanted.series.is_empty() => return Ok(()),
+                (Moments::Instant(_), None) => return Err("a range vector, but none is expected".to_owned()),
+            };
+            let fits = |(labels, points): &(Labels, Vec<Option<f64>>)| {
+                let at = |i: usize| start_ms + step_ms * i as i64;
+                let samples: Vec<(i64, f64)> =
+                    points.iter().enumerate().filter_map(|(i, p)| Some((at(i), (*p)?))).collect();
                 matrix.iter().any(|series| {
                     series.labels == *labels
                         && series.len() == samples.len()
-                        && series.iter().zip(samples).all(|(a, b)| a.timestamp.0 == b.0 && same(a.value, b.1))
+                        && series.iter().zip(&samples).all(|(a, b)| a.timestamp.0 == b.0 && same(a.value, b.1))
                 })
             };
-            if expected.len() == matrix.len() && expected.iter().all(fits) { Ok(()) } else { Err(differs()) }
+            if wanted.series.len() == matrix.len() && wanted.series.iter().all(fits) { Ok(()) } else { differs() }
         }
-        (Value::Matrix(_), Moments::Instant(_)) => Err("range vectors are not compared".to_owned()),
     }
 }
