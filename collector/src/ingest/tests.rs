@@ -749,7 +749,10 @@ async fn the_administrator_talks_through_the_socket() {
         assert!(said.ends_with("text: line 2 has no value\n"), "{said}");
         let nobody = ask(Request::AgentsRevoke { name: "nobody".into() }).unwrap_err();
         assert!(nobody.to_string().contains("nobody"), "{nobody}");
-        let Response::Verified { verified } = ask(Request::Verify).unwrap() else { panic!() };
+        // On a busy machine it takes long enough to tell how far it is.
+        let Response::Verified { verified } = admin::ask_watching(&dir, &Request::Verify, &mut |_| ()).unwrap() else {
+            panic!()
+        };
         assert_eq!(verified.damages, [""; 0]);
         let elsewhere = tempfile::tempdir().unwrap();
         let copy = elsewhere.path().join("copy");

@@ -74,7 +74,7 @@ impl fmt::Display for Problem {
 pub struct Reading {
     /// The units of good rows, in the file's order.
     pub units: Vec<Unit>,
-    /// What keeps the file from being used; the first [`MAX_PROBLEMS`].
+    /// What keeps the file from being used; the first 1000.
     pub problems: Vec<Problem>,
     /// How many there are in all.
     pub problem_count: usize,
