@@ -1,6 +1,7 @@
-//! Realistic load: hosts whose series behave like `node_exporter`'s, told to a collector by simulated agents over the
+//! Realistic load: hosts whose series behave as a recorded host's did, told to a collector by simulated agents over the
 //! real protocol, and to Prometheus by remote write.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,67 +11,31 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
+use veghe_model::Labels;
 use veghe_wire::ack::{self, Ack};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
 use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
 
-/// Series that one host has.
-pub const SERIES_PER_HOST: usize = 500;
+use crate::recording::Recording;
 
-/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges. Synthetic: how much chance is in the
-/// increments decides the bytes a sample of every store, so those say nothing of recorded data.
+/// A host that behaves as the recorded one did.
 pub struct Host {
     /// Its name.
     pub name: String,
-    values: Vec<f64>,
-    random: u64,
+    number: usize,
+    recording: Arc<Recording>,
 }
 
 impl Host {
-    /// A host that behaves the same for the same number.
-    pub fn new(number: usize) -> Self {
-        let random = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut host = Self { name: format!("host-{number:04}"), values: Vec::new(), random };
-        host.values = (0..SERIES_PER_HOST).map(|_| host.below(1 << 40) as f64).collect();
-        host
+    /// The host of this number.
+    pub fn new(number: usize, recording: &Arc<Recording>) -> Self {
+        Self { name: format!("host-{number:04}"), number, recording: Arc::clone(recording) }
     }
 
-    /// The labels of series `i`, without `instance`.
-    pub fn labels(i: usize) -> [(&'static str, String); 3] {
-        [
-            ("__name__", format!("load_metric_{:03}", i / 5)),
-            ("device", format!("device{}", i % 5)),
-            ("job", "node".into()),
-        ]
+    /// The labels that an agent gives to its series: without `instance`, which the collector knows.
+    fn labels(&self) -> impl Iterator<Item = Labels> {
+        self.recording.series.iter().map(|labels| labels.to_builder().set("job", "node").build())
     }
-
-    /// The next row of values.
-    pub fn step(&mut self) -> &[f64] {
-        for i in 0..self.values.len() {
-            let step = match i % 20 {
-                0..13 => 0.0,
-                13 | 14 => self.below(5) as f64,
-                15 | 16 => 1_500.0 + self.below(1_000) as f64,
-                17 => self.below(1_000_000) as f64,
-                18 => (self.below(2_001) as f64 - 1_000.0) * 4096.0,
-                _ => (self.below(201) as f64 - 100.0) / 100.0,
-            };
-            self.values[i] += step;
-        }
-        &self.values
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
-    }
-}
-
-/// The names of the metrics that every host has.
-pub fn metric_names() -> impl Iterator<Item = String> {
-    (0..SERIES_PER_HOST).step_by(5).map(|i| format!("load_metric_{:03}", i / 5))
 }
 
 /// What a simulated agent needs to speak for its host.
@@ -83,33 +48,25 @@ pub struct Identity {
     pub tls: Arc<rustls::ClientConfig>,
 }
 
-/// Sends `rows` rows of `host`, `step_ms` apart from `start_ms`, with at most `in_flight` batches unacknowledged, until
-/// every one of them is acknowledged.
+/// Sends the first `rows` rows of `host`, the first at `start_ms`, with at most `in_flight` batches unacknowledged,
+/// until every one of them is acknowledged.
 ///
 /// # Errors
 /// Where the broker or the collector refuses.
-pub async fn send(
-    identity: Identity,
-    mut host: Host,
-    rows: u64,
-    start_ms: i64,
-    step_ms: i64,
-    in_flight: u64,
-) -> anyhow::Result<()> {
+pub async fn send(identity: Identity, host: Host, rows: u64, start_ms: i64, in_flight: u64) -> anyhow::Result<()> {
     let Identity { agent, port, tls } = identity;
     let mut options = MqttOptions::new(agent.as_str(), "127.0.0.1", port);
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
     options.set_keep_alive(Duration::from_secs(30)).set_max_packet_size(Some(MAX_PACKET_BYTES as u32));
     let (client, mut events) = AsyncClient::new(options, 64);
     client.subscribe(Topic::Ack.of(&agent), QoS::AtLeastOnce).await?;
-    let spool_id = host.random;
+    let spool_id = host.number as u64 + 1;
     let topic = Topic::Batch.of(&agent);
     let (mut sent, mut accepted, mut subscribed) = (0, 0, false);
     while accepted < rows {
         while subscribed && sent < rows && sent - accepted < in_flight {
+            let payload = batch(&host, spool_id, sent, start_ms)?;
             sent += 1;
-            let timestamp_ms = start_ms + (sent as i64 - 1) * step_ms;
-            let payload = batch(spool_id, sent, timestamp_ms, host.step())?;
             client.publish(&topic, QoS::AtLeastOnce, false, payload).await?;
             if sent.is_multiple_of(16) {
                 break;
@@ -132,12 +89,15 @@ pub async fn send(
     Ok(())
 }
 
-fn batch(spool_id: u64, sequence: u64, timestamp_ms: i64, values: &[f64]) -> anyhow::Result<Vec<u8>> {
+fn batch(host: &Host, spool_id: u64, row: u64, start_ms: i64) -> anyhow::Result<Vec<u8>> {
     let mut payload = Vec::new();
-    if sequence == 1 {
-        append_frame(&mut payload, &Batch { dictionary: Some(dictionary()), ..Batch::default() })?;
+    if row == 0 {
+        append_frame(&mut payload, &Batch { dictionary: Some(dictionary(host)), ..Batch::default() })?;
     }
-    let cycles = vec![Cycle { timestamp_ms, layout: 0, values: values.to_vec() }];
+    let recording = &host.recording;
+    let timestamp_ms = start_ms + recording.offsets_ms[row as usize];
+    let cycles = vec![Cycle { timestamp_ms, layout: 0, values: recording.rows[row as usize].clone() }];
+    let sequence = row + 1;
     append_frame(
         &mut payload,
         &Batch { minor: MINOR, spool_id, sequence, oldest_sequence: 1, dictionary: None, cycles },
@@ -145,36 +105,36 @@ fn batch(spool_id: u64, sequence: u64, timestamp_ms: i64, values: &[f64]) -> any
     Ok(payload)
 }
 
-fn dictionary() -> Dictionary {
+fn dictionary(host: &Host) -> Dictionary {
     let mut dictionary = Dictionary::default();
-    for i in 0..SERIES_PER_HOST {
-        let mut labels = Vec::new();
-        for (name, value) in Host::labels(i) {
-            for text in [name.to_owned(), value] {
-                labels.push(dictionary.strings.len() as u32);
-                dictionary.strings.push(text);
-            }
-        }
-        dictionary.series.push(SeriesDefinition { labels });
+    let mut numbers: HashMap<Arc<str>, u32> = HashMap::new();
+    for labels in host.labels() {
+        let texts = labels.iter().flat_map(|label| [&label.name, &label.value]);
+        let labels = texts.map(|text| {
+            *numbers.entry(Arc::clone(text)).or_insert_with(|| {
+                dictionary.strings.push(text.to_string());
+                dictionary.strings.len() as u32 - 1
+            })
+        });
+        dictionary.series.push(SeriesDefinition { labels: labels.collect() });
     }
-    dictionary.layouts.push(Layout { series: (0..SERIES_PER_HOST as u32).collect() });
+    dictionary.layouts.push(Layout { series: (0..dictionary.series.len() as u32).collect() });
     dictionary
 }
 
-/// One remote-write 1.0 request (snappy-compressed protobuf) with one row of `host`.
+/// One remote-write 1.0 request (snappy-compressed protobuf) with row number `row` of `host`, the first at `start_ms`.
 ///
 /// # Errors
 /// Where the row can't be compressed.
-pub fn remote_write(host: &mut Host, timestamp_ms: i64) -> anyhow::Result<Vec<u8>> {
-    let instance = host.name.clone();
+pub fn remote_write(host: &Host, row: u64, start_ms: i64) -> anyhow::Result<Vec<u8>> {
+    let recording = &host.recording;
+    let timestamp_ms = start_ms + recording.offsets_ms[row as usize];
     let series: Vec<RemoteSeries> = host
-        .step()
-        .iter()
-        .enumerate()
-        .map(|(i, &value)| {
-            let [name, device, job] = Host::labels(i);
-            let labels = [name, device, ("instance", instance.clone()), job];
-            let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        .labels()
+        .zip(&recording.rows[row as usize])
+        .map(|(labels, &value)| {
+            let labels = labels.to_builder().set("instance", host.name.as_str()).build();
+            let labels = labels.iter().map(|label| (label.name.to_string(), label.value.to_string())).collect();
             RemoteSeries { labels, timestamp_ms, value }
         })
         .collect();
