@@ -56,9 +56,16 @@ impl Frame {
         let step =
             [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * magnitude).find(|step| *step >= rough).unwrap_or(rough);
         let mut value = 0.0;
+        let mut before = String::new();
         while value <= self.most {
             let y = self.y(value);
             let text = escaped(&value_text(value));
+            value += step;
+            // Where steps are finer than what is written of them.
+            if text == before {
+                continue;
+            }
+            before.clone_from(&text);
             push(
                 &mut svg,
                 format_args!(
@@ -68,7 +75,6 @@ impl Frame {
                     y + 4.0
                 ),
             );
-            value += step;
         }
         let mut last = f64::NEG_INFINITY;
         for day in (self.first as i32..=(self.first + self.days) as i32).map(Day) {
