@@ -9,3 +9,4 @@ pub mod http;
 pub mod load;
 pub mod nothing_lost;
 pub mod process;
+pub mod recording;

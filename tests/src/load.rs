@@ -1,4 +1,4 @@
-//! Realistic load: hosts whose series behave like `node_exporter`'s, told to a collector by simulated agents over the
+//! Realistic load: hosts whose series behave as a recorded host's did, told to a collector by simulated agents over the
 //! real protocol, and to Prometheus by remote write.
 
 use std::collections::HashMap;
@@ -11,69 +11,34 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
+use veghe_model::Labels;
 use veghe_wire::ack::{self, Ack};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
 use veghe_wire::{AgentId, MAX_PACKET_BYTES, MINOR, Topic};
 
 use crate::fleet::FleetHost;
+use crate::recording::Recording;
 
-/// Series that one host has.
-pub const SERIES_PER_HOST: usize = 500;
-
-/// One host's series and how they move: of 20, 13 stand still, 5 count and 2 are gauges. Synthetic: how much chance is in the
-/// increments decides the bytes a sample of every store, so those say nothing of recorded data.
+/// A host that behaves as the recorded one did.
 pub struct Host {
     /// Its name.
     pub name: String,
-    values: Vec<f64>,
-    random: u64,
+    number: usize,
+    recording: Arc<Recording>,
+    /// The row that comes next.
+    next: usize,
 }
 
 impl Host {
-    /// A host that behaves the same for the same number.
-    pub fn new(number: usize) -> Self {
-        let random = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut host = Self { name: format!("host-{number:04}"), values: Vec::new(), random };
-        host.values = (0..SERIES_PER_HOST).map(|_| host.below(1 << 40) as f64).collect();
-        host
+    /// The host of this number.
+    pub fn new(number: usize, recording: &Arc<Recording>) -> Self {
+        Self { name: format!("host-{number:04}"), number, recording: Arc::clone(recording), next: 0 }
     }
 
-    /// The labels of series `i`, without `instance`.
-    pub fn labels(i: usize) -> [(&'static str, String); 3] {
-        [
-            ("__name__", format!("load_metric_{:03}", i / 5)),
-            ("device", format!("device{}", i % 5)),
-            ("job", "node".into()),
-        ]
+    /// The labels that an agent gives to its series: without `instance`, which the collector knows.
+    fn labels(&self) -> impl Iterator<Item = Labels> {
+        self.recording.series.iter().map(|labels| labels.to_builder().set("job", "node").build())
     }
-
-    /// The next row of values.
-    pub fn step(&mut self) -> &[f64] {
-        for i in 0..self.values.len() {
-            let step = match i % 20 {
-                0..13 => 0.0,
-                13 | 14 => self.below(5) as f64,
-                15 | 16 => 1_500.0 + self.below(1_000) as f64,
-                17 => self.below(1_000_000) as f64,
-                18 => (self.below(2_001) as f64 - 1_000.0) * 4096.0,
-                _ => (self.below(201) as f64 - 100.0) / 100.0,
-            };
-            self.values[i] += step;
-        }
-        &self.values
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
-    }
-}
-
-/// The names of the metrics that every host has.
-pub fn metric_names() -> impl Iterator<Item = String> {
-    (0..SERIES_PER_HOST).step_by(5).map(|i| format!("load_metric_{:03}", i / 5))
 }
 
 /// What a simulated agent needs to speak for its host.
@@ -112,7 +77,7 @@ pub async fn send(
     while accepted < rows {
         while subscribed && sent < rows && sent - accepted < in_flight {
             sent += 1;
-            let timestamp_ms = start_ms + (sent as i64 - 1) * step_ms;
+            let timestamp_ms = start_ms + host.offset_ms(sent - 1, step_ms);
             let payload = batch(spool_id, sent, timestamp_ms, dictionary.take(), host.step())?;
             client.publish(&topic, QoS::AtLeastOnce, false, payload).await?;
             if sent.is_multiple_of(16) {
@@ -163,19 +128,29 @@ pub trait Rows {
     fn dictionary(&self) -> Dictionary;
     /// The next row of values, in the order of the definition.
     fn step(&mut self) -> &[f64];
+    /// When row number `row` is taken, after the first; every `step_ms` unless it was recorded otherwise.
+    fn offset_ms(&self, row: u64, step_ms: i64) -> i64 {
+        row as i64 * step_ms
+    }
 }
 
 impl Rows for Host {
     fn seed(&self) -> u64 {
-        self.random
+        self.number as u64 + 1
     }
 
     fn dictionary(&self) -> Dictionary {
-        dictionary_of((0..SERIES_PER_HOST).map(|i| Host::labels(i).map(|(name, value)| (name.to_owned(), value))))
+        let text = |label: &veghe_model::Label| (label.name.to_string(), label.value.to_string());
+        dictionary_of(self.labels().map(|labels| labels.iter().map(text).collect::<Vec<_>>()))
     }
 
     fn step(&mut self) -> &[f64] {
-        Host::step(self)
+        self.next += 1;
+        &self.recording.rows[self.next - 1]
+    }
+
+    fn offset_ms(&self, row: u64, _step_ms: i64) -> i64 {
+        self.recording.offsets_ms[row as usize]
     }
 }
 
@@ -212,20 +187,19 @@ fn dictionary_of(series: impl Iterator<Item = impl IntoIterator<Item = (String, 
     dictionary
 }
 
-/// One remote-write 1.0 request (snappy-compressed protobuf) with one row of `host`.
+/// One remote-write 1.0 request (snappy-compressed protobuf) with row number `row` of `host`, the first at `start_ms`.
 ///
 /// # Errors
 /// Where the row can't be compressed.
-pub fn remote_write(host: &mut Host, timestamp_ms: i64) -> anyhow::Result<Vec<u8>> {
-    let instance = host.name.clone();
+pub fn remote_write(host: &Host, row: u64, start_ms: i64) -> anyhow::Result<Vec<u8>> {
+    let recording = &host.recording;
+    let timestamp_ms = start_ms + recording.offsets_ms[row as usize];
     let series: Vec<RemoteSeries> = host
-        .step()
-        .iter()
-        .enumerate()
-        .map(|(i, &value)| {
-            let [name, device, job] = Host::labels(i);
-            let labels = [name, device, ("instance", instance.clone()), job];
-            let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        .labels()
+        .zip(&recording.rows[row as usize])
+        .map(|(labels, &value)| {
+            let labels = labels.to_builder().set("instance", host.name.as_str()).build();
+            let labels = labels.iter().map(|label| (label.name.to_string(), label.value.to_string())).collect();
             RemoteSeries { labels, timestamp_ms, value }
         })
         .collect();

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use proptest::prelude::*;
 use rumqttc::Transport;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use veghe_model::Labels;
 use veghe_tsdb::{Commit, CommitError, GroupId, Options, SeriesId, Stats};
 use veghe_wire::ack::{Ack, HoldCause};
@@ -232,7 +232,17 @@ impl Site {
     }
 
     async fn connect(&self, identity: &Identity) -> Client {
-        Client::connect(self.options(identity), &identity.agent).await.expect("a good agent connects")
+        let unavailable = |error: &ConnectionError| {
+            matches!(error, ConnectionError::ConnectionRefused(ConnectReturnCode::ServerUnavailable))
+        };
+        // The broker may still be closing the session before; an agent tries again too.
+        for _ in 0..1_000 {
+            match Client::connect(self.options(identity), &identity.agent).await {
+                Err(error) if unavailable(&error) => tokio::task::yield_now().await,
+                connected => return connected.expect("a good agent connects"),
+            }
+        }
+        panic!("the broker never has room for {}", identity.agent);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Measures agent and collector beside Debian's `prometheus-node-exporter` and `prometheus`, in the same run on the same
 //! machine, and prints one table. Quote ratios: machines are shared and noisy.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -12,9 +13,11 @@ use clap::{Parser, ValueEnum};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
+use veghe_model::Labels;
 use veghe_tests::http;
-use veghe_tests::load::{self, Host, Identity, SERIES_PER_HOST, Usage, disk_bytes, usage};
+use veghe_tests::load::{self, Host, Identity, Usage, disk_bytes, usage};
 use veghe_tests::process::{Collector, Process, agent, wait_for};
+use veghe_tests::recording::Recording;
 
 /// Measure agent and collector beside `node_exporter` and Prometheus.
 ///
@@ -24,12 +27,12 @@ struct Arguments {
     /// Cycles of the agent and scrapes of `node_exporter`, a second apart
     #[arg(long, default_value_t = 240)]
     cycles: u32,
-    /// Hosts of 500 series each
+    /// Hosts that behave as the recorded one, about 500 series each
     #[arg(long, default_value_t = 40)]
     hosts: usize,
-    /// Rows of each host, 15 s apart (480 are two hours)
-    #[arg(long, default_value_t = 480)]
-    rows: u64,
+    /// The recording (`--bin record` makes one)
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/recordings/node_exporter.tsv.zst"))]
+    recording: PathBuf,
     /// Run this alone; without it, everything runs and the table has ratios
     #[arg(long)]
     only: Option<Subject>,
@@ -116,13 +119,12 @@ fn main() -> anyhow::Result<()> {
     if arguments.only == Some(Subject::Agent) {
         return Ok(());
     }
-    let series = arguments.hosts * SERIES_PER_HOST;
-    let millions = series as f64 * arguments.rows as f64 / 1e6;
-    let ours =
-        wanted(Subject::Collector).then(|| bench_collector(dir.path(), arguments.hosts, arguments.rows)).transpose()?;
-    let peer = wanted(Subject::Prometheus)
-        .then(|| bench_prometheus(dir.path(), arguments.hosts, arguments.rows))
-        .transpose()?;
+    let recording = Arc::new(Recording::read(&arguments.recording)?);
+    let hosts: Vec<Host> = (0..arguments.hosts).map(|number| Host::new(number, &recording)).collect();
+    let series = hosts.len() * recording.series.len();
+    let millions = series as f64 * recording.rows.len() as f64 / 1e6;
+    let peer = wanted(Subject::Prometheus).then(|| bench_prometheus(dir.path(), &hosts, &recording)).transpose()?;
+    let ours = wanted(Subject::Collector).then(|| bench_collector(dir.path(), hosts, &recording)).transpose()?;
     println!("| | {series} series, {millions:.2} million samples | remote write of the same | |");
     let both = |value: &dyn Fn((Usage, Disk)) -> f64| (ours.map(value), peer.map(value));
     let (ours_cpu, peer_cpu) = both(&|(used, _)| used.cpu_seconds / millions);
@@ -193,24 +195,25 @@ fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
 }
 
 /// Simulated agents over MQTT with client certificates; the data lies far enough back that it is sealed.
-fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, Disk)> {
+fn bench_collector(dir: &Path, hosts: Vec<Host>, recording: &Recording) -> anyhow::Result<(Usage, Disk)> {
     let mut collector = start_collector(&dir.join("for-load"))?;
     let empty = disk_bytes(&collector.data_dir)? as f64;
     let port = collector.listeners.mqtt.port().context("no port")?;
     let mut identities = Vec::new();
-    for number in 0..hosts {
-        let agent = Host::new(number).name;
-        let state_dir = dir.join("identities").join(&agent);
-        collector.join(&agent, &state_dir, "15s")?;
-        identities.push(Identity { agent: agent.parse()?, port, tls: tls(&state_dir)? });
+    for host in &hosts {
+        let state_dir = dir.join("identities").join(&host.name);
+        collector.join(&host.name, &state_dir, "15s")?;
+        identities.push(Identity { agent: host.name.parse()?, port, tls: tls(&state_dir)? });
     }
+    let rows = recording.rows.len() as u64;
+    let loaded = (hosts.len() * recording.series.len()) as f64 * rows as f64;
     let before = usage(collector.process.id())?;
-    let start = first_timestamp(rows)?;
+    let start = first_timestamp(recording)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut senders = tokio::task::JoinSet::new();
-        for (number, identity) in identities.into_iter().enumerate() {
-            senders.spawn(load::send(identity, Host::new(number), rows, start, 15_000, 8));
+        for (identity, host) in identities.into_iter().zip(hosts) {
+            senders.spawn(load::send(identity, host, rows, start, 15_000, 8));
         }
         while let Some(sender) = senders.join_next().await {
             sender??;
@@ -225,13 +228,13 @@ fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage
         Ok(lines.next().with_context(|| format!("no {name}"))?.parse()?)
     };
     // The gauges are read every few seconds: those of before the load would say that nothing waits.
-    let loaded = (hosts * SERIES_PER_HOST) as f64 * rows as f64;
     wait_for("the load is told", || Ok((now("veghe_tsdb_committed_samples_total")? >= loaded).then_some(())))?;
     wait_for("the window is sealed", || Ok((now("veghe_tsdb_head_samples")? < 100_000.0).then_some(())))?;
     let used = since(usage(collector.process.id())?, before);
+    let names: BTreeSet<&str> = recording.series.iter().map(Labels::metric_name).collect();
     let mut stored = 0.0;
-    for metric in load::metric_names() {
-        let query = format!("sum(count_over_time({metric}[1d]))");
+    for metric in names {
+        let query = format!(r#"sum(count_over_time({metric}{{job="node"}}[1d]))"#);
         stored += http::query_one(&collector.listeners.ops, &query)?.context("nothing is stored")?;
     }
     ensure!(stored == loaded, "only {stored} samples are stored");
@@ -247,7 +250,7 @@ fn bench_collector(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage
 }
 
 /// The same rows by remote write, one request per host and row; its disk is a snapshot, that is, compacted blocks.
-fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usage, Disk)> {
+fn bench_prometheus(dir: &Path, hosts: &[Host], recording: &Recording) -> anyhow::Result<(Usage, Disk)> {
     let data = dir.join("prometheus");
     let settings = dir.join("prometheus.yml");
     fs::write(&settings, "global: {}\n")?;
@@ -262,17 +265,16 @@ fn bench_prometheus(dir: &Path, hosts: usize, rows: u64) -> anyhow::Result<(Usag
     let base: Url = format!("http://127.0.0.1:{port}/").parse()?;
     wait_for("Prometheus is ready", || Ok(http::get(&base.join("-/ready")?).ok()))?;
     let before = usage(peer.id())?;
-    let start = first_timestamp(rows)?;
+    let start = first_timestamp(recording)?;
     let write = base.join("api/v1/write")?;
     let headers = [
         ("Content-Type", "application/x-protobuf"),
         ("Content-Encoding", "snappy"),
         ("X-Prometheus-Remote-Write-Version", "0.1.0"),
     ];
-    let mut all: Vec<Host> = (0..hosts).map(Host::new).collect();
-    for row in 0..rows {
-        for host in &mut all {
-            let body = load::remote_write(host, start + row as i64 * 15_000)?;
+    for row in 0..recording.rows.len() as u64 {
+        for host in hosts {
+            let body = load::remote_write(host, row, start)?;
             let answer = http::request("POST", &write, &headers, &body)?;
             ensure!(answer.status / 100 == 2, "Prometheus answers {}: {}", answer.status, answer.body);
         }
@@ -302,10 +304,10 @@ fn start_collector(data_dir: &Path) -> anyhow::Result<Collector> {
 }
 
 /// A time stamp on a two-hour boundary so long ago that all rows are of windows that may be sealed.
-fn first_timestamp(rows: u64) -> anyhow::Result<i64> {
+fn first_timestamp(recording: &Recording) -> anyhow::Result<i64> {
     const WINDOW_MS: i64 = 7_200_000;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec * 1000;
-    let span = i64::try_from(rows)? * 15_000;
+    let span = *recording.offsets_ms.last().context("the recording has no row")?;
     Ok((now - span - WINDOW_MS) / WINDOW_MS * WINDOW_MS)
 }
 
