@@ -125,7 +125,7 @@ digi-rework = Rework by reason
 digi-reason = Reason
 digi-times = Times
 digi-open = Still open
-digi-lost-days = Lost working days
+digi-lost-days = Delay, working days of all added up
 digi-attention = What waits for somebody
 digi-waiting-events = { PLURAL($count) ->
     [one] One event waits for a unit that the inventory does not have.

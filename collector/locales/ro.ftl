@@ -129,7 +129,7 @@ digi-rework = Refaceri după motiv
 digi-reason = Motiv
 digi-times = De câte ori
 digi-open = Încă deschise
-digi-lost-days = Zile lucrătoare pierdute
+digi-lost-days = Întârziere, zile lucrătoare însumate
 digi-attention = Ce așteaptă pe cineva
 digi-waiting-events = { PLURAL($count) ->
     [one] Un eveniment așteaptă o unitate care nu este în inventar.

@@ -24,7 +24,10 @@ use crate::terminal::{Output, Question};
 Examples:
   veghe-collector up                                   everything on this machine, now
   veghe-collector run --config /etc/veghe/collector.yaml
-  veghe-collector token create --agent nas-1           a one-time token for `veghe-agent join`"
+  veghe-collector token create --agent nas-1           a one-time token for `veghe-agent join`
+
+Logs go to stderr; RUST_LOG sets their detail, for example RUST_LOG=veghe_collector=debug.
+Exit status: 0 success, 1 failure, 64 wrong usage or configuration."
 )]
 pub struct Cli {
     /// What to do
@@ -125,7 +128,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   veghe-collector import history.om --data-dir /var/lib/veghe
-  promtool tsdb dump /var/lib/prometheus/metrics2 | veghe-collector import - --data-dir /var/lib/veghe")]
+  promtool tsdb dump /var/lib/prometheus/metrics2 | veghe-collector import -")]
     Import {
         /// Text files; `-` is standard input
         #[arg(value_name = "FILE", required = true)]
@@ -151,7 +154,7 @@ Examples:
     /// Import, export or show the inventory of what is digitized
     #[command(subcommand)]
     Inventory(InventoryCommand),
-    /// Print the completion script of a shell
+    /// Print a completion script for a shell
     #[command(after_help = "Example: veghe-collector completion bash > /etc/bash_completion.d/veghe-collector")]
     Completion {
         /// bash, zsh, fish, elvish or powershell
@@ -200,7 +203,7 @@ pub struct Promql {
     /// A file with an API token for that address
     #[arg(long, value_name = "FILE", requires = "url")]
     pub token_file: Option<PathBuf>,
-    /// Certificates (PEM) to trust beside the system's, for example DIR/ca.pem of a collector
+    /// Certificates (PEM) to trust beside the system's, for example DIR/ca/ca.crt of a collector
     #[arg(long, value_name = "FILE", requires = "url")]
     pub ca_file: Option<PathBuf>,
     /// The data directory of the collector
@@ -280,7 +283,7 @@ pub enum AgentsCommand {
 /// Commands on the inventory.
 #[derive(Debug, Subcommand)]
 pub enum InventoryCommand {
-    /// Import an inventory from CSV or XLSX: checks every row, shows what would change, and asks
+    /// Import an inventory from CSV or XLSX: check every row, show what would change, and ask
     ///
     /// CSV is UTF-8 separated by `;`, tabs or commas; of XLSX the first sheet is read. The first row names the columns:
     /// `cod_unitate`, `nr_file` and `latime_mm` must be there; `fond`, `inventar`, `nr_crt`, `tip`, `titlu`,
@@ -290,12 +293,12 @@ pub enum InventoryCommand {
     #[command(after_help = "\
 Examples:
   veghe-collector inventory import inventar.csv --data-dir /var/lib/veghe
-  veghe-collector inventory import opis.xlsx --map cod_unitate=Cota --map \"latime_mm=Grosime (mm)\" --yes")]
+  veghe-collector inventory import opis.xlsx --map cod_unitate=Cota --map \"latime_mm=Grosime (mm)\"")]
     Import {
-        /// The file
+        /// CSV or XLSX
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Takes a column of ours from one that has another name; may be given again
+        /// Take a column of ours from one that has another name; may be given again
         #[arg(long, value_name = "OURS=THEIRS")]
         map: Vec<String>,
         /// Make it the inventory without asking

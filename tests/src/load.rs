@@ -11,6 +11,8 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use veghe_model::Labels;
 use veghe_wire::ack::{self, Ack};
 use veghe_wire::batch::{Batch, Cycle, Dictionary, Layout, SeriesDefinition, append_frame};
@@ -49,6 +51,19 @@ pub struct Identity {
     pub port: u16,
     /// TLS with the agent's certificate.
     pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// TLS with the certificates of an enrolled agent in `state_dir`.
+///
+/// # Errors
+/// Where a file is missing or is no certificate or key.
+pub fn tls(state_dir: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(state_dir.join("ca.crt"))?)?;
+    let chain = CertificateDer::pem_file_iter(state_dir.join("agent.crt"))?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(state_dir.join("agent.key"))?;
+    // The collector's certificate is also good for 127.0.0.1, so the ordinary check of the name serves here.
+    Ok(Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?))
 }
 
 /// Sends `rows` rows of `host`, `step_ms` apart from `start_ms`, with at most `in_flight` batches unacknowledged, until

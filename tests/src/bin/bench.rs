@@ -10,8 +10,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 use veghe_model::Labels;
 use veghe_tests::http;
@@ -203,7 +201,7 @@ fn bench_collector(dir: &Path, hosts: Vec<Host>, recording: &Recording) -> anyho
     for host in &hosts {
         let state_dir = dir.join("identities").join(&host.name);
         collector.join(&host.name, &state_dir, "15s")?;
-        identities.push(Identity { agent: host.name.parse()?, port, tls: tls(&state_dir)? });
+        identities.push(Identity { agent: host.name.parse()?, port, tls: load::tls(&state_dir)? });
     }
     let rows = recording.rows.len() as u64;
     let loaded = (hosts.len() * recording.series.len()) as f64 * rows as f64;
@@ -309,15 +307,6 @@ fn first_timestamp(recording: &Recording) -> anyhow::Result<i64> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec * 1000;
     let span = *recording.offsets_ms.last().context("the recording has no row")?;
     Ok((now - span - WINDOW_MS) / WINDOW_MS * WINDOW_MS)
-}
-
-fn tls(state_dir: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(state_dir.join("ca.crt"))?)?;
-    let chain = CertificateDer::pem_file_iter(state_dir.join("agent.crt"))?.collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(state_dir.join("agent.key"))?;
-    // The collector's certificate is also good for 127.0.0.1, so the ordinary check of the name serves here.
-    Ok(Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?))
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -8,14 +8,11 @@ mod servers;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use clap::Parser;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use veghe_tests::fleet::{self, FleetHost, SERIES_PER_HOST};
 use veghe_tests::http::Connection;
 use veghe_tests::load::{self, Identity, Usage};
@@ -335,7 +332,7 @@ fn batches(dir: &Path, shape: Shape, first_ms: i64) -> anyhow::Result<Usage> {
         let host = FleetHost::new(number, shape.series_per_host);
         let state_dir = dir.join("identities").join(&host.instance);
         collector.join(&host.instance, &state_dir, "15s")?;
-        agents.push((Identity { agent: host.instance.parse()?, port, tls: tls(&state_dir)? }, host));
+        agents.push((Identity { agent: host.instance.parse()?, port, tls: load::tls(&state_dir)? }, host));
     }
     let before = server.usage()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -353,13 +350,4 @@ fn batches(dir: &Path, shape: Shape, first_ms: i64) -> anyhow::Result<Usage> {
     let used = server.usage()?;
     ensure!(used.cpu_seconds > before.cpu_seconds, "no CPU time was counted");
     Ok(Usage { cpu_seconds: used.cpu_seconds - before.cpu_seconds, ..used })
-}
-
-fn tls(state_dir: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(state_dir.join("ca.crt"))?)?;
-    let chain = CertificateDer::pem_file_iter(state_dir.join("agent.crt"))?.collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(state_dir.join("agent.key"))?;
-    // The collector's certificate is also good for 127.0.0.1, so the ordinary check of the name serves here.
-    Ok(Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?))
 }
