@@ -107,7 +107,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 fn open_store(data_dir: &Path) -> anyhow::Result<Store> {
     let max_series = Config::defaults(data_dir.to_owned()).storage.max_series;
     let options = veghe_tsdb::Options { dir: data_dir.join("tsdb"), max_series, window: WINDOW };
-    Ok(Store::open(options).map_err(|error| import::command::explain(error, data_dir))?.0)
+    let store = Store::open(options).map_err(|error| import::command::explain(error, data_dir))?.0;
+    remote::hold_for_targets(&store);
+    Ok(store)
 }
 
 fn ask(promql: &Promql) -> anyhow::Result<()> {

@@ -35,7 +35,9 @@ const MAX_FILES: usize = 256;
 pub(crate) struct Textfile {
     directories: Vec<PathBuf>,
     files: Vec<Textual>,
-    has_duplicates: bool,
+    /// Series that are left out: their place in their file, by the place of the file. The files keep them, because an
+    /// earlier file that has them too may go.
+    left_out: HashSet<(usize, usize)>,
 }
 
 /// A file as it was when it was read last.
@@ -54,7 +56,7 @@ struct FileState {
 
 impl Textfile {
     pub(crate) fn new(directories: Vec<PathBuf>) -> Self {
-        Self { directories, files: Vec::new(), has_duplicates: false }
+        Self { directories, files: Vec::new(), left_out: HashSet::new() }
     }
 
     /// Reads what is new or has changed; whether all directories could be listed.
@@ -81,24 +83,22 @@ impl Textfile {
             }
         }
         if is_changed || self.files.len() != count {
-            self.drop_duplicates();
+            self.find_duplicates();
         }
         is_complete
     }
 
     /// Series that an earlier file has, or that are the agent's own.
-    fn drop_duplicates(&mut self) {
-        self.has_duplicates = false;
+    fn find_duplicates(&mut self) {
         let mut seen = HashSet::new();
-        for (name, _) in self.files.iter_mut().filter_map(|file| file.samples.as_mut()).flatten() {
-            let is_ours = name.metric().starts_with("veghe_") || name.metric() == "up";
-            if is_ours || !seen.insert(name.clone()) {
-                self.has_duplicates = true;
-                *name = SeriesName(Box::default());
+        self.left_out.clear();
+        for (at, file) in self.files.iter().enumerate() {
+            for (place, (name, _)) in file.samples.iter().flatten().enumerate() {
+                let is_ours = name.metric().starts_with("veghe_") || name.metric() == "up";
+                if is_ours || !seen.insert(name) {
+                    self.left_out.insert((at, place));
+                }
             }
-        }
-        for samples in self.files.iter_mut().filter_map(|file| file.samples.as_mut()) {
-            samples.retain(|(name, _)| !name.0.is_empty());
         }
     }
 }
@@ -110,14 +110,16 @@ impl Sensor for Textfile {
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
         let is_complete = self.refresh();
-        let mut has_errors = !is_complete || self.has_duplicates;
-        for file in &self.files {
+        let mut has_errors = !is_complete || !self.left_out.is_empty();
+        for (at, file) in self.files.iter().enumerate() {
             let Some(samples) = &file.samples else {
                 has_errors = true;
                 continue;
             };
-            for (name, value) in samples {
-                sink.put_named(name, *value);
+            for (place, (name, value)) in samples.iter().enumerate() {
+                if !self.left_out.contains(&(at, place)) {
+                    sink.put_named(name, *value);
+                }
             }
             let modified = file.state.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
             sink.put("node_textfile_mtime_seconds", &[("file", &file.name)], modified.as_secs() as f64);
@@ -195,6 +197,16 @@ mod tests {
         assert_eq!(round(&mut sensor, &mut sink), [sample("restic_age_seconds", 5.0), error(0.0)]);
         write("b.prom", "borg_age_seconds 7\nrestic_age_seconds 6\nveghe_sensor_success 1\n");
         let both = [sample("restic_age_seconds", 5.0), sample("borg_age_seconds", 7.0), error(1.0)];
+        assert_eq!(round(&mut sensor, &mut sink), both);
+        // Another file changes nothing about those two; where the first goes, the second one's series counts.
+        write("c.prom", "duplicity_age_seconds 8\n");
+        let three = [&both[..2], &[sample("duplicity_age_seconds", 8.0), error(1.0)]].concat();
+        assert_eq!(round(&mut sensor, &mut sink), three);
+        fs::remove_file(directory.path().join("c.prom")).expect("remove");
+        fs::remove_file(directory.path().join("a.prom")).expect("remove");
+        let second = [sample("borg_age_seconds", 7.0), sample("restic_age_seconds", 6.0), error(1.0)];
+        assert_eq!(round(&mut sensor, &mut sink), second);
+        write("a.prom", "restic_age_seconds 5\n");
         assert_eq!(round(&mut sensor, &mut sink), both);
         write("b.prom", "borg_age_seconds 7 1234567890000\n");
         assert_eq!(round(&mut sensor, &mut sink), [sample("restic_age_seconds", 5.0), error(1.0)]);

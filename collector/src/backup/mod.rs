@@ -175,11 +175,17 @@ pub fn backup(
     now: Timestamp,
     watch: Watch<'_>,
 ) -> Result<Manifest, BackupError> {
-    prepare(dir)?;
     let real =
         |path: &Path| fs::canonicalize(path).map_err(|source| BackupError::Read { path: path.to_owned(), source });
-    if real(dir)?.starts_with(real(data_dir)?) {
-        return Err(BackupError::Inside { dir: dir.to_owned() });
+    let from = real(data_dir)?;
+    let inside = || BackupError::Inside { dir: dir.to_owned() };
+    // Before anything is made there; where there is no parent, preparing says so.
+    if dir.parent().and_then(|parent| fs::canonicalize(parent).ok()).is_some_and(|parent| parent.starts_with(&from)) {
+        return Err(inside());
+    }
+    prepare(dir)?;
+    if real(dir)?.starts_with(&from) {
+        return Err(inside());
     }
     let data = dir.join(DATA);
     make_dir(&data)?;

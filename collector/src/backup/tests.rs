@@ -87,6 +87,7 @@ fn nothing_is_overwritten_by_either() {
     assert!(matches!(&again, BackupError::NotEmpty { dir: named } if *named == dir), "{again}");
     let inside = backup(&data_dir, &store, &data_dir.join("copy"), Timestamp(6), &mut go_on).expect_err("inside");
     assert!(matches!(inside, BackupError::Inside { .. }), "{inside}");
+    assert!(!data_dir.join("copy").exists(), "nothing of it is left in the data directory");
     let over = restore(&dir, &data_dir, &mut go_on).expect_err("not empty");
     assert!(matches!(over, BackupError::NotEmpty { .. }), "{over}");
     assert_eq!(samples(&store), 500);

@@ -1,11 +1,20 @@
 //! Reads remote-write requests, 1.0 and 2.0, without copying or allocating per label.
 //!
-//! Invariants: nothing is believed before it is checked against the bytes left; a request is decoded whole before
-//! anything of it is used. The labels of a series come out as the bytes of protocol 1.0's label fields whichever protocol
+//! Invariants: nothing is believed before it is checked against the bytes left; what a request becomes in memory is
+//! bounded, however little of it repeats itself; a request is decoded whole before anything of it is used. The labels of a series come out as the bytes of protocol 1.0's label fields whichever protocol
 //! they came in, so that one key serves both. What it deliberately does not do: judge labels or time stamps
 //! (`receiver`), or keep exemplars and metadata, which nobody here stores.
 
 use std::ops::Range;
+
+/// Series of a request: as many as the largest request can hold of the shortest that mean something.
+const MAX_SERIES: usize = 1_000_000;
+/// Samples of a request, likewise.
+const MAX_SAMPLES: usize = 4_000_000;
+/// References to symbols of one series.
+const MAX_REFS: usize = 1 << 16;
+/// Labels that are put together from symbols or pieces: in 2.0 a byte may name a symbol of megabytes.
+const MAX_SCRATCH_BYTES: usize = 64 << 20;
 
 /// Why bytes are not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +52,31 @@ impl Decoded {
         text.get(series.labels.clone()).unwrap_or_default()
     }
 
+    /// Whether one more series may come.
+    fn check_room(&self) -> Result<(), Malformed> {
+        if self.series.len() >= MAX_SERIES {
+            return Err(Malformed("it has too many series; send less at once"));
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, body: &[u8], at: Range<usize>) -> Result<(), Malformed> {
+        if self.samples.len() >= MAX_SAMPLES {
+            return Err(Malformed("it has too many samples; send less at once"));
+        }
+        self.samples.push(sample_of(body, at)?);
+        Ok(())
+    }
+
+    /// Forgets the request and gives back what only a rare large one needs.
+    pub(crate) fn shrink(&mut self) {
+        self.clear();
+        self.series.shrink_to(64 << 10);
+        self.samples.shrink_to(256 << 10);
+        self.scratch.shrink_to(4 << 20);
+        self.symbols.shrink_to(64 << 10);
+    }
+
     fn clear(&mut self) {
         self.series.clear();
         self.samples.clear();
@@ -73,6 +107,7 @@ impl Decoded {
         at: Range<usize>,
         expected: &mut impl FnMut(&[u8]) -> Option<usize>,
     ) -> Result<(), Malformed> {
+        self.check_room()?;
         let first_sample = self.samples.len();
         let scratch = self.scratch.len();
         let (mut histograms, mut exemplars) = (0, 0);
@@ -97,7 +132,7 @@ impl Decoded {
                         self.scratch.extend_from_slice(&body[field.whole]);
                     }
                 },
-                (2, Value::Bytes(sample)) => self.samples.push(sample_of(body, sample)?),
+                (2, Value::Bytes(sample)) => self.sample(body, sample)?,
                 (3, Value::Bytes(_)) => exemplars += 1,
                 (4, Value::Bytes(_)) => histograms += 1,
                 _ => {}
@@ -132,6 +167,7 @@ impl Decoded {
     }
 
     fn series_2(&mut self, body: &[u8], at: Range<usize>, refs: &mut Vec<usize>) -> Result<(), Malformed> {
+        self.check_room()?;
         refs.clear();
         let first_sample = self.samples.len();
         let (mut histograms, mut exemplars) = (0, 0);
@@ -145,10 +181,13 @@ impl Decoded {
                     }
                 }
                 (1, Value::Number(one)) => refs.push(usize::try_from(one).unwrap_or(usize::MAX)),
-                (2, Value::Bytes(sample)) => self.samples.push(sample_of(body, sample)?),
+                (2, Value::Bytes(sample)) => self.sample(body, sample)?,
                 (3, Value::Bytes(_)) => histograms += 1,
                 (4, Value::Bytes(_)) => exemplars += 1,
                 _ => {}
+            }
+            if refs.len() > MAX_REFS {
+                return Err(Malformed("a series has too many labels"));
             }
         }
         let start = self.scratch.len();
@@ -160,6 +199,9 @@ impl Decoded {
                 break;
             };
             let (name, value) = (&body[name.clone()], &body[value.clone()]);
+            if self.scratch.len() + name.len() + value.len() > MAX_SCRATCH_BYTES {
+                return Err(Malformed("its labels are too long together; send less at once"));
+            }
             let length = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
             self.scratch.push(0x0a);
             put_varint(&mut self.scratch, (length(name) + length(value)) as u64);

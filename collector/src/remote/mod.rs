@@ -20,5 +20,5 @@ mod xor;
 
 pub use read::{ReadRefusal, Reading, Taken};
 pub use receiver::{Outcome, Protocol, Receiver, WriteError};
-pub use sender::{StartError, start_senders};
+pub use sender::{StartError, hold_for_targets, start_senders};
 pub use settings::{Credentials, Queue, Target};

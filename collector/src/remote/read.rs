@@ -17,6 +17,10 @@ use super::xor;
 const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Samples in a whole answer; a stream has no bound.
 const MAX_WHOLE_SAMPLES: usize = 10_000_000;
+/// Selections in one request; clients send one.
+const MAX_QUERIES: usize = 100;
+/// Matchers in all of them.
+const MAX_MATCHERS: usize = 1_000;
 /// Samples read from the store at once, where a series has no more by itself.
 const SAMPLES_AT_ONCE: usize = 1_000_000;
 /// Series read from the store at once.
@@ -81,6 +85,15 @@ impl Reading {
             None if types.is_empty() => false,
             None => return Err(ReadRefusal::ResponseTypes(types)),
         };
+        // Each goes through all series, and each regular expression takes memory once it is compiled.
+        let matchers = request.queries.iter().map(|query| query.matchers.len()).sum::<usize>();
+        if request.queries.len() > MAX_QUERIES || matchers > MAX_MATCHERS {
+            let queries = request.queries.len();
+            let text = format!(
+                "it has {queries} queries with {matchers} matchers, more than {MAX_QUERIES} with {MAX_MATCHERS}"
+            );
+            return Err(ReadRefusal::Malformed(text));
+        }
         let queries = request.queries.into_iter().map(|query| {
             let matchers = query.matchers.into_iter().map(|matcher| {
                 let op = match matcher.kind {
@@ -163,18 +176,31 @@ impl Selection {
         store: &Store,
         mut give: impl FnMut(SeriesData) -> Result<(), ReadRefusal>,
     ) -> Result<(), ReadRefusal> {
+        self.batches(store, SAMPLES_AT_ONCE, |batch| batch.into_iter().try_for_each(&mut give))
+    }
+
+    /// Gives all series in batches of at most `max_samples`, or of one series where that has more by itself.
+    fn batches(
+        &self,
+        store: &Store,
+        max_samples: usize,
+        mut give: impl FnMut(Vec<SeriesData>) -> Result<(), ReadRefusal>,
+    ) -> Result<(), ReadRefusal> {
         let all = store.series_labels(&self.matchers, self.start, self.end)?;
         let (mut rest, mut at_once) = (&*all, 1);
         while !rest.is_empty() {
             let (now, later) = rest.split_at(at_once.min(rest.len()));
-            let mut widest = 1;
-            for series in store.select_series(now, self.start, self.end)? {
-                widest = widest.max(series.len());
-                give(series)?;
-            }
+            let most = if now.len() == 1 { usize::MAX } else { max_samples };
+            let Some(batch) = store.select_series(now, self.start, self.end, most)? else {
+                // These are longer than those before them.
+                at_once = (now.len() / 4).max(1);
+                continue;
+            };
+            let widest = batch.iter().map(SeriesData::len).max().unwrap_or(0).max(1);
+            give(batch)?;
             rest = later;
             // As many as would have the samples that may be held, if they are like those just read.
-            at_once = (SAMPLES_AT_ONCE / widest).clamp(1, (at_once * 4).min(SERIES_AT_ONCE));
+            at_once = (max_samples / widest).clamp(1, (at_once * 4).min(SERIES_AT_ONCE));
         }
         Ok(())
     }
@@ -306,6 +332,30 @@ mod tests {
     }
 
     #[test]
+    fn long_series_behind_many_short_ones_are_read_a_few_at_a_time() {
+        let (_dir, store) = store();
+        let mut commit = Commit::default();
+        for number in 0..60 {
+            let labels = Labels::from_pairs([(METRIC_NAME, "wide"), ("number", &format!("{number:02}"))]);
+            let id = store.series(&labels).expect("series");
+            let count = if number < 30 { 1 } else { 100 };
+            commit.samples.extend((0..count).map(|i| (id, Timestamp(i * 1000), 1.0)));
+        }
+        store.commit(commit).expect("commit");
+        let matchers = vec![Matcher::equal(METRIC_NAME, "wide")];
+        let selection = Selection { matchers, start: Timestamp(0), end: Timestamp::MAX };
+        let (mut lengths, mut largest) = (Vec::new(), 0);
+        let counted = selection.batches(&store, 250, |batch| {
+            largest = largest.max(batch.iter().map(SeriesData::len).sum());
+            lengths.extend(batch.iter().map(SeriesData::len));
+            Ok(())
+        });
+        counted.expect("read");
+        assert_eq!(lengths, [[1; 30], [100; 30]].concat());
+        assert!((200..=250).contains(&largest), "{largest}");
+    }
+
+    #[test]
     fn a_reader_that_goes_away_ends_the_stream() {
         let (_dir, store) = store();
         let reading = Reading::decode(&request(&[1], &[(2, METRIC_NAME, "u.")])).expect("request");
@@ -328,5 +378,9 @@ mod tests {
         assert!(told(&request(&[7], &[])).starts_with(wrong_type), "{}", told(&request(&[7], &[])));
         assert!(told(&request(&[], &[(9, "a", "b")])).contains("invalid matcher type 9"));
         assert!(told(&request(&[], &[(2, "a", "(")])).contains("cannot compile matcher"));
+        let many = ReadRequest { queries: vec![Query::default(); 101], accepted_response_types: vec![] };
+        let many = snap::raw::Encoder::new().compress_vec(&many.encode_to_vec()).expect("snappy");
+        assert!(told(&many).contains("101 queries"), "{}", told(&many));
+        assert!(told(&request(&[], &vec![(0, "a", "b"); 501])).contains("1002 matchers"));
     }
 }

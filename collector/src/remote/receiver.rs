@@ -152,7 +152,9 @@ impl Receiver {
             tracing::debug!(error = &error as &dyn std::error::Error, "requests were not stored");
         }
         // A rare large request must not hold its room for ever.
+        core.body.truncate(4 << 20);
         core.body.shrink_to(4 << 20);
+        core.decoded.shrink();
         results
     }
 
@@ -448,6 +450,24 @@ mod tests {
         let cut = snappy(&cut[..cut.len() - 1]);
         assert!(matches!(receiver.write(&cut, Protocol::Version1, Timestamp(0)), Err(WriteError::Malformed(_))));
         assert!(stored(&receiver, "up").is_empty());
+    }
+
+    #[test]
+    fn a_small_request_that_becomes_large_in_memory_is_refused() {
+        let (_dir, receiver) = receiver();
+        // Each byte of references names a mebibyte.
+        let symbols = [field(4, b""), field(4, b"__name__"), field(4, &vec![b'x'; 1 << 20])].concat();
+        let references = [symbols, field(5, &field(1, &[2; 200]))].concat();
+        // Each series takes two bytes.
+        let series = field(1, b"").repeat(1_000_001);
+        for (body, protocol, why) in [
+            (references, Protocol::Version2, "too long together"),
+            (series, Protocol::Version1, "too many series"),
+            (field(5, &field(1, &vec![1; 70_000])), Protocol::Version2, "too many labels"),
+        ] {
+            let result = receiver.write(&snappy(&body), protocol, Timestamp(0));
+            assert!(matches!(&result, Err(WriteError::Malformed(text)) if text.contains(why)), "{result:?}");
+        }
     }
 
     proptest! {

@@ -79,8 +79,9 @@ impl Mark {
         (*format == FORMAT && mark.done <= mark.end).then_some(mark)
     }
 
+    /// A full disk must not keep a target from reading on: the log that is held for it would never go.
     fn commit(self, store: &Store, name: &str) -> Result<(), CommitError> {
-        store.commit(Commit { marks: vec![(Self::key(name), self.bytes())], ..Commit::default() })
+        store.commit_from_reserve(Commit { marks: vec![(Self::key(name), self.bytes())], ..Commit::default() })
     }
 }
 
@@ -100,7 +101,7 @@ pub fn start_senders(
     let names: BTreeSet<Vec<u8>> = targets.iter().map(|target| Mark::key(&target.name)).collect();
     let known = store.marks(PREFIX);
     let gone = known.into_iter().filter(|(key, _)| !names.contains(key)).map(|(key, _)| (key, Vec::new())).collect();
-    store.commit(Commit { marks: gone, ..Commit::default() })?;
+    store.commit_from_reserve(Commit { marks: gone, ..Commit::default() })?;
     if targets.is_empty() {
         return Ok(());
     }
@@ -136,6 +137,16 @@ pub fn start_senders(
     }
     tasks.spawn(count_backlog(store.clone(), counted, stop.clone()));
     Ok(())
+}
+
+/// Keeps the log that targets have not read yet, for who opens the store to seal it and passes nothing on.
+pub fn hold_for_targets(store: &Store) {
+    for (key, value) in store.marks(PREFIX) {
+        let name = key.strip_prefix(PREFIX).and_then(|name| std::str::from_utf8(name).ok());
+        if let Some((name, mark)) = name.zip(Mark::parse(&value)) {
+            store.pin_log(name, mark.done, u64::MAX);
+        }
+    }
 }
 
 /// Counts what was given up of backlogs, also while their senders wait for their targets.
@@ -450,5 +461,41 @@ impl Courier {
             let seconds = clock::instant().duration_since(since).as_secs();
             tracing::info!(remote = self.target.name, seconds, "the target of remote write takes samples again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use veghe_model::Timestamp;
+    use veghe_tsdb::Options;
+
+    use super::*;
+
+    #[test]
+    fn what_a_target_has_not_read_stays_where_nobody_passes_it_on() {
+        let left_of_the_log = |hold: fn(&Store)| {
+            let dir = tempfile::tempdir().expect("directory");
+            let open = || {
+                let options = Options { dir: dir.path().to_owned(), window: Duration::from_hours(2), max_series: 10 };
+                Store::open(options).expect("store").0
+            };
+            let store = open();
+            let done = store.log_end();
+            Mark { done, end: done }.commit(&store, "a").expect("mark");
+            let id = store.series(&Labels::from_pairs([("__name__", "up")])).expect("series");
+            store.commit(Commit { samples: vec![(id, Timestamp(1), 1.0)], ..Commit::default() }).expect("commit");
+            drop(store);
+            let store = open();
+            hold(&store);
+            while store.seal(Timestamp(86_400_000)).expect("sealed").more {}
+            let mut tail = store.log_tail(done);
+            let mut samples = 0;
+            while let Some(record) = tail.next_record().expect("record") {
+                samples += record.samples.len();
+            }
+            samples
+        };
+        assert_eq!(left_of_the_log(|_| {}), 0);
+        assert_eq!(left_of_the_log(hold_for_targets), 1);
     }
 }

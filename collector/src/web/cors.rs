@@ -45,11 +45,16 @@ impl Origins {
     }
 }
 
-/// In a request's extensions where its origin may use the API.
+/// In a request's extensions where its origin may read the API with it, whatever its method.
 #[derive(Clone, Copy)]
 pub(super) struct AllowedOrigin;
 
 const PREFIX: &str = "/api/v1/";
+
+/// What is read by POST, below [`PREFIX`]. Nothing else loses its guard against writes from other sites: a browser
+/// that has signed in would send its password along.
+const READ_BY_POST: &[&str] =
+    &["query", "query_range", "series", "labels", "query_exemplars", "format_query", "parse_query", "read"];
 
 /// `router` with the headers on its API, and an answer to the questions that browsers ask before.
 pub(super) fn around(router: Router, origins: Option<Origins>) -> Router {
@@ -57,15 +62,16 @@ pub(super) fn around(router: Router, origins: Option<Origins>) -> Router {
 }
 
 async fn answer(State(origins): State<Arc<Option<Origins>>>, mut request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with(PREFIX) {
+    let Some(route) = request.uri().path().strip_prefix(PREFIX) else {
         return next.run(request).await;
-    }
+    };
+    let reads = READ_BY_POST.contains(&route);
     let allowed = origins.as_ref().as_ref().and_then(|origins| origins.allow(request.headers()));
     let mut response = if request.method() == Method::OPTIONS {
         // A browser asks without credentials.
         StatusCode::NO_CONTENT.into_response()
     } else {
-        if allowed.is_some() {
+        if allowed.is_some() && reads {
             request.extensions_mut().insert(AllowedOrigin);
         }
         next.run(request).await

@@ -30,12 +30,12 @@ const FRAMES: usize = 4;
 struct Imports {
     store: Store,
     /// One text at a time; the others wait, their clients slowed down by TCP.
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 /// The route, before any guard.
 pub(super) fn routes(store: Store) -> Router {
-    let state = Imports { store, turn: Semaphore::new(1) };
+    let state = Imports { store, turn: Arc::new(Semaphore::new(1)) };
     Router::new().route("/api/v1/import/prometheus", post(import)).with_state(Arc::new(state))
 }
 
@@ -65,12 +65,14 @@ async fn import(
         }
     };
     let format = format.unwrap_or_else(|| format_of(text(header::CONTENT_TYPE)));
-    let Ok(_turn) = state.turn.acquire().await else {
+    let Ok(turn) = Arc::clone(&state.turn).acquire_owned().await else {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the collector is stopping", None);
     };
     let (sender, arriving) = mpsc::channel(FRAMES);
     let store = state.store.clone();
     let mut work = tokio::task::spawn_blocking(move || {
+        // A client that goes away does not end it at once.
+        let _turn = turn;
         let mut importer = Importer::new(store, format, clock::now());
         let mut reader = BufReader::new(Frames { arriving, frame: Bytes::new(), ended: false });
         let result = unpack_and_run(&mut importer, packing, &mut reader);
@@ -176,7 +178,9 @@ fn respond(summary: &Summary, result: Result<(), ImportError>) -> Response {
         Err(ImportError::Read { line, source }) => {
             let slow = source.kind() == io::ErrorKind::TimedOut;
             let status = if slow { StatusCode::REQUEST_TIMEOUT } else { StatusCode::BAD_REQUEST };
-            let problem = format!("cannot read on after line {line}: {source}; what came before is stored");
+            let stored = summary.samples;
+            let problem =
+                format!("cannot read on after line {line}: {source}; {stored} samples are stored; send all again");
             answer(status, "bad_data", problem, Some(summary))
         }
         Err(error) => {

@@ -263,9 +263,14 @@ impl Api {
         &self,
         work: impl FnOnce(&veghe_tsdb::Store) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let _turn = self.turn().await?;
+        let turn = self.turn().await?;
         let store = self.parts.queries.store().clone();
-        let result = tokio::task::spawn_blocking(move || work(&store)).await;
+        let result = tokio::task::spawn_blocking(move || {
+            // It goes on where the client goes away, so its turn lasts as long as the work.
+            let _turn = turn;
+            work(&store)
+        })
+        .await;
         Ok(result.map_err(|_panicked| ApiError::internal(QueryError::Defect))??)
     }
 

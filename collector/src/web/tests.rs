@@ -887,6 +887,13 @@ async fn only_named_origins_may_read_and_answers_are_packed() {
     let cross = ("Sec-Fetch-Site", "cross-site");
     assert_eq!(site.send("POST", query, &[grafana, cross], "").await.status, 200);
     assert_eq!(site.send("POST", query, &[("Origin", "https://evil.example"), cross], "").await.status, 403);
+    // What changes something stays shut to other sites, also with the credential that a browser sends along.
+    let bearer = format!("Bearer {}", site.login.token);
+    for path in ["admin/tsdb/delete_series?match[]=up", "admin/tsdb/clean_tombstones", "import/prometheus", "write"] {
+        let path = format!("/api/v1/{path}");
+        let answer = site.send("POST", &path, &[grafana, cross, ("Authorization", &bearer)], "").await;
+        assert_eq!(answer.status, 403, "{path}: {answer:?}");
+    }
     let asked = site.send("OPTIONS", "/api/v1/query", &[grafana], "").await;
     assert_eq!((asked.status, asked.body.as_str()), (204, ""));
     assert!(asked.head.contains("access-control-allow-methods: get, post, options"), "{asked:?}");

@@ -231,7 +231,7 @@ impl Store {
     }
 
     /// As [`Self::commit`], also where the disk is full up to the reserve of [`Self::keep_free`]: for the little that
-    /// tells people that it is.
+    /// tells people that it is, or makes room.
     ///
     /// # Errors
     /// [`CommitError`].
@@ -268,7 +268,8 @@ impl Store {
         self.inner.select(matchers, start, end)
     }
 
-    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many.
+    /// As [`Self::select`], for series that are named whole, in ascending order: a few at a time of many. `None` where they
+    /// have more than `max_samples` together, see [`Self::select_at_most`].
     ///
     /// # Errors
     /// [`ReadError`] names what is damaged.
@@ -277,8 +278,9 @@ impl Store {
         series: &[Labels],
         start: Timestamp,
         end: Timestamp,
-    ) -> Result<Vec<SeriesData>, ReadError> {
-        self.inner.select_series(series, start, end)
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        self.inner.select_series(series, start, end, max_samples)
     }
 
     /// [`Self::select`] where all series together have at most `max_samples` in the range, otherwise `None`: they are counted

@@ -130,15 +130,16 @@ impl Inner {
         series: &[Labels],
         start: Timestamp,
         end: Timestamp,
-    ) -> Result<Vec<SeriesData>, ReadError> {
+        max_samples: usize,
+    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
         if start > end {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let found = {
             let index = read(&self.index);
             series.iter().filter_map(|labels| index.find(labels)).collect()
         };
-        self.select_found(&found, Span { start: start.0, end: end.0 }, usize::MAX).map(Option::unwrap_or_default)
+        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples)
     }
 
     fn select_found(

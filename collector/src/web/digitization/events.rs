@@ -25,12 +25,12 @@ const TURNS: usize = 4;
 
 struct Intake {
     digitization: Digitization,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 /// The route, before any guard.
 pub(in crate::web) fn routes(digitization: Digitization) -> Router {
-    let intake = Intake { digitization, turns: Semaphore::new(TURNS) };
+    let intake = Intake { digitization, turns: Arc::new(Semaphore::new(TURNS)) };
     // The guard around it has the bound.
     Router::new()
         .route("/v1/digitization/events", post(take))
@@ -47,13 +47,14 @@ async fn take(State(intake): State<Arc<Intake>>, headers: HeaderMap, body: Bytes
         let message = "send structured mode: application/cloudevents+json, or application/cloudevents-batch+json";
         return Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", message).into_response();
     }
-    let Ok(_turn) = intake.turns.acquire().await else {
+    let Ok(turn) = Arc::clone(&intake.turns).acquire_owned().await else {
         return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the collector is stopping").into_response();
     };
     let digitization = intake.digitization.clone();
-    let work = tokio::task::spawn_blocking(move || match event::parse(&body) {
-        Ok(events) => Ok(digitization.submit(events, clock::now())),
-        Err(error) => Err(error),
+    let work = tokio::task::spawn_blocking(move || {
+        // It goes on where the client goes away, so its turn lasts as long as the work.
+        let _turn = turn;
+        event::parse(&body).map(|events| digitization.submit(events, clock::now()))
     });
     match work.await {
         Ok(Ok(Ok(receipt))) => answer(&receipt),
