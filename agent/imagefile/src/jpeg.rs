@@ -6,7 +6,7 @@ use crate::source::Source;
 use crate::{Completeness, Fault, Found, Image, Inspection, tiff};
 
 const CM_PER_INCH: f64 = 2.54;
-/// Segments before the first scan; files have a few tens.
+/// Segments and fill bytes before the first scan; files have a few tens.
 const MAX_SEGMENTS: usize = 4096;
 const END_OF_IMAGE: &[u8] = &[0xff, 0xd9];
 
@@ -24,9 +24,13 @@ pub(crate) fn inspect<R: Read + Seek>(source: &mut Source<R>, found: &mut Inspec
         if lead != 0xff {
             return Err(Fault::Damaged { offset, what: "a segment without marker" });
         }
-        // Any number of fill bytes may stand before a marker.
+        // Fill bytes may stand before a marker; each costs a read.
         while marker == 0xff {
             offset += 1;
+            segments += 1;
+            if segments > MAX_SEGMENTS {
+                return Err(Fault::TooLarge("the number of segments"));
+            }
             [_, marker] = source.array(offset)?;
         }
         offset += 2;

@@ -28,7 +28,7 @@ pub(crate) fn parse(text: &str) -> Result<Expr, ParseError> {
     if text.len() > MAX_BYTES {
         return Err(ParseError::new(text, 0, format!("query is longer than {MAX_BYTES} bytes")));
     }
-    let mut parser = Parser { text, lexemes: lex(text), at: 0, depth: 0 };
+    let mut parser = Parser { text, lexemes: lex(text), at: 0, depth: 0, regexes: 0 };
     if parser.peek() == &Token::End {
         return Err(parser.error("no expression found in input"));
     }
@@ -44,7 +44,7 @@ pub(crate) fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
     if text.len() > MAX_BYTES {
         return Err(ParseError::new(text, 0, format!("selector is longer than {MAX_BYTES} bytes")));
     }
-    let mut parser = Parser { text, lexemes: lex(text), at: 0, depth: 0 };
+    let mut parser = Parser { text, lexemes: lex(text), at: 0, depth: 0, regexes: 0 };
     let name = match parser.peek().clone() {
         Token::Word(name) => {
             parser.next();
@@ -62,11 +62,15 @@ pub(crate) fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
     Ok(selector.matchers)
 }
 
+/// Regular expressions in one text: each may take [`Matcher`]'s bound of memory once compiled.
+const MAX_REGEXES: usize = 100;
+
 pub(crate) struct Parser<'a> {
     pub(crate) text: &'a str,
     lexemes: Vec<Lexeme>,
     at: usize,
     pub(crate) depth: usize,
+    regexes: usize,
 }
 
 pub(crate) type Parsed<T> = Result<T, ParseError>;
@@ -613,6 +617,10 @@ impl Parser<'_> {
             return Err(self.unexpected("label matching", "string"));
         };
         self.next();
+        self.regexes += usize::from(matches!(op, MatchOp::Regex | MatchOp::NotRegex));
+        if self.regexes > MAX_REGEXES {
+            return Err(self.error_at(start, format!("more than {MAX_REGEXES} regular expressions in one query")));
+        }
         Matcher::new(name, op, value).map_err(|e| {
             let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
             self.error_at(start, format!("error parsing regexp: {cause}"))

@@ -152,3 +152,11 @@ fn a_query_is_a_tree_in_the_form_of_prometheus() {
     let set = parse("a or b").tree().expect("a tree");
     assert_eq!(set["matching"]["card"], "many-to-many");
 }
+
+#[test]
+fn a_query_can_not_compile_regular_expressions_without_end() {
+    let of = |n: usize| format!("{{{}}}", vec![r#"a=~"\\w{40}""#; n].join(","));
+    assert!(Query::parse(&of(100)).is_ok());
+    let error = Query::parse(&of(101)).expect_err("one too many");
+    assert!(error.to_string().ends_with("more than 100 regular expressions in one query"), "{error}");
+}

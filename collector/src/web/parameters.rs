@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use axum::response::Response;
-use veghe_model::{Matcher, Timestamp};
+use veghe_model::{MatchOp, Matcher, Timestamp};
 
 use super::prometheus_api::ApiError;
 
@@ -16,6 +16,8 @@ pub(super) struct Parameters(Vec<(String, String)>);
 
 /// Parameters of one request.
 const MAX_PARAMETERS: usize = 1000;
+/// Regular expressions in all `match[]` of a request, as many as one query may have.
+const MAX_REGEXES: usize = 100;
 /// Far outside of every sample, and far enough from the limits of the type that sums of times stay in it.
 const FARTHEST_MS: f64 = 9.0e15;
 
@@ -84,10 +86,16 @@ impl Parameters {
 
     /// The selectors of every `match[]`.
     pub(super) fn matchers(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let mut regexes = 0;
         self.all("match[]")
             .map(|text| {
                 let matchers = veghe_promql::parse_selector(text)
                     .map_err(|error| ApiError::invalid_parameter("match[]", error))?;
+                regexes += matchers.iter().filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex)).count();
+                if regexes > MAX_REGEXES {
+                    let problem = format!("more than {MAX_REGEXES} regular expressions in one request");
+                    return Err(ApiError::invalid_parameter("match[]", problem));
+                }
                 if matchers.iter().all(Matcher::matches_empty) {
                     let problem = "match[] must contain at least one non-empty matcher";
                     return Err(ApiError::invalid_parameter("match[]", problem));
