@@ -11,6 +11,8 @@ pub mod event;
 pub mod facts;
 mod fields;
 pub mod forecast;
+#[cfg(test)]
+mod honesty_tests;
 pub mod inventory;
 mod log;
 pub mod metrics;
