@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     crate::status::SCHEMA,
     crate::web::SCHEMA,
     crate::digitization::SCHEMA,
+    crate::digitization::CHECKPOINT_SCHEMA,
 ];
 
 /// Why the ledger can't be used.

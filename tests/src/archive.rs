@@ -17,6 +17,8 @@ pub struct Size {
     pub units: usize,
     /// Images of an average working day, all stations together.
     pub images_a_day: f64,
+    /// Images of a file: each file is an event.
+    pub images_a_file: u64,
     /// Chooses everything else.
     pub seed: u64,
     /// The first day of work, a Monday, in days since 1970.
@@ -27,8 +29,14 @@ pub struct Size {
 
 impl Size {
     /// The whole archive: 5,000 units, 180 m, 900,000 images.
-    pub const WHOLE: Self =
-        Self { units: 5000, images_a_day: 5000.0, seed: 7, first_day: FIRST_DAY, last_day: FIRST_DAY + 600 };
+    pub const WHOLE: Self = Self {
+        units: 5000,
+        images_a_day: 5000.0,
+        images_a_file: 1,
+        seed: 7,
+        first_day: FIRST_DAY,
+        last_day: FIRST_DAY + 600,
+    };
     /// The whole archive from 4 May to 20 November 2026, not finished by then.
     pub const UNDER_WAY: Self = Self { images_a_day: 4400.0, first_day: 20_577, last_day: 20_777, ..Self::WHOLE };
     /// Some weeks of a small one.
@@ -302,10 +310,12 @@ impl Archive {
 
     fn capture(&mut self, paper: usize, station: usize, images: u64, at_ms: i64) {
         let source = format!("//cjt/station/{}", STATIONS[station]);
-        for n in 0..images {
+        let step = self.size.images_a_file;
+        for n in (0..images).step_by(step as usize) {
+            let frames = step.min(images - n);
             let bytes = 1_000_000 + self.random.below(500_000);
             let data = json!({
-                "unit": self.papers[paper].code, "stage": "scan", "bytes": bytes, "frames": 1, "width_px": 2480,
+                "unit": self.papers[paper].code, "stage": "scan", "bytes": bytes, "frames": frames, "width_px": 2480,
                 "height_px": 3508, "ppi": 300.0, "bits": 8, "samples": 3, "compression": "jpeg", "icc": true,
                 "complete": true, "observed_by": "hotfolder",
             });

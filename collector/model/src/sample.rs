@@ -8,6 +8,7 @@ use crate::Labels;
 
 /// Milliseconds since the Unix epoch, as everywhere in Prometheus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {

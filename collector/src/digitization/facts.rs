@@ -13,8 +13,8 @@ use super::strata::{Density, Learning, is_finished};
 const HISTORY_DAYS: usize = 60;
 /// The share of the usual day at which the ramp-up is over.
 const RAMP_UP: f64 = 0.5;
-/// Units whose way from scan to shelf must be known.
-const LEAST_LAGS: usize = 20;
+/// Days whose wait must be over before waits to come are drawn from them.
+const LEAST_WAITS: usize = 5;
 
 struct UnitFacts {
     mm: f64,
@@ -57,14 +57,24 @@ pub struct Known {
     pub scanned: f64,
     /// Images made again for each new one.
     pub rework: f64,
-    /// Working days from scan to shelf of units that are done, ascending.
-    pub lags: Vec<u32>,
-    /// Units scanned in a working day.
-    pub units_a_day: f64,
-    /// Working days since their scan, of units that are not done.
-    pub under_way: Vec<u32>,
+    /// For each working day of late, how long it took until everything that was scanned by its end was back.
+    pub waits: Vec<Wait>,
+    /// Units that are scanned and not back.
+    pub under_way: usize,
+    /// Working days since the last unit was scanned.
+    pub since_last_scan: u32,
     /// Whether pages a metre are assumed, not learned.
     pub is_scope_assumed: bool,
+}
+
+/// How long a day's end waited for everything that was scanned by then: what a project waits for at the very end.
+/// Rejections, holidays and strikes that delay many units at once are in it once, as they happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wait {
+    /// Working days, up to now while it goes on.
+    pub days: u32,
+    /// Whether it goes on.
+    pub goes_on: bool,
 }
 
 /// What a forecast is about.
@@ -130,16 +140,16 @@ impl Facts {
             remaining_units: 0,
             scanned: 0.0,
             rework: 0.0,
-            lags: Vec::new(),
-            units_a_day: 0.0,
-            under_way: Vec::new(),
+            waits: Vec::new(),
+            under_way: 0,
+            since_last_scan: 0,
             is_scope_assumed: false,
         };
         // Millimetres of units to come, by stratum; the last is for those that nothing was learned of.
         let mut to_come = vec![0.0; self.strata + 1];
         let mut assumed = 0.0;
         let working = Workdays::new(self.first_day().unwrap_or(as_of), as_of, settings);
-        let mut recent_units = 0;
+        let mut ways = Vec::new();
         for unit in self.units.iter().filter(|unit| in_goal(unit)) {
             match unit.first_scanned.filter(|_| is_scanned(unit)) {
                 None => {
@@ -159,22 +169,18 @@ impl Facts {
                 }
                 Some(scanned) => {
                     known.scanned += unit.images;
-                    recent_units += usize::from(working.between(scanned, as_of) <= HISTORY_DAYS as u32);
-                    match unit.done.filter(|done| *done <= as_of) {
-                        Some(done) => known.lags.push(working.between(scanned, done)),
-                        None => known.under_way.push(working.between(scanned, as_of)),
-                    }
+                    let done = unit.done.filter(|done| *done <= as_of);
+                    known.under_way += usize::from(done.is_none());
+                    ways.push((scanned, done));
                 }
             }
         }
         if self.units.is_empty() {
             return None;
         }
-        known.lags.sort_unstable();
-        if known.lags.len() < LEAST_LAGS {
-            known.lags.clear();
-        }
-        known.units_a_day = recent_units as f64 / working.len().clamp(1, HISTORY_DAYS) as f64;
+        ways.sort_unstable();
+        known.since_last_scan = ways.last().map_or(0, |(scanned, _)| working.between(*scanned, as_of));
+        known.waits = working.waits(&ways, as_of);
         let mut variance = 0.0;
         for (mm, density) in to_come.iter().zip(strata.iter().chain([&pooled])) {
             if let Some(density) = density {
@@ -261,8 +267,27 @@ impl Workdays {
         Self { first, before }
     }
 
-    fn len(&self) -> usize {
-        self.before.last().copied().unwrap_or(0) as usize
+    /// The waits of the working days up to `as_of`, by the days of scan and return of units in order of their scan.
+    fn waits(&self, ways: &[(Day, Option<Day>)], as_of: Day) -> Vec<Wait> {
+        let mut waits = Vec::new();
+        let (mut units, mut last_done, mut is_open) = (ways.iter().peekable(), None, false);
+        for (place, pair) in self.before.windows(2).enumerate() {
+            let day = Day(self.first.0 + place as i32);
+            while let Some((scanned, done)) = units.next_if(|(scanned, _)| *scanned <= day) {
+                match done {
+                    Some(done) => last_done = last_done.max(Some(*done)),
+                    // What is stuck for months says nothing about the flow.
+                    None => is_open |= self.between(*scanned, as_of) <= HISTORY_DAYS as u32,
+                }
+            }
+            if pair[0] == pair[1] || (last_done.is_none() && !is_open) {
+                continue;
+            }
+            let until = if is_open { as_of } else { last_done.unwrap_or(day) };
+            waits.push(Wait { days: self.between(day, until), goes_on: is_open });
+        }
+        let waits = waits.split_off(waits.len().saturating_sub(HISTORY_DAYS));
+        if waits.iter().filter(|wait| !wait.goes_on).count() < LEAST_WAITS { Vec::new() } else { waits }
     }
 
     /// Working days after `from` up to `to`.

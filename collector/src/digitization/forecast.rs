@@ -2,7 +2,8 @@
 //!
 //! The pace of days to come is drawn from the days of late in circular blocks of five, which keeps weeks as they are;
 //! first the history itself is drawn anew in each run, so that a short history counts for what it is. What remains is
-//! drawn with the error of the pages a metre that were learned. Then the last units need their way from scan to shelf.
+//! drawn with the error of the pages a metre that were learned. Then comes the wait from the last scan until everything is
+//! back, drawn from the waits that the days of late had.
 //! Invariant: the same day, project and ledger give the same answer.
 
 use serde::Serialize;
@@ -94,8 +95,13 @@ pub fn simulate(known: &Known, settings: &Settings, runs: usize) -> Option<Forec
     for _ in 0..runs {
         let pages = (known.remaining + known.remaining_error * random.normal()).max(0.0) * (1.0 + known.rework);
         let scan = if known.remaining_units == 0 { 0 } else { pace.days(pages, &mut random) };
-        let new = if known.remaining_units == 0 { 0 } else { scan + tail.of_new(&mut random) };
-        days.push(new.max(tail.of_under_way(&mut random)));
+        let wait = match (known.remaining_units, known.under_way) {
+            (0, 0) => 0,
+            (0, _) if known.waits.is_empty() => 0,
+            (0, _) => tail.of_under_way(&mut random),
+            _ => tail.of_new(&mut random),
+        };
+        days.push(scan + wait);
     }
     days.sort_unstable();
     let at = |share: f64| days[((share * runs as f64).ceil() as usize).clamp(1, runs) - 1];
@@ -197,68 +203,53 @@ fn triangular(prior: PacePrior, unit: f64) -> f64 {
 }
 
 /// How long the last units need from scan to shelf.
+///
+/// The wait is a property of the flow, not of its units: units of the same days meet the same rejections, holidays and
+/// strikes, so that a maximum of independent ones would be later than any end that there was.
 struct Tail {
-    /// For each number of working days after the last scan: how likely every unit is back by then.
-    new: Vec<f64>,
-    /// The same after today for units that are under way.
-    under_way: Vec<f64>,
+    /// For each number of working days after the last scan: how likely everything is back by then.
+    within: Vec<f64>,
+    /// Working days since the last scan.
+    passed: usize,
 }
 
 impl Tail {
     fn of(known: &Known) -> Self {
-        let longest = known.lags.last().map_or(0, |last| *last as usize);
-        if known.lags.is_empty() {
-            return Self { new: vec![1.0], under_way: vec![1.0] };
-        }
-        let mut share = vec![0.0; longest + 1];
-        for lag in &known.lags {
-            share[*lag as usize] += 1.0 / known.lags.len() as f64;
-        }
-        let within: Vec<f64> = share
-            .iter()
-            .scan(0.0, |sum, share| {
-                *sum += share;
-                Some(sum.min(1.0))
-            })
-            .collect();
-        let by = |days: usize| within.get(days).copied().unwrap_or(1.0);
-        // Every unit of the last days must be back: the slowest decides.
-        let new = (0..=longest)
-            .map(|days| (0..=longest).map(|before| by(days + before).max(1e-12).ln()).sum::<f64>())
-            .map(|log| (known.units_a_day * log).exp())
-            .collect();
-        let median = known.lags[known.lags.len() / 2] as usize;
-        let under_way = (0..=longest.max(median))
+        let mut waits = known.waits.clone();
+        waits.sort_unstable();
+        let longest = waits.last().map_or(0, |wait| wait.days);
+        // Kaplan and Meier, 1958: a wait that goes on counts for as long as it is known.
+        let mut longer = 1.0;
+        let mut within: Vec<f64> = (0..=longest)
             .map(|days| {
-                let logs = known.under_way.iter().map(|age| {
-                    let age = *age as usize;
-                    let passed = by(age);
-                    let chance = if age >= longest || passed >= 1.0 {
-                        // Longer under way than any before it: one more usual way.
-                        f64::from(u8::from(days >= median))
-                    } else {
-                        (by(age + days) - passed) / (1.0 - passed)
-                    };
-                    chance.max(1e-300).ln()
-                });
-                logs.sum::<f64>().exp()
+                let at_risk = waits.len() - waits.partition_point(|wait| wait.days < days);
+                let ended = waits.iter().filter(|wait| wait.days == days && !wait.goes_on).count();
+                longer *= 1.0 - ended as f64 / at_risk.max(1) as f64;
+                1.0 - longer
             })
             .collect();
-        Self { new, under_way }
+        within[longest as usize] = 1.0;
+        Self { within, passed: known.since_last_scan as usize }
     }
 
+    /// Working days after the last scan, which is yet to come.
     fn of_new(&self, random: &mut Random) -> u32 {
-        draw(&self.new, random)
+        self.draw(random.unit()) as u32
     }
 
+    /// Working days from now on, where nothing is left to scan.
     fn of_under_way(&self, random: &mut Random) -> u32 {
-        draw(&self.under_way, random)
+        let passed = self.within.get(self.passed).copied().unwrap_or(1.0);
+        if passed >= 1.0 {
+            // Longer than any wait before it: one more usual one.
+            return self.draw(0.5).max(1) as u32;
+        }
+        (self.draw(passed + (1.0 - passed) * random.unit()).max(self.passed + 1) - self.passed) as u32
     }
-}
 
-fn draw(within: &[f64], random: &mut Random) -> u32 {
-    let unit = random.unit();
-    within.partition_point(|share| *share < unit).min(within.len() - 1) as u32
+    fn draw(&self, unit: f64) -> usize {
+        self.within.partition_point(|share| *share <= unit).min(self.within.len() - 1)
+    }
 }
 
 /// Why the P50 moved since what was known `before`.
@@ -310,7 +301,7 @@ pub fn look_back(facts: &Facts, today: Day, settings: &Settings) -> Honesty {
             let known = match goal {
                 Goal::AllReturned => known,
                 // Only scanning is asked for.
-                Goal::ScannedBy(_) => Known { lags: Vec::new(), under_way: Vec::new(), ..known },
+                Goal::ScannedBy(_) => Known { waits: Vec::new(), ..known },
             };
             if let Some(forecast) = simulate(&known, settings, RUNS_BACK) {
                 weeks.push(PastForecast { as_of, forecast, p85_held: forecast.p85 >= came });
@@ -362,6 +353,7 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::Wait;
     use super::*;
 
     fn known(remaining: f64, history: Vec<f64>) -> Known {
@@ -373,9 +365,9 @@ mod tests {
             remaining_units: 100,
             scanned: 0.0,
             rework: 0.0,
-            lags: Vec::new(),
-            units_a_day: 10.0,
-            under_way: Vec::new(),
+            waits: Vec::new(),
+            under_way: 0,
+            since_last_scan: 0,
             is_scope_assumed: false,
         }
     }
@@ -419,17 +411,26 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_of_the_last_units_decides() {
-        let lags: Vec<u32> = (0..100).map(|n| if n < 95 { 10 } else { 25 }).collect();
-        let slow = Known { lags, ..known(5000.0, vec![5000.0; 30]) };
+    fn the_wait_from_scan_to_shelf_is_the_one_that_days_of_late_had() {
+        let over = |days: u32| Wait { days, goes_on: false };
+        let waits: Vec<Wait> = (0..50).map(|n| over(if n < 40 { 6 } else { 11 })).collect();
         let scan_only = known(5000.0, vec![5000.0; 30]);
-        let p50 = |known: &Known| simulate(known, &Settings::default(), RUNS).expect("forecast").p50;
+        let flow = Known { waits, ..scan_only.clone() };
+        let forecast = |known: &Known| simulate(known, &Settings::default(), RUNS).expect("forecast");
         let calendar = Calendar::default();
-        let tail = calendar.count(Day(p50(&scan_only).0 + 1), p50(&slow));
-        assert!((20..=25).contains(&tail), "{tail}");
-        // Nothing to scan: those under way decide.
-        let rest = Known { remaining_units: 0, remaining: 0.0, under_way: vec![9; 3], ..slow };
-        assert_eq!(calendar.count(Day(rest.as_of.0 + 1), p50(&rest)), 1);
+        let later = |day: Day| calendar.count(Day(forecast(&scan_only).p50.0 + 1), day);
+        assert_eq!([forecast(&flow).p50, forecast(&flow).p95].map(later), [6, 11]);
+        // Waits that go on say that it takes longer than they did until now, and no more.
+        let mut going_on = flow.clone();
+        going_on.waits.extend((0..8).map(|days| Wait { days, goes_on: true }));
+        assert_eq!([forecast(&going_on).p50, forecast(&going_on).p95].map(later), [6, 11]);
+        // Nothing to scan: what passed is passed.
+        let rest = Known { remaining_units: 0, remaining: 0.0, under_way: 3, since_last_scan: 4, ..flow };
+        let rest_of = |known: &Known| calendar.count(Day(known.as_of.0 + 1), forecast(known).p50);
+        assert_eq!(rest_of(&rest), 2);
+        assert_eq!(rest_of(&Known { since_last_scan: 6, ..rest.clone() }), 5);
+        // Longer than ever: one more usual wait.
+        assert_eq!(rest_of(&Known { since_last_scan: 30, ..rest }), 6);
     }
 
     #[test]

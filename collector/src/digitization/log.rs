@@ -142,11 +142,10 @@ pub(super) fn take(
     Ok(())
 }
 
-/// The state that the ledger's events leave.
-pub(super) fn replay(connection: &Connection, settings: &Settings) -> rusqlite::Result<State> {
-    let mut state = State::default();
-    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM digi_event ORDER BY seq"))?;
-    let mut rows = statement.query([])?;
+/// The state that the ledger's events leave, from `state` on.
+pub(super) fn replay(connection: &Connection, mut state: State, settings: &Settings) -> rusqlite::Result<State> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM digi_event WHERE seq > ?1 ORDER BY seq"))?;
+    let mut rows = statement.query([state.last_seq as i64])?;
     while let Some(row) = rows.next()? {
         if let Some((event, corrects)) = stored(row)? {
             take(connection, &mut state, &event, corrects, settings)?;

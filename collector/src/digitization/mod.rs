@@ -6,10 +6,13 @@
 //! `ingest` hand in what came.
 
 pub mod calendar;
+mod checkpoint;
 pub mod event;
 pub mod facts;
 mod fields;
 pub mod forecast;
+#[cfg(test)]
+mod honesty_tests;
 pub mod inventory;
 mod log;
 pub mod metrics;
@@ -39,6 +42,7 @@ pub use self::log::{Shown, Version};
 pub use self::settings::Settings;
 pub use self::state::State;
 
+pub(crate) use self::checkpoint::SCHEMA as CHECKPOINT_SCHEMA;
 pub(crate) use self::log::SCHEMA;
 
 use self::event::{Data, Event, OWN_SOURCE, Refused};
@@ -81,6 +85,24 @@ impl fmt::Debug for Digitization {
 struct Writer {
     seen: HashSet<Key, BuildHasherDefault<FirstBytes>>,
     next_seq: u64,
+    /// The event that the last checkpoint stands for.
+    checkpoint_seq: u64,
+}
+
+impl Writer {
+    /// Keeps a checkpoint where enough happened since the last. A failure costs the next start time and nothing else.
+    fn checkpoint(&mut self, ledger: &Ledger, state: &State, settings: &Settings) {
+        if state.last_seq < self.checkpoint_seq + checkpoint::EVERY_EVENTS {
+            return;
+        }
+        self.checkpoint_seq = state.last_seq;
+        if let Err(error) = checkpoint::save(ledger, state, settings) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot keep a checkpoint; the next start reads more events"
+            );
+        }
+    }
 }
 
 /// The keys are digests already.
@@ -149,15 +171,22 @@ pub enum FreezeError {
 }
 
 impl Digitization {
-    /// The project that `ledger` holds. Reads all of its events.
+    /// The project that `ledger` holds: its last checkpoint, and the events after it.
     ///
     /// # Errors
     /// Where the ledger can't be read.
     pub fn open(ledger: Ledger, settings: Settings) -> Result<Self, LedgerError> {
-        let (state, keys) =
-            ledger.with(|connection| Ok((log::replay(connection, &settings)?, log::keys(connection)?)))?;
+        let (state, keys, checkpoint_seq) = ledger.with(|connection| {
+            let keys = log::keys(connection)?;
+            let checkpoint = checkpoint::load(connection, &settings, keys.len() as u64)?;
+            let checkpoint_seq = checkpoint.as_ref().map_or(0, |state| state.last_seq);
+            let state = log::replay(connection, checkpoint.unwrap_or_default(), &settings)?;
+            Ok((state, keys, checkpoint_seq))
+        })?;
         let next_seq = keys.len() as u64 + 1;
-        let writer = Mutex::new(Writer { seen: keys.into_iter().collect(), next_seq });
+        let mut writer = Writer { seen: keys.into_iter().collect(), next_seq, checkpoint_seq };
+        writer.checkpoint(&ledger, &state, &settings);
+        let writer = Mutex::new(writer);
         let inner = Inner {
             settings,
             ledger,
@@ -317,6 +346,7 @@ impl Digitization {
             writer.next_seq += rows.len() as u64;
             writer.seen.extend(rows.iter().map(|entry| entry.key));
             self.apply(rows)?;
+            writer.checkpoint(&self.inner.ledger, &self.state(), &self.inner.settings);
         }
         for (receipt, tally) in receipts.iter_mut().zip(tally) {
             receipt.accepted += tally.accepted;

@@ -87,7 +87,7 @@ impl Hold {
 }
 
 /// How a unit went through the door of a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// Work began.
     Enter,

@@ -3,11 +3,13 @@
 //! Invariant: a standing depends on the marks alone, not on the order in which they arrived, so that a late event or a
 //! correction gives what it would have given in time.
 
+use serde::{Deserialize, Serialize};
+
 use super::calendar::Day;
 use super::stage::{Change, Hold, Stage};
 
 /// Something that happened to a unit, images apart.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mark {
     /// When, in milliseconds since the epoch.
     pub at_ms: i64,
@@ -20,7 +22,7 @@ pub struct Mark {
 }
 
 /// What a [`Mark`] says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum What {
     /// Through the door of a stage; the number names the reason.
     Stage(Stage, Change, Option<u16>),

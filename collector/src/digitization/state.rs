@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
 use veghe_model::Timestamp;
 
 use super::calendar::Day;
@@ -28,7 +29,7 @@ pub struct Stored {
 }
 
 /// A unit of the project.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct UnitState {
     /// What the inventory says.
     pub unit: Unit,
@@ -37,6 +38,7 @@ pub struct UnitState {
     /// What happened to it, images apart, by time.
     pub marks: Vec<Mark>,
     /// Where that leaves it.
+    #[serde(skip)]
     pub standing: Standing,
     /// Images that there are of it.
     pub images: i64,
@@ -47,7 +49,7 @@ pub struct UnitState {
 }
 
 /// Images of a station in a shift of a day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Production {
     /// New images.
     pub captured: i64,
@@ -83,7 +85,7 @@ impl Production {
 pub type Slot = (Day, u16, u8);
 
 /// A station.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Station {
     /// Its name.
     pub name: String,
@@ -96,7 +98,7 @@ pub struct Station {
 }
 
 /// Events that wait for their unit to become known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// How many.
     pub events: u64,
@@ -109,7 +111,7 @@ pub struct Quarantined {
 }
 
 /// Fixity checks of one storage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FixityState {
     /// Objects as they were.
     pub good: u64,
@@ -126,7 +128,7 @@ pub struct FixityState {
 }
 
 /// The project.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct State {
     /// The last event in it.
     pub last_seq: u64,
@@ -136,11 +138,13 @@ pub struct State {
     pub baseline: Option<(u32, Timestamp)>,
     /// Every unit ever known, by its number.
     pub units: Vec<UnitState>,
+    #[serde(skip)]
     index: HashMap<String, u32>,
     /// What was made.
     pub production: BTreeMap<Slot, Production>,
     /// Stations, by number.
     pub stations: Vec<Station>,
+    #[serde(skip)]
     station_index: HashMap<String, u16>,
     /// Reasons of rework, by number; 0 is none.
     pub reasons: Vec<String>,
@@ -171,6 +175,17 @@ pub const MAX_QUARANTINED_UNITS: usize = 100_000;
 pub const MAX_STORAGES: usize = 100;
 
 impl State {
+    /// Works out what a checkpoint leaves out since it follows from the rest.
+    pub(super) fn complete(&mut self) {
+        let codes = (0..).zip(&self.units).map(|(number, unit)| (unit.unit.code.clone(), number));
+        self.index = codes.collect();
+        let names = (0..).zip(&self.stations).map(|(number, station)| (station.name.clone(), number));
+        self.station_index = names.collect();
+        for unit in &mut self.units {
+            unit.standing = Standing::after(&unit.marks);
+        }
+    }
+
     /// The unit of that code.
     pub fn unit(&self, code: &str) -> Option<&UnitState> {
         self.index.get(code).map(|number| &self.units[*number as usize])

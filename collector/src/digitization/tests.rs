@@ -62,6 +62,25 @@ impl World {
         self.project.submit(events, at(received)).expect("kept")
     }
 
+    /// What a start from the first event leaves, and whether the one from the checkpoint had one to begin with.
+    fn restarted(&self) -> (String, bool) {
+        let ledger = Ledger::open(&self.dir.path().join("ledger.db")).expect("ledger");
+        let events = self.project.state().events;
+        let load = |c: &mut rusqlite::Connection| checkpoint::load(c, &Settings::default(), events);
+        let is_used = ledger.with(load).expect("read").is_some();
+        (Self::books(&Self::opened(&self.dir)), is_used)
+    }
+
+    fn sql(&self, sql: &str) {
+        let ledger = &self.project.inner.ledger;
+        ledger.with(|connection| connection.execute_batch(sql)).expect(sql);
+    }
+
+    fn keep_checkpoint(&self) {
+        let inner = &self.project.inner;
+        checkpoint::save(&inner.ledger, &self.project.state(), &inner.settings).expect("kept");
+    }
+
     fn images(&self, unit: &str) -> i64 {
         self.project.state().unit(unit).expect(unit).images
     }
@@ -106,6 +125,75 @@ fn a_repeat_changes_nothing_also_after_a_restart() {
     let receipt = again.submit(events, at(NOON)).expect("kept");
     assert_eq!((receipt.accepted, receipt.repeated), (1, 1));
     assert_eq!(again.state().unit("A").expect("A").images, 6);
+}
+
+#[test]
+fn a_start_from_a_checkpoint_of_any_moment_gives_what_a_start_from_the_first_event_gives() {
+    let unit = |stage: &str, change: &str| json!({"unit": "A", "stage": stage, "change": change});
+    let steps = [
+        captured("1", "A", 2),
+        captured("2", "B", 3),
+        event("3", "unit.stage", "2026-05-14T08:00:00Z", &unit("scan", "enter")),
+        event("4", "unit.stage", NOON, &unit("scan", "exit")),
+        event("5", "qc.result", NOON, &json!({"unit": "A", "outcome": "rejected", "reason": "skew"})),
+        event("6", "custody.moved", NOON, &json!({"unit": "A", "to": "D1/R04/P2", "due": "2026-05-30T00:00:00Z"})),
+        event("7", "station.state", NOON, &json!({"station": "S02", "state": "jam"})),
+        event("8", "correction", NOON, &json!({"source": "//cjt/station/S02", "id": "1", "reason": "wrong folder"})),
+        event("9", "correction", NOON, &json!({"source": "//cjt/station/S02", "id": "2", "reason": "wrong folder"})),
+        event("10", "inventory.declared", NOON, &json!({"unit": "B", "leaves": 10, "width_mm": 3})),
+        event("11", "fixity.checked", NOON, &json!({"storage": "nas", "outcome": "ok", "bytes": 7})),
+        event("12", "batch.closed", NOON, &json!({"batch": "L-1"})),
+        event("13", "target.measured", NOON, &json!({"station": "S02", "passed": true, "delta_e_mean": 1.5})),
+        event("14", "correction", NOON, &json!({"source": "//cjt/station/S02", "id": "5", "reason": "a mistake"})),
+    ];
+    for kept_after in 0..=steps.len() {
+        let world = World::new(&["A"]);
+        for (place, step) in steps.iter().enumerate() {
+            if place == kept_after {
+                world.keep_checkpoint();
+            }
+            let receipt = world.send(std::slice::from_ref(step));
+            assert_eq!(receipt.accepted, 1, "{step}: {receipt:?}");
+        }
+        if kept_after == steps.len() {
+            world.keep_checkpoint();
+        }
+        assert_eq!(world.restarted(), (World::books(&world.project), true), "kept after {kept_after} events");
+        world.sql("DELETE FROM digi_checkpoint");
+        assert_eq!(world.restarted(), (World::books(&world.project), false));
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_trusted_is_not_used() {
+    let world = World::new(&["A"]);
+    world.send(&[captured("1", "A", 2)]);
+    for damage in [
+        "UPDATE digi_checkpoint SET body = CAST(body || x'00' AS BLOB)",
+        "UPDATE digi_checkpoint SET basis = x'00'",
+        "UPDATE digi_checkpoint SET seq = seq + 1",
+        "UPDATE digi_checkpoint SET crc32c = 0",
+    ] {
+        world.keep_checkpoint();
+        assert!(world.restarted().1);
+        world.sql(damage);
+        assert_eq!(world.restarted(), (World::books(&world.project), false), "{damage}");
+    }
+    world.keep_checkpoint();
+    let shifts = vec![settings::Shift { name: "night".to_owned(), from: 0, to: 8 * 60 }];
+    let other = Settings { shifts, ..Settings::default() };
+    let found = world.project.inner.ledger.with(|connection| checkpoint::load(connection, &other, 2)).expect("read");
+    assert!(found.is_none(), "shifts of other hours book images elsewhere");
+}
+
+#[test]
+fn a_checkpoint_is_kept_by_itself_once_enough_happened() {
+    let world = World::new(&["A"]);
+    let events: Vec<Value> = (0..=checkpoint::EVERY_EVENTS).map(|n| captured(&n.to_string(), "A", 1)).collect();
+    world.send(&events[..100]);
+    assert!(!world.restarted().1);
+    world.send(&events[100..]);
+    assert_eq!(world.restarted(), (World::books(&world.project), true));
 }
 
 #[test]
