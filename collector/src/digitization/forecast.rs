@@ -17,6 +17,8 @@ use super::settings::{PacePrior, Settings};
 pub const RUNS: usize = 10_000;
 /// Runs of each of the many simulations that look back.
 const RUNS_BACK: usize = 2000;
+/// How far the look back goes: five years.
+const WEEKS_BACK: i32 = 260;
 /// Working days that are drawn together.
 const BLOCK: usize = 5;
 /// Working days of history from which on the pace is drawn from it.
@@ -283,8 +285,8 @@ pub fn explain(before: &Known, now: &Known, settings: &Settings) -> Option<Move>
     Some(Move { from, to, causes })
 }
 
-/// How the forecasts of every past week held: against the day when everything was back, or, while something is out,
-/// against today for what was scanned by today.
+/// How the forecasts of past weeks held, of five years at most: against the day when everything was back, or, while
+/// something is out, against today for what was scanned by today.
 pub fn look_back(facts: &Facts, today: Day, settings: &Settings) -> Honesty {
     let Some(first) = facts.first_day() else { return Honesty::default() };
     let (goal, came) = match facts.finished() {
@@ -293,7 +295,9 @@ pub fn look_back(facts: &Facts, today: Day, settings: &Settings) -> Honesty {
     };
     let mut weeks = Vec::new();
     // Sundays: a forecast of a week knows the week before.
-    let mut as_of = Day(first.monday().0 + 6);
+    // One event with a wrong clock must not make decades of forecasts.
+    let earliest = Day(came.0 - 7 * WEEKS_BACK).max(first);
+    let mut as_of = Day(earliest.monday().0 + 6);
     while as_of.0 + 7 < came.0 {
         if let Some(known) = facts.known(as_of, goal, settings)
             && known.history.len() >= LEAST_HISTORY
