@@ -30,7 +30,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Reads a file that [`write`] made.
+    /// Reads a file that [`write()`] made.
     ///
     /// # Errors
     /// Names the file and what in it is no recording.
