@@ -12,7 +12,7 @@ const SERIES: usize = 120;
 const ROWS: i64 = 4_000;
 
 fn filled(dir: &std::path::Path) -> Store {
-    let options = Options { dir: dir.to_owned(), window: Duration::from_secs(3_600), max_series: 1_000 };
+    let options = Options { dir: dir.to_owned(), window: Duration::from_hours(1), max_series: 1_000 };
     let store = Store::open(options).expect("store").0;
     let ids: Vec<_> = (0..SERIES)
         .map(|n| store.series(&Labels::from_pairs([("__name__", "m".to_owned()), ("n", format!("{n:03}"))])))
