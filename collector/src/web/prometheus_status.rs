@@ -72,7 +72,7 @@ async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, Ap
     let limit = parameters.limit()?.unwrap_or(10).min(10_000);
     let data = api
         .select(move |store| {
-            let (stats, report) = (store.stats(), store.cardinality(limit));
+            let (stats, shape, report) = (store.stats(), store.head_shape(), store.cardinality(limit));
             let largest = |counts: &[(String, u64)]| -> Tree {
                 counts.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect()
             };
@@ -80,9 +80,10 @@ async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, Ap
                 "headStats": {
                     "numSeries": report.series,
                     "numLabelPairs": report.label_pairs,
-                    "chunkCount": 0,
-                    "minTime": 0,
-                    "maxTime": 0,
+                    "chunkCount": shape.pieces,
+                    // An empty head has Go's extremes in Prometheus too.
+                    "minTime": shape.span.map_or(i64::MAX, |span| span.0.millis()),
+                    "maxTime": shape.span.map_or(i64::MIN, |span| span.1.millis()),
                 },
                 "seriesCountByMetricName": largest(&report.series_by_metric),
                 "labelValueCountByLabelName": largest(&report.values_by_label),
