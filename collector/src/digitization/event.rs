@@ -127,6 +127,8 @@ pub enum Data {
         /// How much was read.
         bytes: u64,
     },
+    /// Images were billed.
+    Invoiced(Invoice),
     /// A station began to do something else.
     Station {
         /// Which.
@@ -166,6 +168,15 @@ pub struct Images {
     pub bytes: u64,
     /// Whether the file is whole; one that is not does not count.
     pub is_complete: bool,
+}
+
+/// What a contractor billed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Invoice {
+    /// Its number.
+    pub invoice: String,
+    /// Images on it; below 0 for a credit note.
+    pub images: i64,
 }
 
 /// A unit or all units of a batch.
@@ -256,6 +267,7 @@ impl Data {
             Self::Delivered { .. } => "package.delivered",
             Self::Fixity { .. } => "fixity.checked",
             Self::Station { .. } => "station.state",
+            Self::Invoiced(_) => "invoice.received",
             Self::Correction { .. } => "correction",
             Self::BaselineAdopted { .. } => "baseline.adopted",
             Self::DaysFrozen { .. } => "days.frozen",
@@ -479,6 +491,15 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             f.optional_text("epoch", 64);
             station.zip(state).map(|(station, state)| Data::Station { station, state })
         }
+        "invoice.received" => {
+            let invoice = f.text("invoice", 64);
+            let images = f.count("images", 100_000_000);
+            let is_credit = f.optional_flag("credit").unwrap_or(false);
+            invoice.zip(images).map(|(invoice, images)| {
+                let images = images as i64;
+                Data::Invoiced(Invoice { invoice, images: if is_credit { -images } else { images } })
+            })
+        }
         "correction" => {
             let (source, id) = (f.text("source", MAX_TEXT), f.text("id", MAX_TEXT));
             f.text("reason", MAX_TEXT);
@@ -608,6 +629,7 @@ mod tests {
             ("package.delivered", json!({"batch": "L-1", "package": "L-1.zip", "bytes": 9, "files": 3})),
             ("fixity.checked", json!({"storage": "nas-1", "outcome": "ok", "bytes": 9, "algorithm": "blake3"})),
             ("station.state", json!({"station": "S01", "state": "jam", "images_total": 5, "epoch": "a"})),
+            ("invoice.received", json!({"invoice": "CJT 0042", "images": 98_000, "credit": true})),
             ("correction", json!({"source": "//cjt/station/S02", "id": "b3:1", "reason": "wrong folder"})),
         ] {
             let mut event = captured();
