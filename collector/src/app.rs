@@ -280,6 +280,7 @@ impl Collector {
             config.alerting.clone(),
             ledger.clone(),
             queries.clone(),
+            &ingest.unstored_since(),
             &registry,
             rest.clone(),
             &background,
