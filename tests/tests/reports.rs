@@ -122,7 +122,7 @@ fn a_report_says_in_every_form_what_the_ledger_says() {
     );
     assert_eq!(chart("Zile", 1)["series"], json!([series("Zile!$G$2:$G$32", "Zile!$G$1", "Zile!$A$2:$A$32")]));
     assert_eq!(chart("Etape", 0)["series"][2]["values"], "Etape!$D$2:$D$11");
-    assert_eq!(chart("Stații", 0)["series"][0]["values"], "'Stații'!$B$2:$B$5");
+    assert_eq!(chart("Stații", 0)["series"][0]["values"], "Stații!$B$2:$B$5");
     assert_eq!(chart("Facturare", 0)["series"][1]["values"], "Facturare!$C$2:$C$3");
     assert_eq!(chart("Progres", 0)["kind"], "LineChart");
     assert_eq!(sheet(&book, "Refaceri")["charts"].as_array().map(Vec::len), Some(1));
