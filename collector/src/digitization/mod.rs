@@ -11,6 +11,7 @@ pub mod event;
 pub mod facts;
 mod fields;
 pub mod forecast;
+pub mod holdings;
 #[cfg(test)]
 mod honesty_tests;
 pub mod inventory;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod office;
 pub mod progress;
 pub mod report;
+pub mod sender;
 pub mod settings;
 pub mod stage;
 pub mod standing;
