@@ -34,6 +34,7 @@ use crate::admin::{Request, Response};
 use crate::alerting::{Alerting, AlertingHandle};
 use crate::cli::{AgentsCommand, Cli, Command, Promql, TokenCommand, Up};
 use crate::config::Config;
+use crate::digitization::sender::Sender;
 use crate::digitization::{self, Digitization, event};
 use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
@@ -530,11 +531,12 @@ fn ingest_settings(config: &Config) -> IngestSettings {
 struct Happenings(Digitization);
 
 impl ingest::EventSink for Happenings {
-    fn take(&self, payload: &[u8]) -> Result<Option<String>, ingest::EventsNotKept> {
+    fn take(&self, agent: &AgentId, payload: &[u8]) -> Result<Option<String>, ingest::EventsNotKept> {
         let events = match event::parse(payload) {
             Ok(events) => events,
             Err(error) => return Ok(Some(format!("the message {error}"))),
         };
+        let events = Sender::Agent(agent.as_str()).keep_own(events);
         let receipt = self.0.submit(events, clock::now()).map_err(|_logged| ingest::EventsNotKept)?;
         let first = receipt.refused.first().map(|(place, refused)| {
             let (field, message) = refused.problems.first().cloned().unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod event;
 pub mod facts;
 mod fields;
 pub mod forecast;
+pub mod holdings;
 #[cfg(test)]
 mod honesty_tests;
 pub mod inventory;
@@ -21,6 +22,7 @@ pub mod office;
 pub mod pack;
 pub mod progress;
 pub mod report;
+pub mod sender;
 pub mod settings;
 pub mod stage;
 pub mod standing;

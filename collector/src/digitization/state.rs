@@ -11,6 +11,7 @@ use veghe_model::Timestamp;
 
 use super::calendar::Day;
 use super::event::{Data, FixityOutcome, Images, Invoice, StationState, Target};
+use super::holdings::{Damage, FixityPass, MAX_DAMAGED, MAX_PACKAGES, Validation};
 use super::settings::Settings;
 use super::standing::{Mark, Standing, What};
 use super::unit::Unit;
@@ -113,7 +114,7 @@ pub struct Quarantined {
 }
 
 /// Fixity checks of one storage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FixityState {
     /// Objects as they were.
     pub good: u64,
@@ -127,6 +128,8 @@ pub struct FixityState {
     pub bytes: u64,
     /// When the last check was.
     pub last: Timestamp,
+    /// How far the latest pass over all objects is.
+    pub pass: Option<FixityPass>,
 }
 
 /// What came for a day that was frozen, booked on another.
@@ -175,6 +178,12 @@ pub struct State {
     pub closed_batches: BTreeMap<String, Day>,
     /// Fixity by storage.
     pub fixity: BTreeMap<String, FixityState>,
+    /// Objects that are not as they were, by storage and path.
+    pub damaged: BTreeMap<(String, String), Damage>,
+    /// The latest check of each package, by its unit or batch.
+    pub packages: BTreeMap<String, Validation>,
+    /// Files with the content of another.
+    pub duplicates: u64,
     /// Bytes of packages handed over.
     pub delivered_bytes: u64,
     voided: HashSet<u64>,
@@ -215,7 +224,10 @@ impl State {
     pub fn objection(&self, data: &Data) -> Option<(&'static str, String)> {
         let full = |what: &str, most: usize| format!("is one {what} too many; there are {most} already");
         let station = match data {
-            Data::Captured(images) | Data::Deleted(images) | Data::Replaced { images, .. } => Some(&images.station),
+            Data::Captured(images)
+            | Data::Deleted(images)
+            | Data::Duplicate(images)
+            | Data::Replaced { images, .. } => Some(&images.station),
             Data::Station { station, .. } | Data::TargetMeasured { station, .. } => Some(station),
             _ => None,
         };
@@ -235,7 +247,12 @@ impl State {
         {
             return Some(("data.reason", full("reason", MAX_REASONS)));
         }
-        if let Data::Fixity { storage, .. } = data
+        let storage = match data {
+            Data::Fixity { storage, .. } => Some(storage),
+            Data::FixityPass(pass) => Some(&pass.storage),
+            _ => None,
+        };
+        if let Some(storage) = storage
             && self.fixity.len() >= MAX_STORAGES
             && !self.fixity.contains_key(storage)
         {
@@ -421,7 +438,10 @@ impl State {
                 let number = self.station(station);
                 self.stations[usize::from(number)].states.insert((event.time.0, event.seq), *state);
             }
-            Data::Fixity { storage, outcome, bytes } => {
+            Data::Fixity { storage, outcome, bytes, object, good_copy } => {
+                if let Some(object) = object {
+                    self.note_object(event.time, storage, object, *outcome, good_copy.as_ref());
+                }
                 let fixity = self.fixity.entry(storage.clone()).or_default();
                 fixity.bytes += bytes;
                 fixity.last = fixity.last.max(event.time);
@@ -435,12 +455,52 @@ impl State {
             Data::Invoiced(invoice) => {
                 self.invoices.insert(event.seq, (day, invoice.clone()));
             }
+            Data::FixityPass(pass) => {
+                let fixity = self.fixity.entry(pass.storage.clone()).or_default();
+                fixity.last = fixity.last.max(event.time);
+                // Passes count upwards, and what a pass says of itself only grows.
+                if fixity.pass.as_ref().is_none_or(|known| known.is_before(pass)) {
+                    fixity.pass = Some((**pass).clone());
+                }
+            }
+            Data::Validated(validated) => {
+                let name = validated.of.name().to_owned();
+                if self.packages.len() < MAX_PACKAGES || self.packages.contains_key(&name) {
+                    let found = Validation { at: event.time, validated: (**validated).clone() };
+                    let package = self.packages.entry(name).or_insert_with(|| found.clone());
+                    if package.at <= found.at {
+                        *package = found;
+                    }
+                }
+            }
+            Data::Duplicate(_) => self.duplicates += 1,
             Data::DaysFrozen { through } => {
                 let through = Day(*through);
                 self.frozen_through = Some(self.frozen_through.map_or(through, |frozen| frozen.max(through)));
             }
             // What is left was booked by others, or changes nothing.
             _ => {}
+        }
+    }
+
+    /// What is known to be wrong with an object, or that nothing is any more.
+    fn note_object(
+        &mut self,
+        at: Timestamp,
+        storage: &str,
+        object: &str,
+        outcome: FixityOutcome,
+        good_copy: Option<&String>,
+    ) {
+        let key = (storage.to_owned(), object.to_owned());
+        if self.damaged.get(&key).is_some_and(|known| known.last > at) {
+            return;
+        }
+        if outcome == FixityOutcome::Good {
+            self.damaged.remove(&key);
+        } else if self.damaged.len() < MAX_DAMAGED || self.damaged.contains_key(&key) {
+            let known = self.damaged.entry(key).or_insert(Damage { outcome, first: at, last: at, good_copy: None });
+            (known.outcome, known.last, known.good_copy) = (outcome, at, good_copy.cloned());
         }
     }
 
