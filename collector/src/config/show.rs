@@ -112,6 +112,18 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         out.entry(2, "likely", pace.likely);
         out.entry(2, "high", pace.high);
     }
+    if let Some(reports) = &settings.reports {
+        out.open(1, "reports");
+        out.entry(2, "weekly", reports.weekly);
+        out.entry(2, "monthly", reports.monthly);
+        out.entry(2, "at", time(reports.at));
+        out.texts(
+            2,
+            "languages",
+            &reports.languages.iter().map(|language| language.tag().to_owned()).collect::<Vec<_>>(),
+        );
+        out.texts(2, "mail", &reports.mail);
+    }
 }
 
 fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {
