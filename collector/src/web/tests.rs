@@ -590,11 +590,11 @@ async fn an_agent_enrols_and_a_wrong_request_hears_why() {
     assert!(statuses.contains(&429), "{statuses:?}");
 }
 
-/// What Prometheus 2.42.0 answered to the same requests, recorded.
+/// What Prometheus 3.5.3 answered to the same requests, recorded.
 #[tokio::test]
 async fn bad_requests_get_the_answers_of_prometheus() {
     let site = site(Exposure::Loopback).await;
-    let recorded = include_str!("tests/prometheus-2.42-errors.txt");
+    let recorded = include_str!("tests/prometheus-3.5-errors.txt");
     let mut wrong = vec![];
     for line in recorded.lines().filter(|line| !line.starts_with('#')) {
         let mut parts = line.splitn(3, ' ');
