@@ -21,7 +21,7 @@ use crate::store::{Inner, lock, read};
 use crate::{ReadError, codec};
 
 /// Samples to decode that are worth a further thread.
-const SAMPLES_PER_THREAD: usize = 200_000;
+const SAMPLES_PER_THREAD: usize = 64_000;
 /// Series that a thread takes at once.
 const SERIES_AT_ONCE: usize = 16;
 /// A selection uses no more threads beside its own.
