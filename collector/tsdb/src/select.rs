@@ -20,8 +20,9 @@ use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
 use crate::store::{Inner, lock, read};
 use crate::{ReadError, codec};
 
-/// Samples to decode that are worth a further thread.
-const SAMPLES_PER_THREAD: usize = 200_000;
+/// Samples to decode that are worth a further thread: some milliseconds of work. On a busy machine a thread waits that long
+/// for its turn, and the selection for the thread.
+const SAMPLES_PER_THREAD: usize = 500_000;
 /// Series that a thread takes at once.
 const SERIES_AT_ONCE: usize = 16;
 /// A selection uses no more threads beside its own.
