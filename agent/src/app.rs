@@ -58,7 +58,7 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
     let began = clock::instant();
-    let (schedule, rounds) = Schedule::start(sensors::all(&config.sensors), &config.schedule, health);
+    let (schedule, rounds) = Schedule::start(sensors::all_in_time(&config.sensors), &config.schedule, health);
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
     let early = tokio::select! {
