@@ -7,7 +7,7 @@
 
 mod content;
 pub mod courier;
-mod event;
+pub(crate) mod event;
 mod hotfolder;
 mod judge;
 pub(crate) mod polite;
@@ -115,6 +115,30 @@ impl Digitization {
             }
         }
     }
+}
+
+/// What does not count and why, and what waits to be told, for a person on this machine.
+///
+/// # Errors
+/// Where the database can't be used.
+pub fn report(state_dir: &Path) -> Result<String, StoreError> {
+    use std::fmt::Write as _;
+    if !state_dir.join(store::FILE).exists() {
+        let place = state_dir.display();
+        return Ok(format!("Nothing of a digitization was seen yet: {place} has no {}.\n", store::FILE));
+    }
+    let store = Store::open(state_dir)?;
+    let mut text = String::new();
+    for (source, place, what, at_ms) in store.problems()? {
+        let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default();
+        writeln!(text, "{at:.0}  {source}  {place}: {what}").expect("invariant: a string takes every write");
+    }
+    for (station, images) in store.tallies("images")? {
+        writeln!(text, "{station}: {images} images").expect("invariant: a string takes every write");
+    }
+    writeln!(text, "{} events wait for the collector", store.waiting()?)
+        .expect("invariant: a string takes every write");
+    Ok(text)
 }
 
 /// A polite thread of that name.
