@@ -50,7 +50,7 @@ mod filefd;
 #[cfg(target_os = "linux")]
 mod filesystem;
 #[cfg(target_os = "linux")]
-mod found;
+pub(crate) mod found;
 pub mod glob;
 #[cfg(target_os = "linux")]
 mod hwmon;
