@@ -5,6 +5,7 @@
 //! disk and acknowledged), alerting and status, at last the web.
 
 mod inventory;
+mod reports;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -96,6 +97,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Promql(promql) => ask(&promql),
         Command::Inventory(command) => say(&inventory::run(command)?),
+        Command::Digitization(command) => say(&reports::run(command)?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-collector", &mut script);
@@ -211,6 +213,7 @@ struct Collector {
     background: TaskTracker,
     serving: TaskTracker,
     _retention: tokio_cron_scheduler::JobScheduler,
+    _reports: Option<tokio_cron_scheduler::JobScheduler>,
     listeners_file: PathBuf,
 }
 
@@ -278,11 +281,16 @@ impl Collector {
             config.alerting.clone(),
             ledger.clone(),
             queries.clone(),
+            &ingest.unstored_since(),
             &registry,
             rest.clone(),
             &background,
         )?;
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
+        let reports = match config.digitization.reports.clone() {
+            Some(schedule) => Some(reports::start(project.clone(), schedule, &config.alerting.receivers).await?),
+            None => None,
+        };
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
         // Before sealing begins: what targets have not read yet must stay in the log.
         let (targets, external) = (&config.remote_write, &config.external_labels);
@@ -317,7 +325,7 @@ impl Collector {
                 started,
                 data_dir: data_dir.clone(),
                 retention: config.storage.retention.to_string(),
-                config_yaml: config.show(),
+                config_yaml: config.show_without_secrets(),
                 flags: BTreeMap::new(),
                 status_url: Some(listeners.status.clone()),
             },
@@ -357,6 +365,7 @@ impl Collector {
             background,
             serving,
             _retention: retention,
+            _reports: reports,
             listeners_file,
         })
     }

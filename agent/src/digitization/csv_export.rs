@@ -22,7 +22,7 @@ use super::settings::{CsvExport, Encoding};
 use super::status::{ExportStatus, Status};
 use super::store::{CsvFile, MAX_WAITING, Store, StoreError};
 use super::template::word;
-use crate::sensors::found;
+use crate::sensors::linux::found;
 
 /// Files of one export.
 const MAX_FILES: usize = 10_000;

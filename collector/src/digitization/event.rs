@@ -134,6 +134,8 @@ pub enum Data {
         /// Another storage that has it as it was.
         good_copy: Option<String>,
     },
+    /// Images were billed.
+    Invoiced(Invoice),
     /// How far a pass over all objects of a storage is.
     FixityPass(Box<FixityPass>),
     /// A package was checked against its manifests.
@@ -177,6 +179,15 @@ pub struct Images {
     pub bytes: u64,
     /// Whether the file is whole; one that is not does not count.
     pub is_complete: bool,
+}
+
+/// What a contractor billed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Invoice {
+    /// Its number.
+    pub invoice: String,
+    /// Images on it; below 0 for a credit note.
+    pub images: i64,
 }
 
 /// A unit or all units of a batch.
@@ -288,6 +299,7 @@ impl Data {
             Self::FixityPass(_) => "fixity.pass",
             Self::Validated(_) => "package.validated",
             Self::Station { .. } => "station.state",
+            Self::Invoiced(_) => "invoice.received",
             Self::Correction { .. } => "correction",
             Self::BaselineAdopted { .. } => "baseline.adopted",
             Self::DaysFrozen { .. } => "days.frozen",
@@ -524,6 +536,15 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             f.optional_text("epoch", 64);
             station.zip(state).map(|(station, state)| Data::Station { station, state })
         }
+        "invoice.received" => {
+            let invoice = f.text("invoice", 64);
+            let images = f.count("images", 100_000_000);
+            let is_credit = f.optional_flag("credit").unwrap_or(false);
+            invoice.zip(images).map(|(invoice, images)| {
+                let images = images as i64;
+                Data::Invoiced(Invoice { invoice, images: if is_credit { -images } else { images } })
+            })
+        }
         "correction" => {
             let (source, id) = (f.text("source", MAX_TEXT), f.text("id", MAX_TEXT));
             f.text("reason", MAX_TEXT);
@@ -671,6 +692,7 @@ mod tests {
                     "alto_pages": 2, "alto_confidence": 0.9, "algorithm": "sha512", "problems": {"checksum": 1}}),
             ),
             ("station.state", json!({"station": "S01", "state": "jam", "images_total": 5, "epoch": "a"})),
+            ("invoice.received", json!({"invoice": "CJT 0042", "images": 98_000, "credit": true})),
             ("correction", json!({"source": "//cjt/station/S02", "id": "b3:1", "reason": "wrong folder"})),
         ] {
             let mut event = captured();
