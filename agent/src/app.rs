@@ -90,11 +90,14 @@ mod sources {
     use crate::config::Config;
     use crate::digitization::Digitization;
     use crate::digitization::courier::Courier;
+    use crate::fixity::Fixity;
     use crate::sensors::Sensor;
     use crate::uplink::Uplink;
 
+    #[derive(Default)]
     pub(super) struct Sources {
         digitization: Option<Digitization>,
+        fixity: Option<Fixity>,
         stop: CancellationToken,
     }
 
@@ -106,23 +109,36 @@ mod sources {
         uplink: Uplink,
     ) -> anyhow::Result<(Sources, Uplink)> {
         let stop = CancellationToken::new();
-        if config.digitization.is_empty() {
-            return Ok((Sources { digitization: None, stop }, uplink));
+        if config.digitization.is_empty() && config.fixity.storages.is_empty() {
+            return Ok((Sources::default(), uplink));
         }
         let digitization = Digitization::start(&config.digitization, &config.agent, state_dir, &stop)
             .context("cannot watch the digitization")?;
-        sensors.push(digitization.sensor());
+        if !config.digitization.is_empty() {
+            sensors.push(digitization.sensor());
+        }
+        let fixity = Fixity::start(&config.fixity, &config.agent, state_dir, &digitization.news(), &stop)
+            .context("cannot verify storages")?;
+        if !config.fixity.storages.is_empty() {
+            sensors.push(fixity.sensor());
+        }
         let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
         tasks.spawn(courier.run());
-        Ok((Sources { digitization: Some(digitization), stop }, uplink.with_events(events)))
+        let sources = Sources { digitization: Some(digitization), fixity: Some(fixity), stop };
+        Ok((sources, uplink.with_events(events)))
     }
 
     impl Sources {
         pub(super) async fn stop(self) {
             self.stop.cancel();
-            if let Some(digitization) = self.digitization {
-                // They end within the time of one look.
-                tokio::task::spawn_blocking(move || digitization.join()).await.ok();
+            let (digitization, fixity) = (self.digitization, self.fixity);
+            // They end within the time of one look, or of one part of a file.
+            let ended = tokio::task::spawn_blocking(move || {
+                digitization.into_iter().for_each(Digitization::join);
+                fixity.into_iter().for_each(Fixity::join);
+            });
+            if ended.await.is_err() {
+                tracing::error!("ending the digitization failed unexpectedly");
             }
         }
     }

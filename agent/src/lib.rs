@@ -9,6 +9,8 @@ pub mod delivery;
 #[cfg(target_os = "linux")]
 pub mod digitization;
 pub mod exposition;
+#[cfg(target_os = "linux")]
+pub mod fixity;
 pub mod health;
 pub mod identity;
 pub mod inspect;

@@ -12,24 +12,24 @@ const EARLIEST_MS: i64 = 631_152_000_000;
 
 /// One event, to be.
 #[derive(Debug)]
-pub(super) struct Draft<'a> {
+pub(crate) struct Draft<'a> {
     /// Who tells.
-    pub(super) agent: &'a AgentId,
+    pub(crate) agent: &'a AgentId,
     /// The station that it is about, which becomes a part of the source.
-    pub(super) station: Option<&'a str>,
+    pub(crate) station: Option<&'a str>,
     /// The end of its type: `image.captured`.
-    pub(super) kind: &'a str,
+    pub(crate) kind: &'a str,
     /// When it happened, in milliseconds since the epoch.
-    pub(super) time_ms: i64,
+    pub(crate) time_ms: i64,
     /// What it is made of, for its id.
-    pub(super) about: &'a [&'a [u8]],
+    pub(crate) about: &'a [&'a [u8]],
     /// What it says.
-    pub(super) data: Map<String, Value>,
+    pub(crate) data: Map<String, Value>,
 }
 
 impl Draft<'_> {
     /// The event in JSON. A time that can't be is told as `now_ms`.
-    pub(super) fn to_json(&self, now_ms: i64) -> String {
+    pub(crate) fn to_json(&self, now_ms: i64) -> String {
         let mut hash = blake3::Hasher::new();
         for part in [self.kind.as_bytes()].iter().chain(self.about) {
             hash.update(&(part.len() as u64).to_le_bytes());
