@@ -308,8 +308,8 @@ digi-packages-good = { PLURAL($count) ->
     [few] { $count } pachete verificate, niciunul cu probleme.
    *[other] { $count } de pachete verificate, niciunul cu probleme.
 }
-digi-phone = Pontaj de dosare
-digi-phone-short = Pontaj
+digi-phone = Evidența dosarelor pe telefon
+digi-phone-short = Evidență
 digi-phone-unit = Codul unității
 digi-phone-camera = Citește codul cu camera
 digi-phone-no-camera = Camera nu se poate folosi; scrieți codul.
