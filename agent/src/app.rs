@@ -58,7 +58,10 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
     let began = clock::instant();
-    let (schedule, rounds) = Schedule::start(sensors::all(&config.sensors), &config.schedule, health);
+    let mut sensors = sensors::all(&config.sensors);
+    #[cfg(target_os = "linux")]
+    let (sources, uplink) = sources::start(config, state_dir, &tasks, &mut sensors, uplink)?;
+    let (schedule, rounds) = Schedule::start(sensors, &config.schedule, health);
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
     let early = tokio::select! {
@@ -67,8 +70,60 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     };
     anyhow::ensure!(!early, "the schedule ended by itself");
     tokio::join!(schedule.stop(), uplink);
+    #[cfg(target_os = "linux")]
+    sources.stop().await;
     tasks.close();
     tasks.wait().await;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "agent ended");
     Ok(())
+}
+
+/// What is not measured in rounds: files and the events about them.
+#[cfg(target_os = "linux")]
+mod sources {
+    use std::path::Path;
+
+    use anyhow::Context as _;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use crate::config::Config;
+    use crate::digitization::Digitization;
+    use crate::digitization::courier::Courier;
+    use crate::sensors::Sensor;
+    use crate::uplink::Uplink;
+
+    pub(super) struct Sources {
+        digitization: Option<Digitization>,
+        stop: CancellationToken,
+    }
+
+    pub(super) fn start(
+        config: &Config,
+        state_dir: &Path,
+        tasks: &TaskTracker,
+        sensors: &mut Vec<Box<dyn Sensor>>,
+        uplink: Uplink,
+    ) -> anyhow::Result<(Sources, Uplink)> {
+        let stop = CancellationToken::new();
+        if config.digitization.is_empty() {
+            return Ok((Sources { digitization: None, stop }, uplink));
+        }
+        let digitization = Digitization::start(&config.digitization, &config.agent, state_dir, &stop)
+            .context("cannot watch the digitization")?;
+        sensors.push(digitization.sensor());
+        let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
+        tasks.spawn(courier.run());
+        Ok((Sources { digitization: Some(digitization), stop }, uplink.with_events(events)))
+    }
+
+    impl Sources {
+        pub(super) async fn stop(self) {
+            self.stop.cancel();
+            if let Some(digitization) = self.digitization {
+                // They end within the time of one look.
+                tokio::task::spawn_blocking(move || digitization.join()).await.ok();
+            }
+        }
+    }
 }

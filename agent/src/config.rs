@@ -13,6 +13,8 @@ use url::Url;
 use veghe_wire::AgentId;
 use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
 
+#[cfg(target_os = "linux")]
+use crate::digitization;
 use crate::schedule::{self, Override};
 use crate::sensors::{self, SensorSettings, options};
 use crate::spool::Limits;
@@ -38,6 +40,9 @@ pub struct Config {
     pub spool: Limits,
     /// Older batches in a second, while newer ones go at once.
     pub backfill_per_second: u32,
+    /// What it sees of a digitization.
+    #[cfg(target_os = "linux")]
+    pub digitization: digitization::Settings,
 }
 
 /// Where the broker is.
@@ -82,6 +87,8 @@ impl Config {
             sensors: SensorSettings::default(),
             spool: Limits::default(),
             backfill_per_second: 20,
+            #[cfg(target_os = "linux")]
+            digitization: digitization::Settings::default(),
         }
     }
 
@@ -160,7 +167,14 @@ impl Config {
             }
             section.finish(&known, problems);
         }
-        root.finish(&["agent", "mqtt", "interval", "deadline", "spool", "uplink", "sensors"], problems);
+        #[cfg(target_os = "linux")]
+        let digitization = root.section("digitization", problems).map(|mut section| {
+            let read = digitization::settings::read(&mut section, problems);
+            section.finish(&["hot_folders", "csv", "deliveries"], problems);
+            read
+        });
+        let known = ["agent", "mqtt", "interval", "deadline", "spool", "uplink", "sensors", "digitization"];
+        root.finish(&known, problems);
         for (key, is_missing) in [("agent", agent.is_none()), ("mqtt", mqtt.is_none())] {
             if is_missing && !problems.iter().any(|problem| problem.key == key) {
                 problems.note(line, key, "is missing; `veghe-agent join` writes it");
@@ -173,6 +187,10 @@ impl Config {
         config.sensors = settings;
         config.spool = limits;
         config.backfill_per_second = backfill_per_second.unwrap_or(config.backfill_per_second);
+        #[cfg(target_os = "linux")]
+        {
+            config.digitization = digitization.unwrap_or_default();
+        }
         Some(config)
     }
 
@@ -201,6 +219,8 @@ impl Config {
             writeln!(text, "  {name}: {{enabled: {enabled}, interval: {interval}, deadline: {deadline}{own}}}")
                 .expect("invariant: a string takes every write");
         }
+        #[cfg(target_os = "linux")]
+        text.push_str(&digitization::settings::write(&self.digitization));
         text
     }
 }

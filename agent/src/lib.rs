@@ -6,6 +6,8 @@ pub mod clock;
 pub mod config;
 mod crew;
 pub mod delivery;
+#[cfg(target_os = "linux")]
+pub mod digitization;
 pub mod exposition;
 pub mod health;
 pub mod identity;

@@ -325,7 +325,7 @@ impl Collector {
                 started,
                 data_dir: data_dir.clone(),
                 retention: config.storage.retention.to_string(),
-                config_yaml: config.show(),
+                config_yaml: config.show_without_secrets(),
                 flags: BTreeMap::new(),
                 status_url: Some(listeners.status.clone()),
             },

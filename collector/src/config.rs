@@ -289,7 +289,12 @@ impl Config {
 
     /// The configuration in force, as a file that gives the same.
     pub fn show(&self) -> String {
-        show::file(self)
+        show::file(self, show::Secrets::Shown)
+    }
+
+    /// The same for whoever may read the API: what may be a secret in headers and addresses is `<secret>`.
+    pub fn show_without_secrets(&self) -> String {
+        show::file(self, show::Secrets::Hidden)
     }
 }
 

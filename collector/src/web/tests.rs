@@ -347,7 +347,7 @@ struct Site {
     login: FirstLogin,
     now: Timestamp,
     registry: Registry,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Site {
@@ -421,7 +421,7 @@ async fn site_with(exposure: Exposure, agents: Vec<AgentView>, alerts: Vec<serde
         },
     };
     let served = served(operations.router(), Limits::default()).await;
-    Site { served, login, now, registry, _dir: dir }
+    Site { served, login, now, registry, dir }
 }
 
 /// Two targets, ten samples each, one every second up to `now`; and a series whose label needs escaping.
@@ -590,11 +590,11 @@ async fn an_agent_enrols_and_a_wrong_request_hears_why() {
     assert!(statuses.contains(&429), "{statuses:?}");
 }
 
-/// What Prometheus 2.42.0 answered to the same requests, recorded.
+/// What Prometheus 3.5.3 answered to the same requests, recorded.
 #[tokio::test]
 async fn bad_requests_get_the_answers_of_prometheus() {
     let site = site(Exposure::Loopback).await;
-    let recorded = include_str!("tests/prometheus-2.42-errors.txt");
+    let recorded = include_str!("tests/prometheus-3.5-errors.txt");
     let mut wrong = vec![];
     for line in recorded.lines().filter(|line| !line.starts_with('#')) {
         let mut parts = line.splitn(3, ' ');
@@ -1163,4 +1163,45 @@ async fn an_administrator_deletes_series_and_nobody_else() {
     assert_eq!(count().await, json!(null));
     assert_eq!(site.send("POST", "/api/v1/admin/tsdb/clean_tombstones", &authorized, "").await.status, 204);
     assert_eq!(site.get("/api/v1/query?query=count(up)").await.json()["data"]["result"][0]["value"][1], "2");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_a_backup_that_restores_and_only_an_administrator_makes_one() {
+    let site = site(Exposure::Loopback).await;
+    let token = format!("Bearer {}", site.login.token);
+    let authorized = [("Authorization", token.as_str())];
+    let target = "/api/v1/admin/tsdb/snapshot";
+    assert_eq!(site.send("POST", target, &[], "").await.status, 401);
+    let wrong = site.send("POST", "/api/v1/admin/tsdb/snapshot?skip_head=maybe", &authorized, "").await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+    let made = site.send("POST", "/api/v1/admin/tsdb/snapshot?skip_head=false", &authorized, "").await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let answer: serde_json::Value = serde_json::from_str(&made.body).expect("JSON");
+    let name = answer["data"]["name"].as_str().expect("name");
+    assert!(name.len() == 33 && name.as_bytes()[8] == b'T' && name.as_bytes()[16] == b'-', "{name}");
+    let dir = site.dir.path().join("snapshots").join(name);
+    let new = site.dir.path().join("new");
+    crate::backup::restore(&dir, &new, &mut |_| std::ops::ControlFlow::Continue(())).expect("restored");
+    let options = Options { dir: new.join("tsdb"), window: Duration::from_hours(2), max_series: 1000 };
+    let (restored, _) = Store::open(options).expect("store");
+    let found = restored.select(&[], Timestamp::MIN, Timestamp::MAX).expect("select");
+    assert_eq!(found.len(), 5);
+    // The next one does not hold the first.
+    let second = site.send("PUT", target, &authorized, "").await;
+    let second: serde_json::Value = serde_json::from_str(&second.body).expect("JSON");
+    let second = site.dir.path().join("snapshots").join(second["data"]["name"].as_str().expect("name"));
+    assert!(second.join("data/tsdb").is_dir() && !second.join("data/snapshots").exists());
+}
+
+#[tokio::test]
+async fn the_head_is_told_of_as_prometheus_3_does() {
+    let site = site(Exposure::Loopback).await;
+    let answer = site.send("GET", "/api/v1/status/tsdb?limit=1", &[], "").await;
+    let answer: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    let head = &answer["data"]["headStats"];
+    assert_eq!(head["numSeries"], 5);
+    assert_eq!(head["chunkCount"], 5, "one run of raw samples a series");
+    assert_eq!(head["maxTime"], site.now.millis());
+    assert_eq!(head["minTime"], site.now.millis() - 9_000);
+    assert_eq!(answer["data"]["seriesCountByMetricName"].as_array().map(Vec::len), Some(1));
 }
