@@ -93,11 +93,16 @@ const KEYS: &[(&str, &[&str])] = &[
             "pages_per_metre",
             "pages_per_day",
             "reports",
+            "quality",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    (
+        "digitization.quality[]",
+        &["series", "binding", "min_ppi", "level", "min_bits", "formats", "compressions", "icc"],
+    ),
     ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",

@@ -124,6 +124,23 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         );
         out.texts(2, "mail", &reports.mail);
     }
+    if settings.quality.is_empty() {
+        out.entry(1, "quality", "[]");
+    } else {
+        out.open(1, "quality");
+    }
+    for rule in &settings.quality {
+        // The switch first: an item needs a key that is always there.
+        out.item(2, "icc", rule.icc);
+        for (name, text) in [("series", &rule.series), ("binding", &rule.binding)] {
+            out.option(3, name, text.as_ref().map(|text| quote(text)));
+        }
+        out.option(3, "min_ppi", rule.min_ppi.map(|ppi| ppi.to_string()));
+        out.option(3, "level", rule.level.map(|level| level.name().to_owned()));
+        out.option(3, "min_bits", rule.min_bits.map(|bits| bits.to_string()));
+        out.texts(3, "formats", &rule.formats);
+        out.texts(3, "compressions", &rule.compressions);
+    }
 }
 
 fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {
