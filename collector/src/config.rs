@@ -52,8 +52,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
     ("storage", &["retention", "max_series", "min_free"]),
-    ("storage.retention", &["raw", "max_size", "classes"]),
-    ("storage.retention.classes[]", &["match", "raw"]),
+    ("storage.retention", &["raw", "rollup_5m", "rollup_1h", "max_size", "classes"]),
+    ("storage.retention.classes[]", &["match", "raw", "rollup_5m", "rollup_1h"]),
     ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
     (
         "alerting",

@@ -208,7 +208,7 @@ fn relabel_rule(rule: &RelabelSettings, out: &mut Lines) {
 
 fn retention(retention: &Retention, out: &mut Lines) {
     out.open(1, "retention");
-    out.entry(2, "raw", span(retention.raw));
+    ages(2, retention.ages, out);
     out.option(2, "max_size", retention.max_bytes.map(format_bytes));
     if retention.classes.is_empty() {
         return;
@@ -216,8 +216,14 @@ fn retention(retention: &Retention, out: &mut Lines) {
     out.open(2, "classes");
     for class in &retention.classes {
         out.item(3, "match", quote(&class.selector));
-        out.entry(4, "raw", span(class.raw));
+        ages(4, class.ages, out);
     }
+}
+
+fn ages(depth: usize, ages: veghe_tsdb::Ages, out: &mut Lines) {
+    out.entry(depth, "raw", span(ages.raw));
+    out.entry(depth, "rollup_5m", span(ages.rollup_5m));
+    out.entry(depth, "rollup_1h", span(ages.rollup_1h));
 }
 
 fn alerting(config: &Config, secrets: Secrets, out: &mut Lines) {
