@@ -66,6 +66,19 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Show the settings in force, the collector's included, and where each value comes from
+    #[command(
+        after_help = "Behind a value: `file` for agent.yaml, which wins, `collector`, or nothing for a default.\n\n\
+        Example: veghe-agent show-config --state-dir /var/lib/veghe-agent"
+    )]
+    ShowConfig {
+        /// Directory of agent.yaml
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// List what could be watched on this machine
+    #[command(after_help = "Example: veghe-agent discover")]
+    Discover,
     /// Tell what image files say of themselves: images, size, resolution, compression, completeness
     #[command(after_help = "TIFF, JPEG, JPEG 2000 and PDF; only headers are read.\n\n\
         Examples:\n  \
@@ -118,6 +131,18 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
         }
         Command::Sensors { state_dir } => list_sensors(&state_dir, out),
         Command::CheckConfig { file } => write_out(out, &Config::load(&file)?.to_yaml()),
+        Command::ShowConfig { state_dir } => {
+            let local = Config::load_local(&state_dir.join(config::FILE))?;
+            write_out(out, &crate::remote::Remote::look(&state_dir, local)?.to_text())
+        }
+        Command::Discover => {
+            let found = crate::discovery::look().found;
+            let mut text = String::new();
+            for finding in &found {
+                text = format!("{text}{:13} {}  {}\n", finding.kind, finding.name, finding.detail);
+            }
+            write_out(out, if found.is_empty() { "Nothing found that could be watched.\n" } else { &text })
+        }
         Command::Inspect(arguments) => {
             let mut out = io::BufWriter::new(out);
             match crate::inspect::run(&arguments, &mut out).and_then(|()| Ok(out.flush()?)) {

@@ -9,9 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use veghe_agent::cli::{Cli, Command, execute, is_usage};
+use veghe_agent::log_budget::Budget;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
@@ -67,6 +68,7 @@ fn start_logging() {
         Some(Err(_)) | None => Targets::new().with_default(Level::INFO),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = lines.with_filter(Budget::default());
     tracing_subscriber::registry().with(lines).with(filter).init();
     if let Some(Err(error)) = parsed {
         tracing::warn!(%error, "cannot use RUST_LOG; write for example RUST_LOG=info,veghe_agent=debug");

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     crate::web::SCHEMA,
     crate::digitization::SCHEMA,
     crate::digitization::CHECKPOINT_SCHEMA,
+    crate::fleet::SCHEMA,
 ];
 
 /// Why the ledger can't be used.

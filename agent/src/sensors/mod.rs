@@ -366,6 +366,12 @@ const ENTRIES: &[Entry] = &[
 #[cfg(not(target_os = "linux"))]
 const ENTRIES: &[Entry] = &[Entry::new("portable", |_| Vec::new(), |_| Box::new(portable::Portable::default()))];
 
+/// The plain files whose path matches `pattern`, at most `max` of them.
+#[cfg(target_os = "linux")]
+pub(crate) fn found_files(pattern: &str, max: usize) -> Vec<PathBuf> {
+    found::files(pattern, max)
+}
+
 /// Names of all sensors that settings may name, `agent` (which always runs) not among them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ENTRIES.iter().map(|entry| entry.name)

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use super::{Kind, Node};
 
-/// Lists of things with a name, which are laid over one another by that name: the path of the list, the key of the
-/// name. Every other list is replaced whole.
+/// Lists that add up when they are laid over one another: the path of the list, and the key by which its items are told
+/// apart, empty where they are plain values. Every other list is replaced whole.
 pub const fn named_lists() -> &'static [(&'static str, &'static str)] {
     &[
         ("sensors.scrapes.scrape_configs", "job_name"),
         ("sensors.backups.sets", "name"),
         ("sensors.programs.run", "name"),
+        ("sensors.certificates.files", ""),
     ]
 }
 
@@ -33,8 +34,8 @@ impl Node {
             (Kind::List(below), Kind::List(above)) => match named_lists().iter().find(|(path, _)| *path == over.key) {
                 Some((_, name)) => {
                     let is_above = |item: &Node| {
-                        let named = item.child(name).and_then(Node::word);
-                        named.is_some() && above.iter().any(|other| other.child(name).and_then(Node::word) == named)
+                        let named = |item: &Node| item.at(name).and_then(Node::word).map(str::to_owned);
+                        named(item).is_some() && above.iter().any(|other| named(other) == named(item))
                     };
                     Kind::List(below.iter().filter(|item| !is_above(item)).chain(above).cloned().collect())
                 }
@@ -43,6 +44,24 @@ impl Node {
             _ => over.kind.clone(),
         };
         Self { line: over.line, key: over.key.clone(), kind }
+    }
+
+    /// The same without what is at `paths`, keys separated by `.`.
+    #[must_use]
+    pub fn without(&self, paths: &[&str]) -> Self {
+        let Kind::Map(entries) = &self.kind else { return self.clone() };
+        let entries = entries.iter().filter(|(name, _)| !paths.contains(&name.as_str())).map(|(name, node)| {
+            let below: Vec<&str> =
+                paths.iter().filter_map(|path| path.strip_prefix(name.as_str())?.strip_prefix('.')).collect();
+            (name.clone(), if below.is_empty() { node.clone() } else { node.without(&below) })
+        });
+        Self { kind: Kind::Map(entries.collect()), ..self.clone() }
+    }
+
+    /// The same as a document of its own: paths begin below it.
+    #[must_use]
+    pub fn as_root(&self) -> Self {
+        strip(self, self.key.len())
     }
 
     /// The node at `path`, keys separated by `.`, if it is there.
@@ -74,9 +93,25 @@ impl Node {
         entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
     }
 
-    fn word(&self) -> Option<&str> {
-        if let Kind::Scalar { text, .. } = &self.kind { Some(text) } else { None }
+    /// The text, where it is a single value.
+    pub fn word(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar { text, .. } if !self.is_null() => Some(text),
+            _ => None,
+        }
     }
+}
+
+/// `node` without the first `own` bytes of every path.
+fn strip(node: &Node, own: usize) -> Node {
+    let strip = |node: &Node| strip(node, own);
+    let kind = match &node.kind {
+        Kind::List(items) => Kind::List(items.iter().map(strip).collect()),
+        Kind::Map(entries) => Kind::Map(entries.iter().map(|(name, node)| (name.clone(), strip(node))).collect()),
+        other => other.clone(),
+    };
+    let key = node.key.get(own..).unwrap_or_default().trim_start_matches('.').to_owned();
+    Node { line: node.line, key, kind }
 }
 
 fn block(entries: &[(String, Node)], indent: usize, text: &mut String) {
@@ -170,6 +205,19 @@ mod tests {
         let node = Node::parse(text, &mut problems);
         assert!(problems.is_empty(), "{problems}\n{text}");
         node.expect("yaml")
+    }
+
+    #[test]
+    fn a_part_becomes_a_document_with_the_lines_of_the_whole() {
+        let part = read("match: x\nsettings:\n  a: {b: [1, {c: 2}]}\n");
+        let root = part.at("settings").expect("part").as_root();
+        assert_eq!((root.leaves(), root.line), (vec!["a.b"], 2));
+    }
+
+    #[test]
+    fn a_document_without_some_of_its_keys_has_all_others() {
+        let whole = read("a: 1\nb: {c: 1, d: {e: 1, f: 2}}\n");
+        assert_eq!(whole.without(&["a", "b.d.e", "b.x", "y"]).to_yaml(), "b:\n  c: 1\n  d:\n    f: 2\n");
     }
 
     #[test]
