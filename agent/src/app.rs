@@ -52,8 +52,37 @@ async fn run_local(
     state_dir: &Path,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (remote, effective) = Remote::open(state_dir, local)?;
-    let mut config = effective.config;
+    loop {
+        let (remote, effective) = Remote::open(state_dir, local.clone())?;
+        let is_on_trial = remote.is_on_trial();
+        match run_with(remote, effective.config, mqtt.clone(), state_dir, &stop).await {
+            Ok(End::Stopped) => return Ok(()),
+            Ok(End::Again) => tracing::info!("agent begins anew with other settings"),
+            // What a person wrote is for that person to mend; what came from afar must not stop the agent.
+            Err(error) if is_on_trial => {
+                Remote::give_up(state_dir, local.clone(), &format!("the agent cannot run with them: {error:#}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Stopped,
+    /// Settings came that only a new start takes over.
+    Again,
+}
+
+async fn run_with(
+    remote: Remote,
+    mut config: Config,
+    mqtt: Option<MqttAddress>,
+    state_dir: &Path,
+    stop: &CancellationToken,
+) -> anyhow::Result<End> {
     config.mqtt = mqtt.unwrap_or(config.mqtt);
     let health = Arc::new(Health::default());
     let spool_dir = state_dir.join("spool");
@@ -85,18 +114,33 @@ async fn run_local(
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?
         .with_desk(Desk { orders: ordered, offers });
     let began = clock::instant();
-    let (schedule, rounds) = Schedule::start(sensors::all(&config.sensors), &config.schedule, Arc::clone(&health));
+    let mut sensors = sensors::all(&config.sensors);
+    #[cfg(target_os = "linux")]
+    let (sources, uplink) = sources::start(&config, state_dir, &tasks, &mut sensors, uplink)?;
+    let (schedule, rounds) = Schedule::start(sensors, &config.schedule, Arc::clone(&health));
     let footprint = config.footprint.clone();
     schedule.adopt(Change { sensors: None, settings: config.schedule.clone(), footprint });
     let (found_to, mut found) = mpsc::channel(1);
-    let mut steward =
-        Steward { remote, config, health, schedule, orders, found_to, tasks, trial_ends: None, look: None };
+    let mut steward = Steward {
+        remote,
+        config,
+        health,
+        schedule,
+        orders,
+        found_to,
+        tasks,
+        #[cfg(target_os = "linux")]
+        sources,
+        trial_ends: None,
+        look: None,
+        end: End::Stopped,
+    };
     steward.begin();
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
     let mut minutes = tokio::time::interval(MINUTE);
     let mut told_dropped = log_budget::dropped_total();
-    loop {
+    while steward.end == End::Stopped {
         let trial_ends = steward.trial_ends;
         tokio::select! {
             () = stop.cancelled() => break,
@@ -113,14 +157,19 @@ async fn run_local(
             }
         }
     }
-    steward.remote.stop();
-    let Steward { schedule, tasks, look, .. } = steward;
-    drop(look);
-    tokio::join!(schedule.stop(), uplink);
+    if steward.end == End::Stopped {
+        steward.remote.stop();
+    }
+    let end = steward.end;
+    drop(steward.look);
+    tokio::join!(steward.schedule.stop(), uplink);
+    #[cfg(target_os = "linux")]
+    steward.sources.stop().await;
+    let tasks = steward.tasks;
     tasks.close();
     tasks.wait().await;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "agent ended");
-    Ok(())
+    Ok(end)
 }
 
 async fn until(moment: Option<Instant>) {
@@ -140,9 +189,12 @@ struct Steward {
     orders: mpsc::Sender<Order>,
     found_to: mpsc::Sender<Findings>,
     tasks: TaskTracker,
+    #[cfg(target_os = "linux")]
+    sources: sources::Sources,
     trial_ends: Option<Instant>,
     /// Ends the look-out for what could be watched.
     look: Option<tokio_util::sync::DropGuard>,
+    end: End,
 }
 
 impl Steward {
@@ -179,7 +231,18 @@ impl Steward {
         let config = &mut self.config;
         // Not the collector's to change, and perhaps not what agent.yaml says.
         config.mqtt = before.mqtt;
-        let sensors = (config.sensors != before.sensors).then(|| sensors::all(&config.sensors));
+        #[cfg(target_os = "linux")]
+        if config.digitization != before.digitization {
+            // Folders are watched by threads with a memory of their own.
+            self.end = End::Again;
+            return;
+        }
+        let sensors = (config.sensors != before.sensors).then(|| {
+            let mut sensors = sensors::all(&config.sensors);
+            #[cfg(target_os = "linux")]
+            self.sources.add_to(&mut sensors);
+            sensors
+        });
         let (settings, footprint) = (config.schedule.clone(), config.footprint.clone());
         self.schedule.adopt(Change { sensors, settings, footprint });
         let pace = Order::Pace(config.schedule.interval, config.backfill_per_second.into());
@@ -214,6 +277,61 @@ impl Steward {
         // Full only while the uplink is busy with more important things; the next report tells the same.
         if let Err(error) = self.orders.try_send(order) {
             tracing::debug!(%error, "the uplink takes no orders now");
+        }
+    }
+}
+
+/// What is not measured in rounds: files and the events about them.
+#[cfg(target_os = "linux")]
+mod sources {
+    use std::path::Path;
+
+    use anyhow::Context as _;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use crate::config::Config;
+    use crate::digitization::Digitization;
+    use crate::digitization::courier::Courier;
+    use crate::sensors::Sensor;
+    use crate::uplink::Uplink;
+
+    pub(super) struct Sources {
+        digitization: Option<Digitization>,
+        stop: CancellationToken,
+    }
+
+    pub(super) fn start(
+        config: &Config,
+        state_dir: &Path,
+        tasks: &TaskTracker,
+        sensors: &mut Vec<Box<dyn Sensor>>,
+        uplink: Uplink,
+    ) -> anyhow::Result<(Sources, Uplink)> {
+        let stop = CancellationToken::new();
+        if config.digitization.is_empty() {
+            return Ok((Sources { digitization: None, stop }, uplink));
+        }
+        let digitization = Digitization::start(&config.digitization, &config.agent, state_dir, &stop)
+            .context("cannot watch the digitization")?;
+        sensors.push(digitization.sensor());
+        let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
+        tasks.spawn(courier.run());
+        Ok((Sources { digitization: Some(digitization), stop }, uplink.with_events(events)))
+    }
+
+    impl Sources {
+        /// The sensors that tell about it.
+        pub(super) fn add_to(&self, sensors: &mut Vec<Box<dyn Sensor>>) {
+            sensors.extend(self.digitization.as_ref().map(Digitization::sensor));
+        }
+
+        pub(super) async fn stop(self) {
+            self.stop.cancel();
+            if let Some(digitization) = self.digitization {
+                // They end within the time of one look.
+                tokio::task::spawn_blocking(move || digitization.join()).await.ok();
+            }
         }
     }
 }

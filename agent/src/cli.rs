@@ -21,7 +21,7 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(20);
 const ONCE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The default of `--state-dir`.
-pub const STATE_DIR: &str = "/var/lib/veghe-agent";
+pub const STATE_DIR: &str = if cfg!(windows) { r"C:\ProgramData\Veghe\agent" } else { "/var/lib/veghe-agent" };
 
 /// Report the health, capacity and digitization throughput of this machine to a Veghe collector.
 #[derive(Debug, Parser)]
@@ -85,11 +85,35 @@ pub enum Command {
         veghe-agent inspect scans/CJT-URB-1987-0142\n  \
         veghe-agent inspect --json scans | jq 'select(.complete | not) | .file'")]
     Inspect(Inspect),
+    /// Install, remove or run the agent as a Windows service
+    #[cfg(windows)]
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example: veghe-agent completion bash > /etc/bash_completion.d/veghe-agent")]
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+}
+
+/// The Windows service.
+#[cfg(windows)]
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Install the service and start it, as administrator
+    Install {
+        /// Directory of agent.yaml, key, certificates and spool
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// Stop the service and remove it, as administrator
+    Uninstall,
+    /// Run under the service manager
+    Run {
+        /// Directory of agent.yaml, key, certificates and spool
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
     },
 }
 
@@ -150,6 +174,12 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
                 result => result,
             }
         }
+        #[cfg(windows)]
+        Command::Service(command) => match command {
+            ServiceCommand::Install { state_dir } => crate::service::install(&state_dir),
+            ServiceCommand::Uninstall => crate::service::uninstall(),
+            ServiceCommand::Run { state_dir } => crate::service::run(state_dir),
+        },
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-agent", &mut script);

@@ -13,6 +13,8 @@ use url::Url;
 use veghe_wire::AgentId;
 use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
 
+#[cfg(target_os = "linux")]
+use crate::digitization;
 use crate::remote::{Local, Policy};
 use crate::schedule::{self, Override};
 use crate::sensors::{self, SensorSettings, options};
@@ -52,6 +54,9 @@ pub struct Config {
     pub discovery: discovery::Settings,
     /// How much of the machine it takes.
     pub footprint: footprint::Settings,
+    /// What it sees of a digitization.
+    #[cfg(target_os = "linux")]
+    pub digitization: digitization::Settings,
 }
 
 /// Where the broker is.
@@ -100,6 +105,8 @@ impl Config {
             remote: Policy::default(),
             discovery: discovery::Settings::default(),
             footprint: footprint::Settings::default(),
+            #[cfg(target_os = "linux")]
+            digitization: digitization::Settings::default(),
         }
     }
 
@@ -198,22 +205,27 @@ impl Config {
         let remote = root.take("remote").map(|node| read_policy(node, problems)).unwrap_or_default();
         let discovery = root.take("discovery").map(|node| discovery::read(node, problems)).unwrap_or_default();
         let footprint = root.take("footprint").map(|node| footprint::read(node, problems)).unwrap_or_default();
-        root.finish(
-            &[
-                "agent",
-                "mqtt",
-                "interval",
-                "deadline",
-                "labels",
-                "spool",
-                "uplink",
-                "remote",
-                "discovery",
-                "footprint",
-                "sensors",
-            ],
-            problems,
-        );
+        #[cfg(target_os = "linux")]
+        let digitization = root.section("digitization", problems).map(|mut section| {
+            let read = digitization::settings::read(&mut section, problems);
+            section.finish(&["hot_folders", "csv", "deliveries"], problems);
+            read
+        });
+        let known = [
+            "agent",
+            "mqtt",
+            "interval",
+            "deadline",
+            "labels",
+            "spool",
+            "uplink",
+            "remote",
+            "discovery",
+            "footprint",
+            "sensors",
+            "digitization",
+        ];
+        root.finish(&known, problems);
         for (key, is_missing) in [("agent", agent.is_none()), ("mqtt", mqtt.is_none())] {
             if is_missing && !problems.iter().any(|problem| problem.key == key) {
                 problems.note(line, key, "is missing; `veghe-agent join` writes it");
@@ -228,6 +240,10 @@ impl Config {
         config.backfill_per_second = backfill_per_second.unwrap_or(config.backfill_per_second);
         (config.labels, config.remote) = (labels, remote);
         (config.discovery, config.footprint) = (discovery, footprint);
+        #[cfg(target_os = "linux")]
+        {
+            config.digitization = digitization.unwrap_or_default();
+        }
         Some(config)
     }
 
@@ -260,6 +276,8 @@ impl Config {
             writeln!(text, "  {name}: {{enabled: {enabled}, interval: {interval}, deadline: {deadline}{own}}}")
                 .expect("invariant: a string takes every write");
         }
+        #[cfg(target_os = "linux")]
+        text.push_str(&digitization::settings::write(&self.digitization));
         text
     }
 }

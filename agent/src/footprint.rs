@@ -12,10 +12,11 @@ use std::time::Duration;
 use veghe_wire::document::{Node, Problems, format_bytes, parse_bytes};
 
 /// Sensors that shipped alerts stand on, and whatever a person configured by name: never stretched, never shed.
-pub const ESSENTIAL: [&str; 14] = [
+pub const ESSENTIAL: [&str; 15] = [
     "backups",
     "certificates",
     "cpu",
+    "digitization",
     "filesystem",
     "loadavg",
     "mdadm",

@@ -6,6 +6,8 @@ pub mod clock;
 pub mod config;
 mod crew;
 pub mod delivery;
+#[cfg(target_os = "linux")]
+pub mod digitization;
 pub mod discovery;
 pub mod exposition;
 pub mod footprint;
@@ -19,7 +21,10 @@ pub mod reading;
 pub mod remote;
 pub mod schedule;
 pub mod sensors;
+#[cfg(windows)]
+pub mod service;
 pub mod session;
 pub mod spool;
+pub mod system;
 pub mod tls;
 pub mod uplink;

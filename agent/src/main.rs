@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -13,6 +12,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use veghe_agent::cli::{Cli, Command, execute, is_usage};
 use veghe_agent::log_budget::Budget;
+use veghe_agent::system::told_to_end;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
@@ -45,14 +45,11 @@ fn run(command: Command) -> anyhow::Result<()> {
     runtime.block_on(async {
         let Command::Run { state_dir } = command else { return execute(command, &mut io::stdout()).await };
         let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
         let agent = veghe_agent::app::run(&state_dir, stop.clone());
         tokio::pin!(agent);
         tokio::select! {
             result = &mut agent => return result,
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            told = told_to_end() => told.context("cannot listen to signals")?,
         }
         stop.cancel();
         agent.await

@@ -358,6 +358,17 @@ impl Remote {
         self.kept.trial.is_some()
     }
 
+    /// Refuses what is on trial in `state_dir`: the agent can't run with it.
+    pub fn give_up(state_dir: &Path, local: Local, reason: &str) {
+        let path = state_dir.join(FILE);
+        let kept = read(&path).unwrap_or_default();
+        let mut remote = Self { path, local, kept, refused_total: 0 };
+        if let Some(trial) = remote.kept.trial.take() {
+            remote.refuse(&trial.version, vec![(0, String::new(), cut(reason))]);
+            remote.save();
+        }
+    }
+
     /// Judges `payload`, a message on the topic `config`.
     pub fn consider(&mut self, payload: &[u8]) -> Option<Verdict> {
         let offer: Offer = match ack::decode(payload) {

@@ -93,11 +93,13 @@ const KEYS: &[(&str, &[&str])] = &[
             "plan",
             "pages_per_metre",
             "pages_per_day",
+            "reports",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",
         &[
@@ -295,7 +297,12 @@ impl Config {
 
     /// The configuration in force, as a file that gives the same.
     pub fn show(&self) -> String {
-        show::file(self)
+        show::file(self, show::Secrets::Shown)
+    }
+
+    /// The same for whoever may read the API: what may be a secret in headers and addresses is `<secret>`.
+    pub fn show_without_secrets(&self) -> String {
+        show::file(self, show::Secrets::Hidden)
     }
 }
 
@@ -372,7 +379,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status.finish(keys("status"), p);
     }
     if let Some(mut digitization) = file.section("digitization", p) {
-        config.digitization = digitization::read(&mut digitization, p);
+        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, p);
         digitization.finish(keys("digitization"), p);
     }
     if let Some(mut labels) = file.section("external_labels", p) {

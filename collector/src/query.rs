@@ -1,6 +1,7 @@
 //! Queries as the rest of the collector asks them: PromQL text in, values out, on blocking threads, with limits on
 //! time, samples and concurrency.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -195,6 +196,10 @@ impl QueryService {
     }
 }
 
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
 struct StoreSource {
     store: Store,
     read_ns: AtomicU64,
@@ -220,9 +225,31 @@ impl Source for StoreSource {
     ) -> Result<Option<Vec<SeriesData>>, Box<dyn std::error::Error + Send + Sync>> {
         let begun = clock::instant();
         let found = self.store.select_at_most(matchers, start, end, max_samples)?;
-        self.read_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.read_ns.fetch_add(nanoseconds(begun.elapsed()), Relaxed);
         let samples = found.iter().flatten().map(|series| series.len() as u64).sum();
         self.samples.fetch_add(samples, Relaxed);
+        Ok(found)
+    }
+
+    fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
+        let (begun, evaluating_ns) = (clock::instant(), AtomicU64::new(0));
+        let found = self.store.select_each(matchers, start, end, max_samples, &|place, series| {
+            self.samples.fetch_add(series.len() as u64, Relaxed);
+            let begun = clock::instant();
+            let flow = each(place, series);
+            evaluating_ns.fetch_add(nanoseconds(begun.elapsed()), Relaxed);
+            flow
+        })?;
+        // Reading and evaluating take turns; with several threads this is a lower bound.
+        let reading_ns = nanoseconds(begun.elapsed()).saturating_sub(evaluating_ns.into_inner());
+        self.read_ns.fetch_add(reading_ns, Relaxed);
         Ok(found)
     }
 }

@@ -197,10 +197,8 @@ fn what_an_agent_finds_is_listed_and_watched_when_a_person_says_so() {
     assert!(refused.contains("nas-1 found no exporter nothing"), "{refused}");
     site.admin(&["discovered", "watch", "nas-1", "exporter", &name]).expect("watch");
     site.shows("nas-1", "  1");
-    wait_for("its metrics are stored", || {
-        Ok(http::query_one(&site.collector.listeners.ops, r#"pg_up{instance="nas-1"}"#)?)
-    })
-    .expect("pg_up");
+    wait_for("its metrics are stored", || http::query_one(&site.collector.listeners.ops, r#"pg_up{instance="nas-1"}"#))
+        .expect("pg_up");
     let list = site.admin(&["discovered", "list"]).expect("list");
     assert!(list.lines().any(|line| line.starts_with("watched") && line.contains(&name)), "{list}");
     site.admin(&["discovered", "ignore", "nas-1", "exporter", &name]).expect("ignore");

@@ -11,133 +11,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::glob::Globs;
+#[cfg(target_os = "linux")]
+use self::linux::ENTRIES;
 use self::options::Options;
+#[cfg(not(target_os = "linux"))]
+use self::portable::ENTRIES;
 pub use crate::reading::Sink;
 
 pub(crate) mod agent;
-#[cfg(target_os = "linux")]
-mod arp;
-#[cfg(target_os = "linux")]
-mod asked;
-#[cfg(target_os = "linux")]
-pub mod backups;
-#[cfg(target_os = "linux")]
-mod bonding;
-#[cfg(target_os = "linux")]
-mod btrfs;
-#[cfg(target_os = "linux")]
-mod certificates;
-#[cfg(target_os = "linux")]
-mod class;
-#[cfg(target_os = "linux")]
-mod conntrack;
-#[cfg(target_os = "linux")]
-mod cpu;
-#[cfg(target_os = "linux")]
-mod cpufreq;
-#[cfg(target_os = "linux")]
-mod diskstats;
-#[cfg(target_os = "linux")]
-mod dmi;
-#[cfg(target_os = "linux")]
-mod edac;
-#[cfg(target_os = "linux")]
-mod entropy;
-#[cfg(target_os = "linux")]
-mod fibrechannel;
-#[cfg(target_os = "linux")]
-mod filefd;
-#[cfg(target_os = "linux")]
-mod filesystem;
-#[cfg(target_os = "linux")]
-mod found;
 pub mod glob;
 #[cfg(target_os = "linux")]
-mod hwmon;
-#[cfg(target_os = "linux")]
-mod infiniband;
-#[cfg(target_os = "linux")]
-mod ipvs;
-#[cfg(target_os = "linux")]
-mod loadavg;
-#[cfg(target_os = "linux")]
-mod mdadm;
-#[cfg(target_os = "linux")]
-mod meminfo;
-#[cfg(target_os = "linux")]
-mod netclass;
-#[cfg(target_os = "linux")]
-mod netdev;
-#[cfg(target_os = "linux")]
-mod netstat;
-#[cfg(target_os = "linux")]
-mod nfs;
-#[cfg(target_os = "linux")]
-mod nfs_lines;
-#[cfg(target_os = "linux")]
-mod nfsd;
-#[cfg(target_os = "linux")]
-mod nvme;
+pub mod linux;
 pub mod options;
-#[cfg(target_os = "linux")]
-mod os;
 pub mod portable;
-#[cfg(target_os = "linux")]
-mod powersupply;
-#[cfg(target_os = "linux")]
-mod pressure;
-#[cfg(target_os = "linux")]
-mod process;
-#[cfg(target_os = "linux")]
-mod processes;
-#[cfg(target_os = "linux")]
-pub mod programs;
-#[cfg(target_os = "linux")]
-mod rapl;
-#[cfg(target_os = "linux")]
-mod schedstat;
-#[cfg(target_os = "linux")]
-pub mod scrapes;
-#[cfg(target_os = "linux")]
-mod selinux;
-#[cfg(target_os = "linux")]
-mod sockstat;
-#[cfg(target_os = "linux")]
-mod softnet;
-#[cfg(target_os = "linux")]
-mod source;
-#[cfg(target_os = "linux")]
-mod stat;
-#[cfg(target_os = "linux")]
-mod tapestats;
-#[cfg(target_os = "linux")]
-mod tcpstat;
-#[cfg(target_os = "linux")]
-mod text;
-#[cfg(target_os = "linux")]
-mod textfile;
-#[cfg(target_os = "linux")]
-mod thermal_zone;
-#[cfg(target_os = "linux")]
-mod time;
-#[cfg(target_os = "linux")]
-mod timex;
-#[cfg(target_os = "linux")]
-mod tree;
-#[cfg(target_os = "linux")]
-mod udp_queues;
-#[cfg(target_os = "linux")]
-mod uname;
-#[cfg(target_os = "linux")]
-mod updates;
-#[cfg(target_os = "linux")]
-mod vmstat;
-#[cfg(target_os = "linux")]
-mod watchdog;
-#[cfg(target_os = "linux")]
-mod xfs;
-#[cfg(target_os = "linux")]
-mod zfs;
 
 /// One source of measurements. It runs on a worker's thread (see [`crate::schedule`]) and may block there.
 pub trait Sensor: Send {
@@ -306,70 +192,10 @@ impl Entry {
     }
 }
 
-/// Every sensor of this platform, in the order of their names.
-#[cfg(target_os = "linux")]
-const ENTRIES: &[Entry] = &[
-    arp::ENTRY,
-    backups::ENTRY,
-    bonding::ENTRY,
-    btrfs::ENTRY,
-    certificates::ENTRY,
-    conntrack::ENTRY,
-    cpu::ENTRY,
-    cpufreq::ENTRY,
-    diskstats::ENTRY,
-    dmi::ENTRY,
-    edac::ENTRY,
-    entropy::ENTRY,
-    fibrechannel::ENTRY,
-    filefd::ENTRY,
-    filesystem::ENTRY,
-    hwmon::ENTRY,
-    infiniband::ENTRY,
-    ipvs::ENTRY,
-    loadavg::ENTRY,
-    mdadm::ENTRY,
-    meminfo::ENTRY,
-    netclass::ENTRY,
-    netdev::ENTRY,
-    netstat::ENTRY,
-    nfs::ENTRY,
-    nfsd::ENTRY,
-    nvme::ENTRY,
-    os::ENTRY,
-    powersupply::ENTRY,
-    pressure::ENTRY,
-    processes::ENTRY,
-    programs::ENTRY,
-    rapl::ENTRY,
-    schedstat::ENTRY,
-    scrapes::ENTRY,
-    selinux::ENTRY,
-    sockstat::ENTRY,
-    softnet::ENTRY,
-    stat::ENTRY,
-    tapestats::ENTRY,
-    tcpstat::ENTRY,
-    textfile::ENTRY,
-    thermal_zone::ENTRY,
-    time::ENTRY,
-    timex::ENTRY,
-    udp_queues::ENTRY,
-    uname::ENTRY,
-    updates::ENTRY,
-    vmstat::ENTRY,
-    watchdog::ENTRY,
-    xfs::ENTRY,
-    zfs::ENTRY,
-];
-/// Every sensor of this platform.
-#[cfg(not(target_os = "linux"))]
-const ENTRIES: &[Entry] = &[Entry::new("portable", |_| Vec::new(), |_| Box::new(portable::Portable::default()))];
-
 /// The plain files whose path matches `pattern`, at most `max` of them.
 #[cfg(target_os = "linux")]
 pub(crate) fn found_files(pattern: &str, max: usize) -> Vec<PathBuf> {
-    found::files(pattern, max)
+    linux::found::files(pattern, max)
 }
 
 /// Names of all sensors that settings may name, `agent` (which always runs) not among them.
@@ -407,10 +233,4 @@ fn probe(path: &Path) -> io::Result<()> {
         File::open(path)?.read_exact(&mut [0])?;
     }
     Ok(())
-}
-
-/// Whether `path` is there, but may not be read.
-#[cfg(target_os = "linux")]
-pub(crate) fn unreadable(path: &Path) -> bool {
-    File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }

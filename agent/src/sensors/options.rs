@@ -7,7 +7,7 @@ use veghe_wire::document::{Node, Problems, Section, format_duration, parse_durat
 
 use super::glob::Globs;
 #[cfg(target_os = "linux")]
-use super::{backups::BackupSet, programs::Program, scrapes::Target};
+use super::linux::{backups::BackupSet, programs::Program, scrapes::Target};
 
 /// Sensors that can leave devices out.
 const WITH_DEVICES: [&str; 8] =

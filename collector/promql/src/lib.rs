@@ -32,6 +32,7 @@ mod print;
 mod tree;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
@@ -65,6 +66,29 @@ pub trait Source: Sync {
         let series = self.select(matchers, start, end)?;
         let samples: usize = series.iter().map(SeriesData::len).sum();
         Ok((samples <= max_samples).then_some(series))
+    }
+
+    /// [`Source::select_at_most`], one series after the other: `each` gets every series with its place in their order, at
+    /// once or from several threads, in any order of time; places may be left out. It ends the selection with `Break`. A
+    /// source that can tell series without holding all of them overrides this.
+    ///
+    /// # Errors
+    /// As [`Source::select`].
+    fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(all) = self.select_at_most(matchers, start, end, max_samples)? else { return Ok(None) };
+        for (place, series) in all.into_iter().enumerate() {
+            if each(place, series).is_break() {
+                break;
+            }
+        }
+        Ok(Some(()))
     }
 
     /// When the count began that each sample of a series from [`select`](Self::select) belongs to, in milliseconds
@@ -152,10 +176,16 @@ pub enum ParseError {
         /// What is wrong.
         message: String,
     },
+    /// There is no text.
+    #[error("unknown position: parse error: {0}")]
+    Nothing(String),
 }
 
 impl ParseError {
     pub(crate) fn new(text: &str, offset: usize, message: String) -> Self {
+        if text.is_empty() {
+            return Self::Nothing(message);
+        }
         let (line, column) = line_and_column(text, offset);
         Self::Syntax { line, column, message }
     }

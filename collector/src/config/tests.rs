@@ -299,3 +299,30 @@ fn it_is_shown_where_operations_speak_tls() {
     assert!(!parse("").show().contains("TLS"));
     assert!(parse("ops: {listen: '0.0.0.0:9090'}").show().contains("listen: 0.0.0.0:9090  # speaks TLS"));
 }
+
+#[test]
+fn what_may_be_secret_is_hidden_from_readers_of_the_api() {
+    let text = r"
+remote_write:
+  - url: https://metrics.example:8443/write/path?token=hunter2&x=1
+    name: far
+    headers: {X-Scope-OrgID: hunter2, X-Other: hunter2}
+  - url: http://plain.example/write
+alerting:
+  receivers:
+    - name: chat
+      webhook: {url: 'https://chat.example/hooks/hunter2'}
+";
+    let config = parse(text);
+    let shown = config.show_without_secrets();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    for line in [
+        r#"- url: "https://metrics.example:8443/write/path?<secret>""#,
+        r#"X-Scope-OrgID: "<secret>""#,
+        r#"- url: "http://plain.example/write""#,
+        r#"url: "<secret>""#,
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+    assert!(config.show().matches("hunter2").count() == 4, "{}", config.show());
+}

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use veghe_model::Timestamp;
 
 use super::fields::{Fields, MAX_TEXT};
+use super::holdings::{self, FixityPass, Validated};
 use super::stage::{Change, Hold, Stage};
 use super::unit::Unit;
 
@@ -75,6 +76,8 @@ pub enum Data {
     },
     /// A file with images is gone.
     Deleted(Images),
+    /// A file has the same content as one that was counted: it is no image more.
+    Duplicate(Images),
     /// A batch is complete.
     BatchClosed {
         /// Which batch.
@@ -126,7 +129,17 @@ pub enum Data {
         outcome: FixityOutcome,
         /// How much was read.
         bytes: u64,
+        /// Which object, by its path on the storage; never a label.
+        object: Option<String>,
+        /// Another storage that has it as it was.
+        good_copy: Option<String>,
     },
+    /// Images were billed.
+    Invoiced(Invoice),
+    /// How far a pass over all objects of a storage is.
+    FixityPass(Box<FixityPass>),
+    /// A package was checked against its manifests.
+    Validated(Box<Validated>),
     /// A station began to do something else.
     Station {
         /// Which.
@@ -168,8 +181,18 @@ pub struct Images {
     pub is_complete: bool,
 }
 
+/// What a contractor billed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Invoice {
+    /// Its number.
+    pub invoice: String,
+    /// Images on it; below 0 for a credit note.
+    pub images: i64,
+}
+
 /// A unit or all units of a batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A unit.
     Unit(String),
@@ -177,8 +200,18 @@ pub enum Target {
     Batch(String),
 }
 
+impl Target {
+    /// The unit's or batch's code.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unit(name) | Self::Batch(name) => name,
+        }
+    }
+}
+
 /// What came out of a fixity check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FixityOutcome {
     /// As it was.
     Good,
@@ -230,7 +263,14 @@ impl Data {
     pub fn unit(&self) -> Option<&str> {
         match self {
             Self::Declared(unit) => Some(&unit.code),
-            Self::Captured(images) | Self::Deleted(images) | Self::Replaced { images, .. } => Some(&images.unit),
+            Self::Captured(images)
+            | Self::Deleted(images)
+            | Self::Duplicate(images)
+            | Self::Replaced { images, .. } => Some(&images.unit),
+            Self::Validated(validated) => match &validated.of {
+                Target::Unit(unit) => Some(unit),
+                Target::Batch(_) => None,
+            },
             Self::Stage { unit, .. }
             | Self::Moved { unit, .. }
             | Self::OcrDone { unit, .. }
@@ -249,13 +289,17 @@ impl Data {
             Self::Captured(_) => "image.captured",
             Self::Replaced { .. } => "image.replaced",
             Self::Deleted(_) => "image.deleted",
+            Self::Duplicate(_) => "image.duplicate",
             Self::BatchClosed { .. } => "batch.closed",
             Self::Qc { .. } => "qc.result",
             Self::TargetMeasured { .. } => "target.measured",
             Self::OcrDone { .. } => "ocr.done",
             Self::Delivered { .. } => "package.delivered",
             Self::Fixity { .. } => "fixity.checked",
+            Self::FixityPass(_) => "fixity.pass",
+            Self::Validated(_) => "package.validated",
             Self::Station { .. } => "station.state",
+            Self::Invoiced(_) => "invoice.received",
             Self::Correction { .. } => "correction",
             Self::BaselineAdopted { .. } => "baseline.adopted",
             Self::DaysFrozen { .. } => "days.frozen",
@@ -354,7 +398,13 @@ fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, S
     if let Some(subject) = subject
         && matches!(
             kind,
-            "unit.stage" | "custody.moved" | "image.captured" | "image.replaced" | "image.deleted" | "ocr.done"
+            "unit.stage"
+                | "custody.moved"
+                | "image.captured"
+                | "image.replaced"
+                | "image.deleted"
+                | "image.duplicate"
+                | "ocr.done"
         )
         && !data.contains_key("unit")
     {
@@ -417,6 +467,7 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             })
         }
         "image.deleted" => images(&mut f).map(Data::Deleted),
+        "image.duplicate" => images(&mut f).map(Data::Duplicate),
         "batch.closed" => {
             f.optional_count("units", 1_000_000);
             f.optional_count("images", 100_000_000);
@@ -466,10 +517,16 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
                 ],
             );
             let bytes = f.optional_count("bytes", 1 << 53).unwrap_or(0);
-            f.optional_text("object", 1024);
+            let (object, good_copy) = (f.optional_text("object", 1024), f.optional_word("good_copy"));
             f.optional_text("algorithm", 32);
             f.optional_text("unit", 64);
-            storage.zip(outcome).map(|(storage, outcome)| Data::Fixity { storage, outcome, bytes })
+            f.optional_word("reason");
+            storage.zip(outcome).map(|(storage, outcome)| Data::Fixity { storage, outcome, bytes, object, good_copy })
+        }
+        "fixity.pass" => holdings::read_pass(&mut f).map(|pass| Data::FixityPass(Box::new(pass))),
+        "package.validated" => {
+            let of = target(&mut f);
+            holdings::read_validated(&mut f, of).map(|validated| Data::Validated(Box::new(validated)))
         }
         "station.state" => {
             let station = f.word("station");
@@ -478,6 +535,15 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             f.optional_count("images_total", 1 << 53);
             f.optional_text("epoch", 64);
             station.zip(state).map(|(station, state)| Data::Station { station, state })
+        }
+        "invoice.received" => {
+            let invoice = f.text("invoice", 64);
+            let images = f.count("images", 100_000_000);
+            let is_credit = f.optional_flag("credit").unwrap_or(false);
+            invoice.zip(images).map(|(invoice, images)| {
+                let images = images as i64;
+                Data::Invoiced(Invoice { invoice, images: if is_credit { -images } else { images } })
+            })
         }
         "correction" => {
             let (source, id) = (f.text("source", MAX_TEXT), f.text("id", MAX_TEXT));
@@ -503,7 +569,8 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
     }
     f.optional_number("ppi", 0.0, 100_000.0);
     f.optional_flag("icc");
-    for name in ["batch", "compression", "observed_by", "stage", "digest"] {
+    f.optional_word("problem");
+    for name in ["batch", "compression", "format", "observed_by", "stage", "digest"] {
         f.optional_text(name, 128);
     }
     Some(Images {
@@ -600,6 +667,8 @@ mod tests {
             ),
             ("image.replaced", json!({"unit": "U", "frames": 2, "frames_before": 1, "station": "S01"})),
             ("image.deleted", json!({"unit": "U", "frames": 2})),
+            ("image.duplicate", json!({"unit": "U", "frames": 2, "format": "tiff"})),
+            ("image.captured", json!({"unit": "U", "frames": 0, "complete": false, "problem": "truncated"})),
             ("batch.closed", json!({"batch": "L-1", "units": 5, "images": 900})),
             ("qc.result", json!({"unit": "U", "outcome": "rejected", "reason": "skew", "checked": 10, "rejected": 1})),
             ("qc.result", json!({"batch": "L-1", "outcome": "accepted"})),
@@ -607,7 +676,23 @@ mod tests {
             ("ocr.done", json!({"unit": "U", "pages": 290, "confidence": 0.93})),
             ("package.delivered", json!({"batch": "L-1", "package": "L-1.zip", "bytes": 9, "files": 3})),
             ("fixity.checked", json!({"storage": "nas-1", "outcome": "ok", "bytes": 9, "algorithm": "blake3"})),
+            (
+                "fixity.checked",
+                json!({"storage": "nas-1", "outcome": "mismatch", "object": "a/b.tif", "good_copy": "nas-2", "reason": "damaged"}),
+            ),
+            (
+                "fixity.pass",
+                json!({"storage": "nas-1", "pass": 3, "state": "finished", "started": "2026-05-14T08:12:31Z", "objects": 9,
+                    "ok": 7, "mismatch": 1, "missing": 1, "error": 0, "new": 2, "bytes": 10, "copies_differ": 0,
+                    "oldest_verified": "2026-05-14T08:12:31Z"}),
+            ),
+            (
+                "package.validated",
+                json!({"batch": "L-1", "outcome": "failed", "files": 3, "bytes": 9, "images": 2, "mets_files": 3,
+                    "alto_pages": 2, "alto_confidence": 0.9, "algorithm": "sha512", "problems": {"checksum": 1}}),
+            ),
             ("station.state", json!({"station": "S01", "state": "jam", "images_total": 5, "epoch": "a"})),
+            ("invoice.received", json!({"invoice": "CJT 0042", "images": 98_000, "credit": true})),
             ("correction", json!({"source": "//cjt/station/S02", "id": "b3:1", "reason": "wrong folder"})),
         ] {
             let mut event = captured();

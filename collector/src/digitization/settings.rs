@@ -5,6 +5,7 @@
 use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Day};
+use super::pack::Schedule;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -70,6 +71,8 @@ pub struct Settings {
     pub pages_per_metre: Option<f64>,
     /// The expected pace, for as long as there is too little history.
     pub pace: Option<PacePrior>,
+    /// Which reports are made by themselves, if any are.
+    pub reports: Option<Schedule>,
 }
 
 /// Shifts of a day at most.
@@ -86,6 +89,7 @@ impl Default for Settings {
             plan: None,
             pages_per_metre: None,
             pace: None,
+            reports: None,
         }
     }
 }

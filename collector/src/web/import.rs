@@ -18,12 +18,17 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use veghe_tsdb::Store;
 
+use super::pace::Pace;
 use super::prometheus_api::json_response;
 use crate::clock;
 use crate::import::{Format, ImportError, Importer, Packing, Summary};
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_mins(1);
+/// How long it may be waited for in all, beside a second for each so many bytes: a client that sends a byte a minute holds
+/// the only turn no longer.
+const GRACE: Duration = Duration::from_mins(2);
+const LEAST_BYTES_PER_SECOND: u64 = 4 << 10;
 /// Frames of a body that wait for the reader.
 const FRAMES: usize = 4;
 
@@ -110,16 +115,26 @@ fn unpack_and_run(
 /// Hands the frames of `body` on until its end, or until nobody takes them any more.
 async fn feed(body: Body, sender: mpsc::Sender<io::Result<Option<Bytes>>>) {
     let mut body = body;
+    let mut pace = Pace::new(SILENCE, GRACE, LEAST_BYTES_PER_SECOND);
     loop {
-        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
+        let begun = clock::instant();
+        let patience = pace.patience();
+        let frame = match tokio::time::timeout(patience, body.frame()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Ok(Some(data)),
+                Ok(data) => {
+                    pace.moved(data.len(), begun.elapsed());
+                    Ok(Some(data))
+                }
                 Err(_trailers) => continue,
             },
             Ok(Some(Err(error))) => Err(io::Error::other(error)),
-            Err(_elapsed) => {
+            Err(_elapsed) if patience == SILENCE => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {} s", SILENCE.as_secs())))
+            }
+            Err(_elapsed) => {
+                let problem = format!("it came more slowly than {LEAST_BYTES_PER_SECOND} bytes a second for too long");
+                Err(io::Error::new(io::ErrorKind::TimedOut, problem))
             }
         };
         let is_last = !matches!(frame, Ok(Some(_)));

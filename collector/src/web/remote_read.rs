@@ -1,13 +1,16 @@
 //! `POST /api/v1/read`: remote read over HTTP, whole or streamed, with Prometheus' answers
 //! (`storage/remote/read_handler.go`).
 //!
-//! Invariant: a stream goes no faster than its client takes it. What it deliberately does not do: read requests
+//! Invariants: a stream goes no faster than its client takes it, and a client that takes it too slowly is given up:
+//! streams have turns of their own, so that slow ones keep no selection waiting. What it deliberately does not do: read requests
 //! (`remote`).
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -16,18 +19,28 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::body::{Body as HttpBody, Frame};
 use tokio::sync::mpsc;
 
+use super::pace::Pace;
 use super::prometheus_api::{Api, ApiError};
+use crate::clock;
 use crate::remote::{ReadRefusal, Reading, Taken};
 
 /// Frames that wait for the client.
 const FRAMES: usize = 4;
+/// Streams at once.
+pub(super) const MAX_STREAMS: usize = 4;
+/// How long a client may take nothing, and how long it may let wait in all beside a second for each so many bytes.
+const SILENCE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_mins(1);
+const LEAST_BYTES_PER_SECOND: u64 = 64 << 10;
 
 type Frames = mpsc::Receiver<Result<Bytes, ReadRefusal>>;
 
 pub(super) async fn read(State(api): State<Arc<Api>>, body: Bytes) -> Response {
-    let reading = match Reading::decode(&body) {
-        Ok(reading) => reading,
-        Err(refusal) => return refuse(&refusal),
+    // Regular expressions take time to compile.
+    let reading = match tokio::task::spawn_blocking(move || Reading::decode(&body)).await {
+        Ok(Ok(reading)) => reading,
+        Ok(Err(refusal)) => return refuse(&refusal),
+        Err(_panicked) => return text(&ApiError::internal("the read failed unexpectedly")),
     };
     if reading.is_streamed {
         return stream(&api, reading).await;
@@ -44,16 +57,26 @@ pub(super) async fn read(State(api): State<Arc<Api>>, body: Bytes) -> Response {
 
 async fn stream(api: &Arc<Api>, reading: Reading) -> Response {
     let (sender, mut frames) = mpsc::channel(FRAMES);
-    let turn = match api.turn().await {
+    let turn = match api.turn_of(&api.streams).await {
         Ok(turn) => turn,
         Err(error) => return text(&error),
     };
     let store = api.parts.queries.store().clone();
+    let runtime = tokio::runtime::Handle::current();
+    let given_up = Arc::new(AtomicBool::new(false));
+    let giving_up = Arc::clone(&given_up);
     // Its end is the end of the channel; a panic ends the response midway, as any error there must.
     let work = tokio::task::spawn_blocking(move || {
-        let give = |frame: Vec<u8>| match sender.blocking_send(Ok(frame.into())) {
-            Ok(()) => Taken::Yes,
-            Err(_gone) => Taken::No,
+        let mut pace = Pace::new(SILENCE, GRACE, LEAST_BYTES_PER_SECOND);
+        let give = |frame: Vec<u8>| {
+            let (begun, bytes) = (clock::instant(), frame.len());
+            let sent = runtime.block_on(tokio::time::timeout(pace.patience(), sender.send(Ok(frame.into()))));
+            pace.moved(bytes, begun.elapsed());
+            if sent.is_err() {
+                giving_up.store(true, Ordering::Release);
+                tracing::warn!("a remote read was given up: its client takes the answer too slowly");
+            }
+            if matches!(sent, Ok(Ok(()))) { Taken::Yes } else { Taken::No }
         };
         let result = reading.stream(&store, give);
         drop(turn);
@@ -71,7 +94,7 @@ async fn stream(api: &Arc<Api>, reading: Reading) -> Response {
             Err(_panicked) => return text(&ApiError::internal("the read failed unexpectedly")),
         },
     };
-    let mut response = Response::new(Body::new(Streamed { first, frames }));
+    let mut response = Response::new(Body::new(Streamed { first, frames, given_up }));
     let kind = HeaderValue::from_static("application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
@@ -80,6 +103,8 @@ async fn stream(api: &Arc<Api>, reading: Reading) -> Response {
 struct Streamed {
     first: Option<Bytes>,
     frames: Frames,
+    /// Whether the frames end before the answer does, which its reader must see.
+    given_up: Arc<AtomicBool>,
 }
 
 impl HttpBody for Streamed {
@@ -93,7 +118,11 @@ impl HttpBody for Streamed {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        self.frames.poll_recv(context).map(|item| item.map(|frame| frame.map(Frame::data).map_err(io::Error::other)))
+        self.frames.poll_recv(context).map(|item| match item {
+            Some(frame) => Some(frame.map(Frame::data).map_err(io::Error::other)),
+            None if self.given_up.swap(false, Ordering::AcqRel) => Some(Err(io::ErrorKind::TimedOut.into())),
+            None => None,
+        })
     }
 }
 

@@ -27,6 +27,7 @@ mod timecolumn;
 mod tombstone;
 mod verify;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,6 +175,15 @@ pub struct Cardinality {
     pub series_by_pair: Vec<(String, u64)>,
 }
 
+/// What the head is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Runs of samples that its series have: compressed pieces, and one of raw rows where there are any.
+    pub pieces: u64,
+    /// The oldest and the newest time stamp, if there is any sample.
+    pub span: Option<(Timestamp, Timestamp)>,
+}
+
 /// How large everything is.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -298,6 +308,23 @@ impl Store {
         self.inner.select_at_most(matchers, start, end, max_samples)
     }
 
+    /// As [`Self::select_at_most`], one series after the other rather than all at once: `each` gets every series with its
+    /// place in the ascending order of labels (places of series without a sample left are missing), on this thread and,
+    /// where there is much to decode, on a few more at the same time, so in any order. It ends the selection with `Break`.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged; some series may have been given by then.
+    pub fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, ReadError> {
+        self.inner.select_each(matchers, start, end, max_samples, each)
+    }
+
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
     pub const fn resolutions() -> [Duration; 2] {
         [Duration::from_mins(5), Duration::from_hours(1)]
@@ -383,6 +410,11 @@ impl Store {
     /// [`SealError`]; every deletion stays in force.
     pub fn clean_tombstones(&self) -> Result<CleanReport, SealError> {
         self.inner.clean_tombstones()
+    }
+
+    /// What the head is made of. Costs a look at each of its parts.
+    pub fn head_shape(&self) -> HeadShape {
+        store::read(&self.inner.head).shape()
     }
 
     /// Which labels make the most series: at most `limit` of each kind. Costs a pass over the distinct label pairs, no

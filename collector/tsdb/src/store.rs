@@ -23,6 +23,7 @@ use crate::replay::Replay;
 use crate::room::{Reserve, Room};
 use crate::seal::{HEAD_LIMIT_BYTES, Sealer};
 use crate::segment;
+use crate::select::Helpers;
 use crate::tail::Keep;
 use crate::tombstone::Tombstones;
 use crate::{Commit, CommitError, GroupId, OpenError, Options, Recovery, SeriesError, SeriesId, Stats};
@@ -98,6 +99,7 @@ pub(crate) struct Inner {
     pub(crate) sealer: Mutex<Sealer>,
     pub(crate) chunks: Chunks,
     pub(crate) room: Room,
+    pub(crate) helpers: Helpers,
     log_segments: AtomicU64,
     log_bytes: AtomicU64,
     committed: AtomicU64,
@@ -231,6 +233,7 @@ impl Inner {
         let sealer = Mutex::new(Sealer::new(connection));
         let inner = Self {
             room: Room::new(&dir),
+            helpers: Helpers::default(),
             dir,
             window_ms,
             max_series: max_series.min(u32::MAX as usize - 1),

@@ -5,6 +5,8 @@
 mod api;
 mod chart;
 pub(super) mod events;
+mod journal;
+mod pack;
 mod page;
 mod what_if;
 
@@ -20,6 +22,12 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .route("/digitization/units", get(page::units))
         .route("/digitization/units/{code}", get(page::unit))
         .route("/digitization.css", get(page::style))
+        .route("/digitization/events", get(journal::page))
+        .route("/digitization/reports", get(pack::list))
+        .route("/digitization/reports/{name}", get(pack::one))
+        .route("/v1/digitization/journal", get(journal::json))
+        .route("/v1/digitization/reports", get(pack::list_json))
+        .route("/v1/digitization/reports/{period}", get(pack::one_json))
         .route("/v1/digitization/what-if", get(what_if::answer))
         .route("/v1/digitization/project", get(api::project))
         .route("/v1/digitization/days", get(api::days))
@@ -32,5 +40,9 @@ pub(super) fn reading(digitization: Digitization) -> Router {
 
 /// What changes something for everybody, before any guard.
 pub(super) fn operating(digitization: Digitization) -> Router {
-    Router::new().route("/v1/digitization/freeze", post(api::freeze)).with_state(digitization)
+    Router::new()
+        .route("/v1/digitization/freeze", post(api::freeze))
+        .route("/v1/digitization/reports", post(pack::issue_json))
+        .route("/digitization/reports", post(pack::issue_form))
+        .with_state(digitization)
 }
