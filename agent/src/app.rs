@@ -1,20 +1,33 @@
-//! Wiring: sensors feed the uplink until the token is cancelled. Holds no state of its own and may run several times in
-//! one process, as in the collector's `up`.
+//! Wiring: sensors feed the uplink until the token is cancelled, and settings from the collector change both. Holds no
+//! state of its own and may run several times in one process, as in the collector's `up`.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use veghe_wire::remote::Findings;
+use veghe_wire::{Topic, ack};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, MqttAddress};
 use crate::delivery::Pace;
 use crate::health::Health;
-use crate::schedule::Schedule;
+use crate::remote::{Effective, Local, Remote, Verdict};
+use crate::schedule::{Change, Schedule};
 use crate::spool::Spool;
-use crate::uplink::{Settings, Uplink};
-use crate::{clock, sensors};
+use crate::uplink::{Desk, Order, Settings, Uplink};
+use crate::{clock, discovery, log_budget, sensors};
+
+/// New settings have proven good after so many intervals without a crash, within these bounds.
+const TRIAL_INTERVALS: u32 = 3;
+const TRIAL_RANGE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_mins(1));
+/// Messages of the collector and orders to the uplink that wait.
+const QUEUED: usize = 8;
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Reads `agent.yaml` in `state_dir` and runs the agent until `stop` is cancelled: then the last round is spooled, the
 /// uplink gets a few seconds to deliver, and the collector is told.
@@ -22,15 +35,55 @@ use crate::{clock, sensors};
 /// # Errors
 /// Where the settings, the identity or the spool can't be used. Troubles of the network are no errors.
 pub async fn run(state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
-    let config = Config::load(&state_dir.join(config::FILE))?;
-    run_with(&config, state_dir, stop).await
+    run_local(Config::load_local(&state_dir.join(config::FILE))?, None, state_dir, stop).await
 }
 
-/// As [`run`], with settings that were read already.
+/// As [`run`], with the broker somewhere else than `agent.yaml` says.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_at(mqtt: MqttAddress, state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+    run_local(Config::load_local(&state_dir.join(config::FILE))?, Some(mqtt), state_dir, stop).await
+}
+
+async fn run_local(
+    local: Local,
+    mqtt: Option<MqttAddress>,
+    state_dir: &Path,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let (remote, effective) = Remote::open(state_dir, local.clone())?;
+        let is_on_trial = remote.is_on_trial();
+        match run_with(remote, effective.config, mqtt.clone(), state_dir, &stop).await {
+            Ok(End::Stopped) => return Ok(()),
+            Ok(End::Again) => tracing::info!("agent begins anew with other settings"),
+            // What a person wrote is for that person to mend; what came from afar must not stop the agent.
+            Err(error) if is_on_trial => {
+                Remote::give_up(state_dir, local.clone(), &format!("the agent cannot run with them: {error:#}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Stopped,
+    /// Settings came that only a new start takes over.
+    Again,
+}
+
+async fn run_with(
+    remote: Remote,
+    mut config: Config,
+    mqtt: Option<MqttAddress>,
+    state_dir: &Path,
+    stop: &CancellationToken,
+) -> anyhow::Result<End> {
+    config.mqtt = mqtt.unwrap_or(config.mqtt);
     let health = Arc::new(Health::default());
     let spool_dir = state_dir.join("spool");
     let spool = Spool::open(&spool_dir, config.spool)?;
@@ -55,27 +108,177 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
         interval: config.schedule.interval,
         pace: Pace { backfill_per_second: config.backfill_per_second.into(), ..Pace::default() },
     };
+    let (orders, ordered) = mpsc::channel(QUEUED);
+    let (offers, mut offered) = mpsc::channel(QUEUED);
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
-        .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
+        .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?
+        .with_desk(Desk { orders: ordered, offers });
     let began = clock::instant();
     let mut sensors = sensors::all_in_time(&config.sensors);
     #[cfg(target_os = "linux")]
-    let (sources, uplink) = sources::start(config, state_dir, &tasks, &mut sensors, uplink)?;
-    let (schedule, rounds) = Schedule::start(sensors, &config.schedule, health);
+    let (sources, uplink) = sources::start(&config, state_dir, &tasks, &mut sensors, uplink)?;
+    let (schedule, rounds) = Schedule::start(sensors, &config.schedule, Arc::clone(&health));
+    let footprint = config.footprint.clone();
+    schedule.adopt(Change { sensors: None, settings: config.schedule.clone(), footprint });
+    let (found_to, mut found) = mpsc::channel(1);
+    let mut steward = Steward {
+        remote,
+        config,
+        health,
+        schedule,
+        orders,
+        found_to,
+        tasks,
+        #[cfg(target_os = "linux")]
+        sources,
+        trial_ends: None,
+        look: None,
+        end: End::Stopped,
+    };
+    steward.begin();
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
-    let early = tokio::select! {
-        () = stop.cancelled() => false,
-        () = &mut uplink => true,
-    };
-    anyhow::ensure!(!early, "the schedule ended by itself");
-    tokio::join!(schedule.stop(), uplink);
+    let mut minutes = tokio::time::interval(MINUTE);
+    let mut told_dropped = log_budget::dropped_total();
+    while steward.end == End::Stopped {
+        let trial_ends = steward.trial_ends;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = &mut uplink => anyhow::bail!("the schedule ended by itself"),
+            Some(payload) = offered.recv() => steward.consider(&payload),
+            Some(findings) = found.recv() => steward.announce(Topic::Findings, ack::encode(&findings)),
+            () = until(trial_ends) => steward.settle(),
+            _ = minutes.tick() => {
+                let dropped = log_budget::dropped_total();
+                if dropped > told_dropped {
+                    tracing::warn!(lines = dropped - told_dropped, "log lines were left out: more than the budget of a minute");
+                    told_dropped = dropped;
+                }
+            }
+        }
+    }
+    if steward.end == End::Stopped {
+        steward.remote.stop();
+    }
+    let end = steward.end;
+    drop(steward.look);
+    tokio::join!(steward.schedule.stop(), uplink);
     #[cfg(target_os = "linux")]
-    sources.stop().await;
+    steward.sources.stop().await;
+    let tasks = steward.tasks;
     tasks.close();
     tasks.wait().await;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "agent ended");
-    Ok(())
+    Ok(end)
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Carries settings from the collector to whoever they are for.
+struct Steward {
+    remote: Remote,
+    /// In force.
+    config: Config,
+    health: Arc<Health>,
+    schedule: Schedule,
+    orders: mpsc::Sender<Order>,
+    found_to: mpsc::Sender<Findings>,
+    tasks: TaskTracker,
+    #[cfg(target_os = "linux")]
+    sources: sources::Sources,
+    trial_ends: Option<Instant>,
+    /// Ends the look-out for what could be watched.
+    look: Option<tokio_util::sync::DropGuard>,
+    end: End,
+}
+
+impl Steward {
+    fn begin(&mut self) {
+        self.begin_trial();
+        self.look_out();
+        self.tell();
+    }
+
+    fn begin_trial(&mut self) {
+        let (least, most) = TRIAL_RANGE;
+        let trial = (self.config.schedule.interval * TRIAL_INTERVALS).clamp(least, most);
+        self.trial_ends = self.remote.is_on_trial().then(|| clock::instant() + trial);
+    }
+
+    fn look_out(&mut self) {
+        let stop = CancellationToken::new();
+        let look = discovery::run(self.config.discovery.clone(), self.found_to.clone());
+        self.look = Some(stop.clone().drop_guard());
+        self.tasks.spawn(async move { stop.run_until_cancelled_owned(look).await });
+    }
+
+    fn consider(&mut self, payload: &[u8]) {
+        match self.remote.consider(payload) {
+            None => return,
+            Some(Verdict::Tell) => {}
+            Some(Verdict::Adopt(effective)) => self.adopt(*effective),
+        }
+        self.tell();
+    }
+
+    fn adopt(&mut self, effective: Effective) {
+        let before = std::mem::replace(&mut self.config, effective.config);
+        let config = &mut self.config;
+        // Not the collector's to change, and perhaps not what agent.yaml says.
+        config.mqtt = before.mqtt;
+        #[cfg(target_os = "linux")]
+        if config.digitization != before.digitization || config.fixity != before.fixity {
+            // Folders are watched by threads with a memory of their own.
+            self.end = End::Again;
+            return;
+        }
+        let sensors = (config.sensors != before.sensors).then(|| {
+            let mut sensors = sensors::all_in_time(&config.sensors);
+            #[cfg(target_os = "linux")]
+            self.sources.add_to(&mut sensors);
+            sensors
+        });
+        let (settings, footprint) = (config.schedule.clone(), config.footprint.clone());
+        self.schedule.adopt(Change { sensors, settings, footprint });
+        let pace = Order::Pace(config.schedule.interval, config.backfill_per_second.into());
+        self.order(pace);
+        if self.config.discovery != before.discovery {
+            self.look_out();
+        }
+        self.begin_trial();
+    }
+
+    /// What was on trial has lasted.
+    fn settle(&mut self) {
+        self.trial_ends = None;
+        self.remote.settle();
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let failing = self.health.failing_sensors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let report = self.remote.report(failing.into_iter().map(str::to_owned).collect());
+        self.health.config_number.store(report.number, Relaxed);
+        self.health.config_on_trial.store(report.on_trial.into(), Relaxed);
+        self.health.config_refused_total.store(self.remote.refused_total(), Relaxed);
+        self.announce(Topic::Report, ack::encode(&report));
+    }
+
+    fn announce(&self, topic: Topic, payload: Vec<u8>) {
+        self.order(Order::Announce(topic, payload));
+    }
+
+    fn order(&self, order: Order) {
+        // Full only while the uplink is busy with more important things; the next report tells the same.
+        if let Err(error) = self.orders.try_send(order) {
+            tracing::debug!(%error, "the uplink takes no orders now");
+        }
+    }
 }
 
 /// What is not measured in rounds: files and the events about them.
@@ -129,6 +332,11 @@ mod sources {
     }
 
     impl Sources {
+        /// The sensors that tell about it.
+        pub(super) fn add_to(&self, sensors: &mut Vec<Box<dyn Sensor>>) {
+            sensors.extend(self.digitization.as_ref().map(Digitization::sensor));
+        }
+
         pub(super) async fn stop(self) {
             self.stop.cancel();
             let (digitization, fixity) = (self.digitization, self.fixity);

@@ -21,7 +21,7 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(20);
 const ONCE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The default of `--state-dir`.
-pub const STATE_DIR: &str = "/var/lib/veghe-agent";
+pub const STATE_DIR: &str = if cfg!(windows) { r"C:\ProgramData\Veghe\agent" } else { "/var/lib/veghe-agent" };
 
 /// Report the health, capacity and digitization throughput of this machine to a Veghe collector.
 #[derive(Debug, Parser)]
@@ -66,6 +66,19 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Show the settings in force, the collector's included, and where each value comes from
+    #[command(
+        after_help = "Behind a value: `file` for agent.yaml, which wins, `collector`, or nothing for a default.\n\n\
+        Example: veghe-agent show-config --state-dir /var/lib/veghe-agent"
+    )]
+    ShowConfig {
+        /// Directory of agent.yaml
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// List what could be watched on this machine
+    #[command(after_help = "Example: veghe-agent discover")]
+    Discover,
     /// Tell what image files say of themselves: images, size, resolution, compression, completeness
     #[command(after_help = "TIFF, JPEG, JPEG 2000 and PDF; only headers are read.\n\n\
         Examples:\n  \
@@ -87,11 +100,35 @@ pub enum Command {
         #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
         state_dir: PathBuf,
     },
+    /// Install, remove or run the agent as a Windows service
+    #[cfg(windows)]
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example: veghe-agent completion bash > /etc/bash_completion.d/veghe-agent")]
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+}
+
+/// The Windows service.
+#[cfg(windows)]
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Install the service and start it, as administrator
+    Install {
+        /// Directory of agent.yaml, key, certificates and spool
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// Stop the service and remove it, as administrator
+    Uninstall,
+    /// Run under the service manager
+    Run {
+        /// Directory of agent.yaml, key, certificates and spool
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
     },
 }
 
@@ -133,6 +170,18 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
         }
         Command::Sensors { state_dir } => list_sensors(&state_dir, out),
         Command::CheckConfig { file } => write_out(out, &Config::load(&file)?.to_yaml()),
+        Command::ShowConfig { state_dir } => {
+            let local = Config::load_local(&state_dir.join(config::FILE))?;
+            write_out(out, &crate::remote::Remote::look(&state_dir, local)?.to_text())
+        }
+        Command::Discover => {
+            let found = crate::discovery::look().found;
+            let mut text = String::new();
+            for finding in &found {
+                text = format!("{text}{:13} {}  {}\n", finding.kind, finding.name, finding.detail);
+            }
+            write_out(out, if found.is_empty() { "Nothing found that could be watched.\n" } else { &text })
+        }
         Command::Inspect(arguments) => {
             let mut out = io::BufWriter::new(out);
             match crate::inspect::run(&arguments, &mut out).and_then(|()| Ok(out.flush()?)) {
@@ -144,6 +193,12 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
         Command::Fixity { command } => crate::fixity::command::run(&command, out),
         #[cfg(target_os = "linux")]
         Command::Digitization { state_dir } => write_out(out, &crate::digitization::report(&state_dir)?),
+        #[cfg(windows)]
+        Command::Service(command) => match command {
+            ServiceCommand::Install { state_dir } => crate::service::install(&state_dir),
+            ServiceCommand::Uninstall => crate::service::uninstall(),
+            ServiceCommand::Run { state_dir } => crate::service::run(state_dir),
+        },
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-agent", &mut script);

@@ -18,3 +18,14 @@ pub fn now_ms() -> i64 {
 pub fn instant() -> Instant {
     Instant::now()
 }
+
+/// Processor time of the present thread; zero where the system does not tell.
+pub fn thread_cpu() -> std::time::Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        std::time::Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    std::time::Duration::ZERO
+}

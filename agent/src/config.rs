@@ -13,17 +13,23 @@ use url::Url;
 use veghe_wire::AgentId;
 use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
 
+use crate::remote::{Local, Policy};
 use crate::schedule::{self, Override};
 use crate::sensors::{self, SensorSettings, options};
 use crate::spool::Limits;
 #[cfg(target_os = "linux")]
 use crate::{digitization, fixity};
+use crate::{discovery, footprint};
 
 /// Its name in the state directory.
 pub const FILE: &str = "agent.yaml";
 const DEFAULT_MQTT_PORT: u16 = 8883;
 const INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_hours(1));
 const SPOOL_RANGE: (u64, u64) = (1 << 20, 1 << 40);
+
+/// What [`first`] writes out although it is the default: as long as nobody changes it, it is no decision.
+pub(crate) const DEFAULTS_OF_JOIN: [(&str, &str); 3] =
+    [("interval", "15s"), ("deadline", "5s"), ("uplink.backfill_batches_per_second", "20")];
 
 /// All settings of an agent.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +46,14 @@ pub struct Config {
     pub spool: Limits,
     /// Older batches in a second, while newer ones go at once.
     pub backfill_per_second: u32,
+    /// What it is called by besides its id, for groups of settings.
+    pub labels: BTreeMap<String, String>,
+    /// What the collector may set.
+    pub remote: Policy,
+    /// Whether and how often it looks for what could be watched.
+    pub discovery: discovery::Settings,
+    /// How much of the machine it takes.
+    pub footprint: footprint::Settings,
     /// What it sees of a digitization.
     #[cfg(target_os = "linux")]
     pub digitization: digitization::Settings,
@@ -90,6 +104,10 @@ impl Config {
             sensors: SensorSettings::default(),
             spool: Limits::default(),
             backfill_per_second: 20,
+            labels: BTreeMap::new(),
+            remote: Policy::default(),
+            discovery: discovery::Settings::default(),
+            footprint: footprint::Settings::default(),
             #[cfg(target_os = "linux")]
             digitization: digitization::Settings::default(),
             #[cfg(target_os = "linux")]
@@ -116,6 +134,22 @@ impl Config {
         }
     }
 
+    /// As [`Config::load`], as what the collector's settings are laid under.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_local(path: &Path) -> Result<Local, Problems> {
+        Self::load(path)?;
+        let mut problems = Problems::new(path);
+        match std::fs::read_to_string(path) {
+            Ok(text) => Local::parse(path, &text),
+            Err(error) => {
+                problems.note(0, "", format_args!("cannot be read: {error}"));
+                problems.finish(None)
+            }
+        }
+    }
+
     /// Reads the settings in `text`, the content of `path`.
     ///
     /// # Errors
@@ -126,7 +160,7 @@ impl Config {
         problems.finish(config)
     }
 
-    fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
+    pub(crate) fn read(node: &Node, problems: &mut Problems) -> Option<Self> {
         let mut root = node.section(problems);
         let line = root.line();
         let agent = root.value("agent", problems, str::parse::<AgentId>);
@@ -172,6 +206,10 @@ impl Config {
             }
             section.finish(&known, problems);
         }
+        let labels = root.take("labels").map(|node| read_labels(node, problems)).unwrap_or_default();
+        let remote = root.take("remote").map(|node| read_policy(node, problems)).unwrap_or_default();
+        let discovery = root.take("discovery").map(|node| discovery::read(node, problems)).unwrap_or_default();
+        let footprint = root.take("footprint").map(|node| footprint::read(node, problems)).unwrap_or_default();
         #[cfg(target_os = "linux")]
         let digitization = root.section("digitization", problems).map(|mut section| {
             let read = digitization::settings::read(&mut section, problems);
@@ -184,7 +222,21 @@ impl Config {
             section.finish(&["pace", "every", "storages"], problems);
             read
         });
-        let known = ["agent", "mqtt", "interval", "deadline", "spool", "uplink", "sensors", "digitization", "fixity"];
+        let known = [
+            "agent",
+            "mqtt",
+            "interval",
+            "deadline",
+            "labels",
+            "spool",
+            "uplink",
+            "remote",
+            "discovery",
+            "footprint",
+            "sensors",
+            "digitization",
+            "fixity",
+        ];
         root.finish(&known, problems);
         for (key, is_missing) in [("agent", agent.is_none()), ("mqtt", mqtt.is_none())] {
             if is_missing && !problems.iter().any(|problem| problem.key == key) {
@@ -198,6 +250,8 @@ impl Config {
         config.sensors = settings;
         config.spool = limits;
         config.backfill_per_second = backfill_per_second.unwrap_or(config.backfill_per_second);
+        (config.labels, config.remote) = (labels, remote);
+        (config.discovery, config.footprint) = (discovery, footprint);
         #[cfg(target_os = "linux")]
         {
             config.digitization = digitization.unwrap_or_default();
@@ -209,7 +263,7 @@ impl Config {
     /// The settings as a document, defaults included.
     pub fn to_yaml(&self) -> String {
         let mut text = format!(
-            "agent: {}\nmqtt: {}\ninterval: {}\ndeadline: {}\nspool:\n  max_size: {}\n  max_age: {}\nuplink:\n  backfill_batches_per_second: {}\nsensors:\n",
+            "agent: {}\nmqtt: {}\ninterval: {}\ndeadline: {}\nspool:\n  max_size: {}\n  max_age: {}\nuplink:\n  backfill_batches_per_second: {}\n{}{}{}labels: {{{}}}\nsensors:\n",
             self.agent,
             self.mqtt,
             format_duration(self.schedule.interval),
@@ -217,6 +271,10 @@ impl Config {
             format_bytes(self.spool.max_bytes),
             format_duration(self.spool.max_age),
             self.backfill_per_second,
+            write_policy(&self.remote),
+            discovery::write(&self.discovery),
+            footprint::write(&self.footprint),
+            self.labels.iter().map(|(name, value)| format!("{name}: {value:?}")).collect::<Vec<_>>().join(", "),
         );
         for name in sensors::names() {
             let change = self.schedule.overrides.get(name).copied().unwrap_or_default();
@@ -268,6 +326,14 @@ spool:
 uplink:
   backfill_batches_per_second: 20
 
+# The collector may change what is measured and how often, within what this file leaves open: what is set here wins, apart
+# from interval, deadline and backfill above as long as they are unchanged. It can't name programs to run. To keep it out:
+# remote:
+#   accept: false
+# To keep single keys as they are here: remote: {{keep: [interval, sensors.scrapes]}}
+# By labels the collector tells groups of agents apart:
+# labels: {{site: timisoara, role: scanner}}
+
 # Every sensor that can run here does, but for those that are off by default (see: veghe-agent sensors). Each can be told
 # otherwise, for example:
 # sensors:
@@ -300,6 +366,38 @@ uplink:
 #           - targets: [127.0.0.1:9187]
 "
     )
+}
+
+fn read_labels(node: &Node, problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for (name, node) in node.section(problems).take_all() {
+        let Some(value) = node.text(problems) else { continue };
+        if !veghe_wire::remote::is_label(name, value) {
+            let form = "is no label; write a name of letters, digits and `_`, and a short value";
+            problems.note(node.line, &*node.key, form);
+        } else if labels.len() == veghe_wire::remote::MAX_LABELS {
+            problems.note(node.line, &*node.key, format_args!("is one too many; at most {} are", labels.len()));
+        } else {
+            labels.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    labels
+}
+
+fn read_policy(node: &Node, problems: &mut Problems) -> Policy {
+    let mut section = node.section(problems);
+    let mut policy = Policy::default();
+    policy.accept = section.value("accept", problems, parse_bool).unwrap_or(policy.accept);
+    policy.programs = section.value("programs", problems, parse_bool).unwrap_or(policy.programs);
+    let keep = section.list("keep", problems);
+    policy.keep = keep.iter().filter_map(|node| node.text(problems).map(str::to_owned)).collect();
+    section.finish(&["accept", "programs", "keep"], problems);
+    policy
+}
+
+fn write_policy(policy: &Policy) -> String {
+    let keep = policy.keep.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    format!("remote:\n  accept: {}\n  programs: {}\n  keep: [{keep}]\n", policy.accept, policy.programs)
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

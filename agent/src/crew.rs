@@ -43,9 +43,10 @@ impl Job {
     }
 
     fn run(&mut self) -> Answer {
-        let begin = clock::instant();
+        let (begin, cpu_begin) = (clock::instant(), clock::thread_cpu());
         let result = catch_unwind(AssertUnwindSafe(|| self.sensor.read(&mut self.sink)));
         let duration = begin.elapsed();
+        let cpu = clock::thread_cpu().saturating_sub(cpu_begin);
         let error = match result {
             Ok(result) => result.err(),
             Err(panic) => {
@@ -55,7 +56,7 @@ impl Job {
             }
         };
         let (series, values) = self.sink.take();
-        Answer { duration, error, series, values }
+        Answer { duration, cpu, error, series, values }
     }
 }
 
@@ -63,6 +64,8 @@ impl Job {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) duration: Duration,
+    /// Processor time of the worker's thread; zero where the system does not tell.
+    pub(crate) cpu: Duration,
     pub(crate) error: Option<SensorError>,
     pub(crate) series: Arc<SeriesSet>,
     pub(crate) values: Vec<f64>,
@@ -94,6 +97,7 @@ struct Board {
     answers: Vec<(Job, Answer)>,
     idle_workers: usize,
     is_dismissed: bool,
+    is_called: bool,
 }
 
 impl std::fmt::Debug for Crew {
@@ -123,7 +127,9 @@ impl Crew {
     /// of their own.
     pub(crate) fn wait(&self, patience: Duration, stall: Duration) -> News {
         let mut board = self.0.board();
-        let has_news = |board: &Board| board.is_dismissed || (!board.answers.is_empty() && board.waiting.is_empty());
+        let has_news = |board: &Board| {
+            board.is_dismissed || board.is_called || (!board.answers.is_empty() && board.waiting.is_empty())
+        };
         if !has_news(&board) {
             let patience = if board.waiting.is_empty() { patience } else { patience.min(stall) };
             // Whether it was woken or not: what is there now counts.
@@ -131,10 +137,17 @@ impl Crew {
         }
         let is_stalled = board.answers.is_empty() && !board.is_dismissed;
         let missing = if is_stalled { board.waiting.len() } else { 0 };
+        board.is_called = false;
         let news = News { answers: std::mem::take(&mut board.answers), is_dismissed: board.is_dismissed };
         drop(board);
         (0..missing).for_each(|_| self.hire());
         news
+    }
+
+    /// Has the coordinator look up from its wait.
+    pub(crate) fn call(&self) {
+        self.0.board().is_called = true;
+        self.0.news.notify_all();
     }
 
     /// Ends the workers, each when it is free, and tells the coordinator.

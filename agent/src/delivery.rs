@@ -90,6 +90,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Older batches follow at this rate a second from now on.
+    pub fn set_backfill(&mut self, per_second: f64) {
+        self.pace.backfill_per_second = per_second;
+    }
+
     /// Nothing under way, not connected.
     pub fn new(pace: Pace) -> Self {
         Self {

@@ -2,6 +2,7 @@
 //!
 //! Every access is relaxed: each number stands alone.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 /// All zero at start. The names are those of the metrics, without `veghe_agent_`.
@@ -31,4 +32,16 @@ pub struct Health {
     pub rounds_dropped_total: AtomicU64,
     /// Steps of the system clock that were noticed.
     pub clock_steps_total: AtomicU64,
+    /// Sensors that are left out to stay below the agent's ceilings.
+    pub shed_sensors: AtomicU64,
+    /// By what optional sensors' intervals are multiplied while the machine is busy; 0 before the first look.
+    pub interval_stretch: AtomicU64,
+    /// Number of the collector's settings in force, 0 without any.
+    pub config_number: AtomicU64,
+    /// 1 while those are on trial, else 0.
+    pub config_on_trial: AtomicU64,
+    /// Settings of the collector that were refused since the start.
+    pub config_refused_total: AtomicU64,
+    /// Sensors that failed or hung in the last main round.
+    pub failing_sensors: Mutex<Vec<&'static str>>,
 }

@@ -4,9 +4,8 @@
 //! `agent.crt.new`, the key's name first; what a crash left in between, [`Identity::load`] ends.
 //! What it deliberately does not do: ask anybody for a certificate.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
@@ -14,6 +13,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use veghe_wire::AgentId;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::system::{self, Private as _};
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +191,7 @@ fn write_new(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
         })?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).private().open(path)?;
         file.write_all(content)?;
         file.sync_all()
     };
@@ -198,7 +199,7 @@ fn write_new(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
-    let sync = || File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all();
+    let sync = || system::sync_directory(to.parent().unwrap_or(Path::new(".")));
     let renamed = fs::rename(from, to).and_then(|()| sync());
     renamed.map_err(|source| IdentityError::Write { path: to.to_owned(), source })
 }

@@ -7,7 +7,6 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse, Token, to_hex};
 
 use crate::config;
 use crate::identity::{self, IdentityError, KeyRequest};
+use crate::system::Private as _;
 use crate::tls::{self, Pin};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -150,7 +150,7 @@ pub async fn join(url: &str, token: &Token, state_dir: &Path, existing: Existing
     let mqtt = answer.mqtt_url.unwrap_or_else(|| format!("mqtts://{}:{}", target.url_host(), answer.mqtt_port));
     config::parse_mqtt_url(&mqtt).map_err(unusable)?;
 
-    let created = DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    let created = DirBuilder::new().recursive(true).private().create(state_dir);
     created.map_err(|source| JoinError::CreateDir { path: state_dir.to_owned(), source })?;
     identity::write_atomically(&state_dir.join(identity::CA), answer.ca_certificate.as_bytes())?;
     identity::replace(state_dir, &agent, &request, &answer.certificate)?;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use veghe_agent::cli::{Cli, Command, execute, is_usage};
+use veghe_agent::log_budget::Budget;
+use veghe_agent::system::told_to_end;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 64;
@@ -44,14 +45,11 @@ fn run(command: Command) -> anyhow::Result<()> {
     runtime.block_on(async {
         let Command::Run { state_dir } = command else { return execute(command, &mut io::stdout()).await };
         let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
         let agent = veghe_agent::app::run(&state_dir, stop.clone());
         tokio::pin!(agent);
         tokio::select! {
             result = &mut agent => return result,
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            told = told_to_end() => told.context("cannot listen to signals")?,
         }
         stop.cancel();
         agent.await
@@ -67,6 +65,7 @@ fn start_logging() {
         Some(Err(_)) | None => Targets::new().with_default(Level::INFO),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = lines.with_filter(Budget::default());
     tracing_subscriber::registry().with(lines).with(filter).init();
     if let Some(Err(error)) = parsed {
         tracing::warn!(%error, "cannot use RUST_LOG; write for example RUST_LOG=info,veghe_agent=debug");

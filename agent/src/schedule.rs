@@ -8,11 +8,12 @@
 //! Invariants: a sensor never runs twice at once; a sensor never delays another by more than the grace; time stamps
 //! ascend strictly, except after the system clock was set back by more than an interval, when the grid begins anew and
 //! time stamps follow the clock; `veghe_agent_cycles_total` grows by one with each round at the common interval and is
-//! in it. What it deliberately does not do: keep rounds (a full queue drops and counts the newest), know the wire.
+//! in it. Other sensors and intervals are taken over between two rounds ([`Schedule::adopt`]); what is measured before and
+//! after goes on without a gap, the rest ends. What it deliberately does not do: keep rounds (a full queue drops and counts the newest), know the wire.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
 use crate::crew::{Answer, Crew, Job};
+use crate::footprint::{self, ESSENTIAL, Footprint, Look};
 use crate::health::Health;
 use crate::reading::{Reading, Round, SeriesSet, Sink};
 use crate::sensors::Sensor;
@@ -62,10 +64,20 @@ impl Default for Settings {
     }
 }
 
+/// What is to be different from the next round on.
+pub struct Change {
+    /// The sensors that run then; `None` leaves those that do.
+    pub sensors: Option<Vec<Box<dyn Sensor>>>,
+    /// When they run.
+    pub settings: Settings,
+    /// What they may take.
+    pub footprint: footprint::Settings,
+}
+
 /// Running sensors. Dropping it stops them at the next round.
-#[derive(Debug)]
 pub struct Schedule {
     crew: Crew,
+    change: Arc<Mutex<Option<Change>>>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -79,7 +91,7 @@ impl Schedule {
         let (rounds, receiver) = mpsc::channel(QUEUED_ROUNDS);
         let (end, ended) = oneshot::channel();
         let mut coordinator = Coordinator::new(sensors, settings, health);
-        let crew = coordinator.crew.clone();
+        let (crew, change) = (coordinator.crew.clone(), Arc::clone(&coordinator.change));
         let run = move || {
             coordinator.run(&rounds);
             drop(end);
@@ -90,7 +102,17 @@ impl Schedule {
         {
             tracing::error!(%error, "cannot start the schedule");
         }
-        (Self { crew, ended }, receiver)
+        (Self { crew, change, ended }, receiver)
+    }
+
+    /// Takes `change` over before the next round.
+    pub fn adopt(&self, change: Change) {
+        let mut waiting = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was not taken over yet may have brought sensors that this one leaves as they are.
+        let sensors = change.sensors.or_else(|| waiting.take().and_then(|before| before.sensors));
+        *waiting = Some(Change { sensors, ..change });
+        drop(waiting);
+        self.crew.call();
     }
 
     /// Stops taking rounds and returns when the last one is in the queue. Does not wait for sensors that hang.
@@ -113,7 +135,14 @@ pub fn once(sensors: Vec<Box<dyn Sensor>>, settings: &Settings) -> Round {
 
 /// One sensor as the coordinator sees it.
 struct Slot {
+    /// What its job is known by; never used twice.
+    id: usize,
     name: &'static str,
+    duty: Duty,
+    /// As settings say; the grid's may be stretched.
+    interval: Duration,
+    /// Mean processor time of its runs.
+    cost: Duration,
     deadline: Duration,
     grid: Grid,
     state: State,
@@ -122,6 +151,16 @@ struct Slot {
     health: SensorHealth,
     /// Whether its source has been there at its last answer.
     is_present: bool,
+}
+
+/// Whether a sensor is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duty {
+    Works,
+    /// Left out to stay below the agent's ceilings.
+    Shed,
+    /// In no settings any more; leaves once its series have ended.
+    Gone,
 }
 
 enum State {
@@ -146,6 +185,13 @@ struct Coordinator {
     health: Arc<Health>,
     cycles: u64,
     stopping: bool,
+    change: Arc<Mutex<Option<Change>>>,
+    next_id: usize,
+    footprint: Footprint,
+    footprint_settings: footprint::Settings,
+    /// Ids of sensors that are shed, the last one last.
+    shed: Vec<usize>,
+    looked: (Instant, Duration),
 }
 
 impl Drop for Coordinator {
@@ -157,20 +203,9 @@ impl Drop for Coordinator {
 impl Coordinator {
     fn new(sensors: Vec<Box<dyn Sensor>>, settings: &Settings, health: Arc<Health>) -> Self {
         let anchor_ms = clock::now_ms();
-        let slots = sensors.into_iter().enumerate().map(|(index, sensor)| {
-            let name = sensor.name();
-            let different = settings.overrides.get(name).copied().unwrap_or_default();
-            Slot {
-                name,
-                deadline: different.deadline.unwrap_or(settings.deadline),
-                grid: Grid::new(different.interval.unwrap_or(settings.interval), anchor_ms),
-                is_present: sensor.is_present(),
-                state: State::Idle(Job::new(index, sensor)),
-                delivered: Arc::default(),
-                health: SensorHealth::default(),
-            }
-        });
-        let slots: Vec<_> = slots.collect();
+        let slots = sensors.into_iter().enumerate();
+        let slots: Vec<_> = slots.map(|(id, sensor)| Slot::new(id, sensor, settings, anchor_ms)).collect();
+        let next_id = slots.len();
         Self {
             slots,
             crew: Crew::default(),
@@ -183,13 +218,120 @@ impl Coordinator {
             health,
             cycles: 0,
             stopping: false,
+            change: Arc::default(),
+            next_id,
+            footprint: Footprint::new(footprint::Settings::boundless()),
+            footprint_settings: footprint::Settings::boundless(),
+            shed: Vec::new(),
+            looked: (clock::instant(), Duration::ZERO),
         }
+    }
+
+    /// Takes over what is to be different.
+    fn take_change(&mut self, now_ms: i64) {
+        let change = self.change.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Change { sensors, settings, footprint }) = change else { return };
+        if let Some(sensors) = sensors {
+            self.replace(sensors, &settings, now_ms);
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.duty != Duty::Gone) {
+            (slot.interval, slot.deadline) = settings.of(slot.name);
+        }
+        if self.main.interval() != settings.interval {
+            self.main.set_interval(settings.interval, now_ms);
+            self.grace = GRACE.min(settings.interval / 4);
+        }
+        self.footprint.adopt(footprint.clone());
+        self.footprint_settings = footprint;
+        self.pace(now_ms);
+    }
+
+    fn replace(&mut self, sensors: Vec<Box<dyn Sensor>>, settings: &Settings, now_ms: i64) {
+        let mut old = std::mem::take(&mut self.slots);
+        let shed: Vec<&str> = old.iter().filter(|slot| slot.duty == Duty::Shed).map(|slot| slot.name).collect();
+        let was_shed: Vec<&'static str> =
+            shed.iter().filter_map(|name| sensors.iter().map(|s| s.name()).find(|n| n == name)).collect();
+        for sensor in sensors {
+            let mut slot = Slot::new(self.next_id, sensor, settings, now_ms);
+            self.next_id += 1;
+            if let Some(at) = old.iter().position(|before| before.name == slot.name) {
+                let before = old.swap_remove(at);
+                (slot.delivered, slot.health, slot.cost) = (before.delivered, before.health, before.cost);
+            }
+            self.slots.push(slot);
+        }
+        // Of one that hangs the thread stays until it returns; its job is known to nobody then.
+        old.retain(|slot| !slot.delivered.0.is_empty());
+        for slot in &mut old {
+            slot.duty = Duty::Gone;
+        }
+        self.slots.append(&mut old);
+        self.shed.clear();
+        for name in was_shed {
+            if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == name && slot.duty == Duty::Works) {
+                slot.duty = Duty::Shed;
+                self.shed.push(slot.id);
+            }
+        }
+        self.footprint.shed_is(u32::try_from(self.shed.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Gives every sensor the interval that it has now.
+    fn pace(&mut self, now_ms: i64) {
+        for slot in &mut self.slots {
+            let is_optional = !ESSENTIAL.contains(&slot.name);
+            let interval = if is_optional { self.footprint.stretched(slot.interval) } else { slot.interval };
+            if slot.grid.interval() != interval {
+                slot.grid.set_interval(interval, now_ms);
+            }
+        }
+        self.health.interval_stretch.store(self.footprint.stretch().into(), Relaxed);
+        self.health.shed_sensors.store(self.shed.len() as u64, Relaxed);
+    }
+
+    /// Looks at what the machine and the agent do, and makes room where need be.
+    fn look(&mut self, now_ms: i64) {
+        let (now, (looked, cpu_before)) = (clock::instant(), self.looked);
+        let elapsed = now.saturating_duration_since(looked);
+        if elapsed < self.footprint_settings.look_every {
+            return;
+        }
+        let (cpu, resident_bytes) = self.agent.taken;
+        self.looked = (now, cpu);
+        let cpu_pressure = if self.footprint_settings.back_off { footprint::cpu_pressure() } else { None };
+        let look = Look { elapsed, cpu_pressure, cpu: cpu.saturating_sub(cpu_before), resident_bytes };
+        let is_optional = |slot: &&mut Slot| slot.duty == Duty::Works && !ESSENTIAL.contains(&slot.name);
+        let can_shed = self.slots.iter_mut().filter(is_optional).count();
+        match self.footprint.judge(look, can_shed) {
+            footprint::Order::Stay => {}
+            footprint::Order::Shed => {
+                let dearest = self.slots.iter_mut().filter(is_optional).max_by(|a, b| {
+                    let cost = |slot: &Slot| slot.cost.as_secs_f64() / slot.grid.interval().as_secs_f64();
+                    cost(a).total_cmp(&cost(b)).then_with(|| b.name.cmp(a.name))
+                });
+                if let Some(slot) = dearest {
+                    tracing::warn!(sensor = slot.name, "sensor is shed");
+                    slot.duty = Duty::Shed;
+                    self.shed.push(slot.id);
+                }
+            }
+            footprint::Order::TakeBack => {
+                let back = self.shed.pop().and_then(|id| self.slots.iter_mut().find(|slot| slot.id == id));
+                if let Some(slot) = back {
+                    tracing::info!(sensor = slot.name, "sensor is taken back");
+                    slot.duty = Duty::Works;
+                }
+            }
+        }
+        self.pace(now_ms);
     }
 
     fn run(&mut self, rounds: &mpsc::Sender<Round>) {
         while !self.stopping && !rounds.is_closed() {
             let now_ms = self.look_at_clock();
-            let grids = std::iter::once(&self.main).chain(self.slots.iter().map(|slot| &slot.grid));
+            self.take_change(now_ms);
+            let working = self.slots.iter().filter(|slot| slot.duty == Duty::Works);
+            let grids = std::iter::once(&self.main).chain(working.map(|slot| &slot.grid));
             let planned_ms = grids.map(|grid| grid.next_ms).min().unwrap_or(now_ms);
             if planned_ms <= now_ms {
                 self.round(planned_ms, now_ms, rounds);
@@ -215,12 +357,16 @@ impl Coordinator {
         }
         let round = self.collect(timestamp_ms, is_main);
         self.deliver(round, rounds);
+        if is_main {
+            self.look(now_ms);
+        }
     }
 
     /// Asks every sensor that is due and idle.
     fn begin(&mut self, now_ms: i64) {
         let mut jobs = Vec::with_capacity(self.slots.len());
-        for slot in self.slots.iter_mut().filter(|slot| slot.grid.next_ms <= now_ms) {
+        let is_due = |slot: &&mut Slot| slot.duty == Duty::Works && slot.grid.next_ms <= now_ms;
+        for slot in self.slots.iter_mut().filter(is_due) {
             slot.grid.advance(now_ms);
             slot.state = match std::mem::replace(&mut slot.state, State::Overdue) {
                 State::Idle(job) => {
@@ -247,7 +393,7 @@ impl Coordinator {
         let news = self.crew.wait(patience, STALL.min(self.grace / 4));
         self.stopping |= news.is_dismissed;
         for (job, answer) in news.answers {
-            let Some(slot) = self.slots.get_mut(job.slot()) else { continue };
+            let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == job.slot()) else { continue };
             slot.take(job, answer);
         }
     }
@@ -272,6 +418,7 @@ impl Coordinator {
                 );
                 slot.state = State::Overdue;
                 slot.health.succeeded = false;
+                slot.health.is_known = true;
                 slot.health.duration = since.elapsed();
                 slot.health.deadline_exceeded_total += 1;
             }
@@ -283,8 +430,9 @@ impl Coordinator {
         let mut readings: Vec<_> = self.slots.iter_mut().filter_map(Slot::reading).collect();
         if is_main {
             self.cycles += 1;
-            let present = self.slots.iter().filter(|slot| slot.is_present);
-            let sensors = present.map(|slot| (slot.name, &slot.health));
+            self.tell_failing();
+            let told = self.slots.iter().filter(|slot| slot.is_present && slot.duty != Duty::Gone);
+            let sensors = told.map(|slot| (slot.name, &slot.health));
             if let Err(error) = self.agent.read(self.cycles, sensors, &mut self.agent_sink) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell the agent's own health in full");
             }
@@ -292,6 +440,15 @@ impl Coordinator {
             readings.push(reading("agent", &self.agent_delivered, series, values));
         }
         Round { timestamp_ms, readings }
+    }
+
+    fn tell_failing(&self) {
+        let fails = |slot: &&Slot| slot.duty == Duty::Works && slot.health.is_known && !slot.health.succeeded;
+        let now = || self.slots.iter().filter(fails).map(|slot| slot.name);
+        let mut failing = self.health.failing_sensors.lock().unwrap_or_else(PoisonError::into_inner);
+        if !failing.iter().copied().eq(now()) {
+            *failing = now().collect();
+        }
     }
 
     /// What came after its round had left goes out on its own.
@@ -317,6 +474,7 @@ impl Coordinator {
             }
         }
         place.send(round);
+        self.slots.retain(|slot| slot.duty != Duty::Gone || !slot.delivered.0.is_empty());
     }
 
     /// The time by the system's clock; begins the grid anew if the clock was set back.
@@ -337,10 +495,39 @@ impl Coordinator {
     }
 }
 
+impl Settings {
+    /// Interval and deadline of the sensor `name`.
+    fn of(&self, name: &str) -> (Duration, Duration) {
+        let different = self.overrides.get(name).copied().unwrap_or_default();
+        (different.interval.unwrap_or(self.interval), different.deadline.unwrap_or(self.deadline))
+    }
+}
+
 impl Slot {
+    fn new(id: usize, sensor: Box<dyn Sensor>, settings: &Settings, anchor_ms: i64) -> Self {
+        let name = sensor.name();
+        let (interval, deadline) = settings.of(name);
+        let is_present = sensor.is_present();
+        Self {
+            id,
+            name,
+            duty: Duty::Works,
+            interval,
+            cost: Duration::ZERO,
+            deadline,
+            grid: Grid::new(interval, anchor_ms),
+            state: State::Idle(Job::new(id, sensor)),
+            delivered: Arc::default(),
+            health: SensorHealth::default(),
+            is_present,
+        }
+    }
+
     fn take(&mut self, job: Job, answer: Answer) {
         self.health.duration = answer.duration;
         self.is_present = job.is_present();
+        self.health.is_known = true;
+        self.cost = if self.cost.is_zero() { answer.cpu } else { (self.cost * 7 + answer.cpu) / 8 };
         if matches!(self.state, State::Overdue) {
             tracing::info!(sensor = self.name, seconds = answer.duration.as_secs_f64(), "overdue sensor returned");
             self.state = State::Idle(job);
@@ -363,6 +550,9 @@ impl Slot {
     }
 
     fn has_reading(&self) -> bool {
+        if self.duty != Duty::Works {
+            return !self.delivered.0.is_empty();
+        }
         match self.state {
             State::Answered(..) => true,
             State::Overdue => !self.delivered.0.is_empty(),
@@ -376,12 +566,15 @@ impl Slot {
             return None;
         }
         match std::mem::replace(&mut self.state, State::Overdue) {
-            State::Answered(job, answer) => {
+            State::Answered(job, answer) if self.duty == Duty::Works => {
                 self.state = State::Idle(job);
                 Some(reading(self.name, &self.delivered, answer.series, answer.values))
             }
             other => {
-                self.state = other;
+                self.state = match other {
+                    State::Answered(job, _) => State::Idle(job),
+                    other => other,
+                };
                 Some(reading(self.name, &self.delivered, Arc::default(), Vec::new()))
             }
         }
@@ -407,6 +600,18 @@ impl Grid {
     fn new(interval: Duration, anchor_ms: i64) -> Self {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
         Self { interval_ms, anchor_ms, next_ms: anchor_ms }
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.unsigned_abs())
+    }
+
+    /// Ticks at another distance, the next one no later than both the planned one and that distance from now.
+    fn set_interval(&mut self, interval: Duration, now_ms: i64) {
+        let planned_ms = self.next_ms;
+        self.interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
+        self.advance(now_ms);
+        self.next_ms = self.next_ms.min(planned_ms);
     }
 
     /// Goes on to the first tick after `now_ms`; ticks that were missed stay missed.

@@ -15,7 +15,6 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use veghe_wire::MAJOR;
 use veghe_wire::batch::{Batch, Decoder, FrameEncoder};
 
 use crate::session::{Definitions, EncodedRound, Extent, Session};
+use crate::system::{self, Private as _};
 
 const MAGIC: &[u8; 8] = b"VEGHESP1";
 /// Magic, number, spool id, CRC-32 of these.
@@ -377,7 +377,7 @@ impl Spool {
             if !self.segments.iter().any(|segment| segment.number == number) {
                 continue;
             }
-            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.path(number, "ack"));
+            let file = OpenOptions::new().create(true).append(true).private().open(self.path(number, "ack"));
             if let Err(error) = file.and_then(|mut file| file.write_all(&bytes)) {
                 tracing::debug!(%error, "cannot note settled batches; they may be sent again after a restart");
             }
@@ -443,7 +443,7 @@ impl Spool {
             return Ok(None);
         };
         let mut frame = vec![0; entry.bytes as usize];
-        file.read_exact_at(&mut frame, entry.offset).map_err(|source| SpoolError::Read { path, source })?;
+        system::read_exact_at(file, &mut frame, entry.offset).map_err(|source| SpoolError::Read { path, source })?;
         Ok(Some(StoredBatch { frame, needs: entry.needs }))
     }
 
@@ -495,7 +495,7 @@ impl Spool {
             }
             let prefix = [id.sequence.to_le_bytes(), timestamp_ms.to_le_bytes()].concat();
             push_record(&mut bytes, KIND_BATCH, &[&prefix, &waiting.frame]);
-            let written = active.file.write_all_at(&bytes, segment.bytes).and_then(|()| match durability {
+            let written = system::write_all_at(&active.file, &bytes, segment.bytes).and_then(|()| match durability {
                 Durability::Written => Ok(()),
                 Durability::Synced => active.file.sync_data(),
             });
@@ -522,10 +522,10 @@ impl Spool {
     fn begin_segment(&mut self, spool_id: u64) -> io::Result<()> {
         let number = self.next_number;
         let path = self.path(number, "seg");
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).private().open(&path)?;
         let mut header = [&MAGIC[..], &number.to_le_bytes(), &spool_id.to_le_bytes()].concat();
         header.extend(crc32fast::hash(&header).to_le_bytes());
-        let made = file.write_all_at(&header, 0).and_then(|()| File::open(&self.dir)?.sync_all());
+        let made = system::write_all_at(&file, &header, 0).and_then(|()| system::sync_directory(&self.dir));
         if let Err(error) = made {
             fs::remove_file(&path).ok();
             return Err(error);

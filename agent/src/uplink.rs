@@ -90,6 +90,24 @@ pub enum UplinkError {
     Session(#[source] std::io::Error),
 }
 
+/// What the uplink is asked to do besides sending batches.
+#[derive(Debug)]
+pub enum Order {
+    /// Tell the collector something on a topic, now and after each connection, in place of what was told there before.
+    Announce(Topic, Vec<u8>),
+    /// From now on batches come at this distance, and older ones follow at this rate a second.
+    Pace(Duration, f64),
+}
+
+/// Ways between the uplink and whoever deals with settings.
+#[derive(Debug)]
+pub struct Desk {
+    /// What to do.
+    pub orders: mpsc::Receiver<Order>,
+    /// Messages on the topic `config`, as they come; one that finds no place is dropped and offered again.
+    pub offers: mpsc::Sender<Vec<u8>>,
+}
+
 /// Spool, session and connection of one agent.
 pub struct Uplink {
     settings: Settings,
@@ -110,6 +128,9 @@ pub struct Uplink {
     is_dropping: bool,
     /// What was told about the lack of a connection since there was one.
     told_trouble: Option<Trouble>,
+    desk: Option<Desk>,
+    /// What is told after each connection.
+    announcements: Vec<(Topic, Vec<u8>)>,
     /// Where events come from.
     events: Option<mpsc::Receiver<EventMessage>>,
 }
@@ -138,6 +159,8 @@ struct Link {
     events: mpsc::Receiver<LinkEvent>,
     connected_at: Option<Instant>,
     is_subscribed: bool,
+    /// Told after each connection, where the other side knows of settings at all: an older collector does not.
+    told_topics: &'static [Topic],
     told_version: bool,
     told_hold: bool,
     /// Publications handed to the connection, which numbers them in this order.
@@ -161,6 +184,7 @@ enum LinkEvent {
     Connected,
     Subscribed {
         complete: bool,
+        config: bool,
     },
     Message {
         topic: Vec<u8>,
@@ -203,11 +227,20 @@ impl Uplink {
             has_disk_error: false,
             is_dropping: false,
             told_trouble: None,
+            desk: None,
+            announcements: Vec::new(),
             events: None,
         };
         uplink.tls()?;
         uplink.tell_health();
         Ok(uplink)
+    }
+
+    /// The same with a way to whoever deals with settings.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Desk) -> Self {
+        self.desk = Some(desk);
+        self
     }
 
     /// Spools and sends `rounds` until they end; then waits a little for what is under way, and says goodbye.
@@ -222,6 +255,7 @@ impl Uplink {
                     None => break,
                 },
                 event = next_event(self.link.as_mut()) => self.handle(event),
+                order = next_order(self.desk.as_mut()) => self.obey(order),
                 message = next_message(self.events.as_mut()), if takes_events => match message {
                     Some(message) => self.send_events(message),
                     None => self.events = None,
@@ -230,6 +264,44 @@ impl Uplink {
             }
         }
         self.drain().await;
+    }
+
+    fn obey(&mut self, order: Option<Order>) {
+        match order {
+            // Nobody deals with settings any more.
+            None => self.desk = None,
+            Some(Order::Announce(topic, payload)) => {
+                self.announcements.retain(|(other, _)| *other != topic);
+                self.announcements.push((topic, payload));
+                self.announce(&[topic]);
+            }
+            Some(Order::Pace(interval, backfill_per_second)) => {
+                self.delivery.set_backfill(backfill_per_second);
+                if self.settings.interval != interval {
+                    self.settings.interval = interval;
+                    let presence = self.presence(true);
+                    self.publish(Topic::Presence, true, presence);
+                }
+            }
+        }
+    }
+
+    /// Tells what is announced on `topics`, where the other side takes it.
+    fn announce(&mut self, topics: &[Topic]) {
+        let taken = self.link.as_ref().map_or(&[][..], |link| link.told_topics);
+        for (topic, payload) in self.announcements.clone() {
+            if topics.contains(&topic) && taken.contains(&topic) {
+                self.publish(topic, false, payload);
+            }
+        }
+    }
+
+    fn publish(&mut self, topic: Topic, retain: bool, payload: Vec<u8>) {
+        let Some(link) = self.link.as_mut().filter(|link| link.is_subscribed) else { return };
+        if let Err(error) = link.publish(topic, &self.identity.agent, retain, payload) {
+            tracing::warn!(%error, "the connection does not take any more");
+            self.lose_link();
+        }
     }
 
     /// Puts a round into the spool.
@@ -394,6 +466,7 @@ impl Uplink {
             events,
             connected_at: None,
             is_subscribed: false,
+            told_topics: &[],
             told_version: false,
             told_hold: false,
             published: 0,
@@ -416,8 +489,8 @@ impl Uplink {
     fn handle(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Connected => self.greet(),
-            LinkEvent::Subscribed { complete: true } => self.begin_delivery(),
-            LinkEvent::Subscribed { complete: false } => {
+            LinkEvent::Subscribed { complete: true, config } => self.begin_delivery(config),
+            LinkEvent::Subscribed { complete: false, .. } => {
                 tracing::error!(
                     "the broker refuses the subscription to the agent's own topics; check its access rules"
                 );
@@ -429,6 +502,12 @@ impl Uplink {
                     Some((agent, Topic::Ack)) if agent == self.identity.agent => self.acknowledge(&payload),
                     Some((agent, Topic::Certificate)) if agent == self.identity.agent => {
                         self.take_certificate(&payload);
+                    }
+                    Some((agent, Topic::Config)) if agent == self.identity.agent => {
+                        let taken = self.desk.as_ref().is_some_and(|desk| desk.offers.try_send(payload).is_ok());
+                        if !taken {
+                            tracing::debug!("settings that nobody takes now");
+                        }
                     }
                     _ => tracing::debug!("message on a topic that is none of ours"),
                 }
@@ -509,7 +588,8 @@ impl Uplink {
         self.health.uplink_connects_total.fetch_add(1, Relaxed);
         let Some(link) = &mut self.link else { return };
         link.connected_at = Some(clock::instant());
-        let filters = [Topic::Ack, Topic::Certificate].map(|t| Filter::new(t.of(&agent), QoS::AtLeastOnce));
+        let filters =
+            [Topic::Ack, Topic::Certificate, Topic::Config].map(|t| Filter::new(t.of(&agent), QoS::AtLeastOnce));
         let subscribed = link.client.try_subscribe_many(filters);
         let told = link.publish(Topic::Presence, &agent, true, presence);
         if let Some(error) = subscribed.err().or(told.err()) {
@@ -519,16 +599,18 @@ impl Uplink {
     }
 
     /// Only now: an acknowledgement that comes before the subscription is lost.
-    fn begin_delivery(&mut self) {
+    fn begin_delivery(&mut self, has_config: bool) {
         let Some(link) = &mut self.link else { return };
         if link.is_subscribed {
             return;
         }
         link.is_subscribed = true;
+        link.told_topics = if has_config { &[Topic::Report, Topic::Findings] } else { &[] };
         self.told_trouble = None;
         tracing::info!(host = self.settings.host, port = self.settings.port, "connected to the collector");
         let newest = self.newest.filter(|id| self.spool.is_unsettled(*id));
         self.delivery.connect(newest, clock::instant());
+        self.announce(&[Topic::Report, Topic::Findings]);
     }
 
     fn send(&mut self, now: Instant) {
@@ -747,6 +829,11 @@ async fn next_event(link: Option<&mut Link>) -> LinkEvent {
     }
 }
 
+async fn next_order(desk: Option<&mut Desk>) -> Option<Order> {
+    let Some(desk) = desk else { return std::future::pending().await };
+    desk.orders.recv().await
+}
+
 async fn next_message(events: Option<&mut mpsc::Receiver<EventMessage>>) -> Option<EventMessage> {
     match events {
         Some(events) => events.recv().await,
@@ -772,7 +859,9 @@ async fn drive(
             Ok(Event::Incoming(Packet::ConnAck(_))) => LinkEvent::Connected,
             Ok(Event::Incoming(Packet::SubAck(answer))) => {
                 let is_success = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-                LinkEvent::Subscribed { complete: answer.return_codes.iter().all(is_success) }
+                // In the order of `greet`; a collector that is older than the last one works as well without it.
+                let (needed, wished) = answer.return_codes.split_at(answer.return_codes.len().min(2));
+                LinkEvent::Subscribed { complete: needed.iter().all(is_success), config: wished.iter().any(is_success) }
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
                 LinkEvent::Message { topic: publish.topic.to_vec(), payload: publish.payload.to_vec() }

@@ -11,9 +11,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use veghe_agent::footprint;
 use veghe_agent::health::Health;
 use veghe_agent::reading::{Round, SeriesName, Sink};
-use veghe_agent::schedule::{Override, QUEUED_ROUNDS, Schedule, Settings, once};
+use veghe_agent::schedule::{Change, Override, QUEUED_ROUNDS, Schedule, Settings, once};
 use veghe_agent::sensors::{self, Roots, Sensor, SensorError, SensorSettings};
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -310,4 +311,102 @@ fn one_round_waits_for_the_slow_and_leaves_out_who_hangs() {
     assert_eq!(of_sensor(&round, "veghe_sensor_deadline_exceeded_total", "hanging"), Some(1.0));
     assert_eq!(value(&round, "steady_total", &[]), Some(1.0));
     drop(keep);
+}
+
+#[tokio::test]
+async fn other_sensors_and_intervals_are_taken_over_without_a_gap_and_what_leaves_ends() {
+    let leaving = acting("leaving", |round, sink| {
+        sink.put("leaving_total", &[], round as f64);
+        Ok(())
+    });
+    let (schedule, mut rounds) = Schedule::start(vec![steady(), leaving], &settings(NEVER), Arc::default());
+    let first = rounds.recv().await.expect("a round");
+    assert!(has(&first, "steady") && has(&first, "leaving"));
+    let coming = acting("coming", |_, sink| {
+        sink.put("coming_up", &[], 1.0);
+        Ok(())
+    });
+    let faster = Settings { interval: INTERVAL / 2, ..settings(NEVER) };
+    let bounds = footprint::Settings::boundless();
+    schedule.adopt(Change {
+        sensors: Some(vec![steady(), coming]),
+        settings: faster.clone(),
+        footprint: bounds.clone(),
+    });
+    let (mut last_ms, mut last_cycle, mut ended, mut came) = (first.timestamp_ms, 1.0, 0, 0);
+    let mut distances = Vec::new();
+    while came < 8 {
+        let round = rounds.recv().await.expect("a round");
+        assert!(round.timestamp_ms > last_ms);
+        if let Some(cycle) = value(&round, "veghe_agent_cycles_total", &[]) {
+            assert_eq!(cycle, last_cycle + 1.0, "cycles go on");
+            last_cycle = cycle;
+            distances.push(round.timestamp_ms - last_ms);
+        }
+        last_ms = round.timestamp_ms;
+        for reading in round.readings.iter().filter(|reading| reading.sensor == "leaving") {
+            let ends = reading.ended.as_ref().is_some_and(|ended| ended.0.len() == 1);
+            ended += u32::from(ends);
+        }
+        came += u32::from(has(&round, "coming"));
+        assert!(came == 0 || of_sensor(&round, "veghe_sensor_success", "leaving").is_none());
+    }
+    assert_eq!(ended, 1, "told once");
+    assert!(distances.iter().any(|ms| *ms < 150), "{distances:?}");
+    // Only when they run changes: the sensors stay, with what they know.
+    schedule.adopt(Change { sensors: None, settings: settings(NEVER), footprint: bounds });
+    let mut steady_count = 0.0;
+    for _ in 0..4 {
+        let round = rounds.recv().await.expect("a round");
+        let now = value(&round, "steady_total", &[]).unwrap_or(steady_count);
+        assert!(now >= steady_count);
+        steady_count = now;
+    }
+    assert!(steady_count > 8.0, "{steady_count}");
+    schedule.stop().await;
+}
+
+/// Spends processor time, as a sensor that has much to read.
+fn costly(name: &'static str, time: Duration) -> Box<dyn Sensor> {
+    acting(name, move |_, sink| {
+        let begin = veghe_agent::clock::thread_cpu();
+        while veghe_agent::clock::thread_cpu().saturating_sub(begin) < time {
+            std::hint::spin_loop();
+        }
+        sink.put("spent_seconds", &[("sensor", name)], time.as_secs_f64());
+        Ok(())
+    })
+}
+
+#[tokio::test]
+async fn above_its_ceiling_of_processor_time_the_agent_sheds_the_dearest_optional_sensor_and_takes_it_back() {
+    let ms = Duration::from_millis;
+    // `cpu` is one that alerts stand on: it stays, whatever it costs.
+    let all = vec![costly("cheap", ms(1)), costly("dear", ms(60)), costly("dearer", ms(90)), costly("cpu", ms(5))];
+    let health = Arc::new(Health::default());
+    let (schedule, mut rounds) = Schedule::start(all, &settings(NEVER), Arc::clone(&health));
+    // They ask for 78 % of a processor, without the two dear ones for 3 %.
+    let bounds = footprint::Settings { max_cpu_ratio: 0.15, look_every: ms(1), ..footprint::Settings::boundless() };
+    schedule.adopt(Change { sensors: None, settings: settings(NEVER), footprint: bounds.clone() });
+    let mut order = Vec::new();
+    while order.len() < 2 {
+        let round = rounds.recv().await.expect("a round");
+        let ended = round.readings.iter().filter(|reading| reading.ended.is_some() && reading.values.is_empty());
+        order.extend(ended.map(|reading| reading.sensor));
+    }
+    assert_eq!(order, ["dearer", "dear"]);
+    assert!(health.shed_sensors.load(Relaxed) >= 2);
+    // With room they come back, the last one first.
+    let roomy = footprint::Settings { max_cpu_ratio: 5.0, ..bounds };
+    schedule.adopt(Change { sensors: None, settings: settings(NEVER), footprint: roomy });
+    let mut back = Vec::new();
+    while back.len() < 2 {
+        let round = rounds.recv().await.expect("a round");
+        let came = ["dear", "dearer"].into_iter().filter(|name| has(&round, name));
+        let came: Vec<_> = came.filter(|name| !back.contains(name)).collect();
+        back.extend(came);
+    }
+    assert_eq!(back, ["dear", "dearer"]);
+    assert_eq!(health.shed_sensors.load(Relaxed), 0);
+    schedule.stop().await;
 }

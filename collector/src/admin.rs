@@ -23,6 +23,7 @@ use crate::backup::{self, Progress, Verified};
 use crate::clock;
 use crate::digitization::Digitization;
 use crate::digitization::{office, pack};
+use crate::fleet::{self, Fleet};
 use crate::import::{self, Format, Summary};
 use crate::ingest::agents::{TOKEN_LIFE, parse_agent};
 use crate::ingest::{AgentInfo, IngestHandle};
@@ -60,6 +61,11 @@ pub enum Request {
     AgentsRevoke {
         /// Id or serial number.
         name: String,
+    },
+    /// Something about agents' settings or what they found.
+    Fleet {
+        /// What.
+        question: fleet::office::Question,
     },
     /// Something about the inventory.
     Inventory {
@@ -116,6 +122,11 @@ pub enum Response {
     Revoked {
         /// Whose connection was closed.
         agent: String,
+    },
+    /// To [`Request::Fleet`].
+    Fleet {
+        /// The answer.
+        answer: Box<fleet::office::Answer>,
     },
     /// To [`Request::Inventory`].
     Inventory {
@@ -224,6 +235,7 @@ pub fn serve(
     ingest: IngestHandle,
     queries: QueryService,
     project: Digitization,
+    fleet: Fleet,
     stop: CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), AdminError> {
@@ -260,6 +272,7 @@ pub fn serve(
         ingest,
         queries,
         project,
+        fleet,
         turn: Arc::new(Semaphore::new(1)),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -302,6 +315,7 @@ struct Desk {
     ingest: IngestHandle,
     queries: QueryService,
     project: Digitization,
+    fleet: Fleet,
     /// Copies and verifications, one at a time: each reads everything.
     turn: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -333,6 +347,15 @@ impl Desk {
                     answer.map_or_else(|error| failed(&error), |answer| Response::Value { answer })
                 }
             },
+            Ok(Request::Fleet { question }) => {
+                let fleet = self.fleet.clone();
+                let work = tokio::task::spawn_blocking(move || fleet::office::answer(&fleet, question, clock::now()));
+                match work.await {
+                    Ok(Ok(answer)) => Response::Fleet { answer: Box::new(answer) },
+                    Ok(Err(error)) => failed(&error),
+                    Err(_panicked) => Response::Error { message: "the request failed unexpectedly".to_owned() },
+                }
+            }
             Ok(request) => tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 answer = tokio::time::timeout(PATIENCE, answer(request, &self.ingest, &self.project)) => answer.map_err(io::Error::other)?,
@@ -497,9 +520,11 @@ async fn answer(request: Request, ingest: &IngestHandle, project: &Digitization)
             Ok(agent) => Response::Revoked { agent: agent.to_string() },
             Err(error) => failed(&error),
         },
-        Request::Import { .. } | Request::Query(_) | Request::Backup { .. } | Request::Verify => {
-            Response::Error { message: "the request is answered elsewhere".to_owned() }
-        }
+        Request::Import { .. }
+        | Request::Query(_)
+        | Request::Backup { .. }
+        | Request::Fleet { .. }
+        | Request::Verify => Response::Error { message: "the request is answered elsewhere".to_owned() },
     }
 }
 

@@ -4,6 +4,7 @@
 //! comes last, so whoever waits for it finds everything answering. Stop: the agent in this process, intake (drained to
 //! disk and acknowledged), alerting and status, at last the web.
 
+mod fleet;
 mod inventory;
 mod reports;
 
@@ -36,6 +37,8 @@ use crate::cli::{AgentsCommand, Cli, Command, Promql, TokenCommand, Up};
 use crate::config::Config;
 use crate::digitization::sender::Sender;
 use crate::digitization::{self, Digitization, event};
+use crate::fleet::Standing;
+use crate::fleet::office::{columns, in_short};
 use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
 use crate::query::QueryService;
@@ -67,7 +70,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             say(&format!("{}: no problem found", file.display()))
         }
         Command::ShowConfig { file } => say(Config::load(&file)?.show().trim_end()),
-        Command::Token(TokenCommand::Create { agent, expires, running }) => {
+        Command::Token(TokenCommand::Create { agent, expires, label, running }) => {
+            if !label.is_empty() {
+                fleet::label(&agent, label, &running.data_dir)?;
+            }
             let request = Request::TokenCreate { agent: agent.to_string(), ttl_s: Some(expires.as_secs()) };
             let Response::Token { token, .. } = admin::ask(&running.data_dir, &request)? else {
                 bail!("the collector answered something else");
@@ -81,8 +87,16 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let Response::Agents { agents } = admin::ask(&running.data_dir, &Request::AgentsList)? else {
                 bail!("the collector answered something else");
             };
-            say(table(&agents, clock::now()).trim_end())
+            say(table(&agents, &fleet::standings(&running.data_dir)?, clock::now()).trim_end())
         }
+        Command::Agents(AgentsCommand::Show { agent, running }) => {
+            say(fleet::show(&agent, &running.data_dir)?.trim_end())
+        }
+        Command::Agents(AgentsCommand::Label { agent, labels, running }) => {
+            say(&fleet::label(&agent, labels, &running.data_dir)?)
+        }
+        Command::Agents(AgentsCommand::Apply { retry, running }) => say(&fleet::apply(retry, &running.data_dir)?),
+        Command::Discovered(command) => say(fleet::discovered(command)?.trim_end()),
         Command::Agents(AgentsCommand::Revoke { agent, running }) => {
             admin::ask(&running.data_dir, &Request::AgentsRevoke { name: agent.to_string() })?;
             say(&format!("{agent} is cut off; a new token (`token create --agent {agent}`) admits it again"))
@@ -211,6 +225,7 @@ struct Collector {
     web: CancellationToken,
     ingest: IngestHandle,
     alerting: AlertingHandle,
+    fleet: crate::fleet::Fleet,
     agent: Option<std::thread::JoinHandle<()>>,
     stop_agent: CancellationToken,
     background: TaskTracker,
@@ -266,6 +281,7 @@ impl Collector {
         web::register_process_metrics(&registry, started)?;
         let http_metrics = HttpMetrics::new(&registry)?;
         let access = Access::new(ledger.clone(), &registry)?;
+        let fleet = fleet::open(&config, &ledger, &registry, started)?;
 
         let (intake, rest, web_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (background, serving) = (TaskTracker::new(), TaskTracker::new());
@@ -276,10 +292,20 @@ impl Collector {
         let (ops_address, status_address) = (ops_socket.local_addr()?, status_socket.local_addr()?);
         let mut settings = ingest_settings(&config);
         settings.events = Some(Arc::new(Happenings(project.clone())));
+        settings.steward = Some(Arc::new(fleet.clone()));
         let ingest = Ingest::start(settings, ledger.clone(), store.clone(), &registry, &intake, &background)
             .await
             .map_err(|error| refused_broker(error, config.mqtt.listen, option))?;
-        admin::serve(&data_dir, ingest.clone(), queries.clone(), project.clone(), rest.clone(), &background)?;
+        admin::serve(
+            &data_dir,
+            ingest.clone(),
+            queries.clone(),
+            project.clone(),
+            fleet.clone(),
+            rest.clone(),
+            &background,
+        )?;
+        crate::fleet::start(fleet.clone(), ingest.clone(), rest.clone(), &background);
         let alerting = Alerting::start(
             config.alerting.clone(),
             ledger.clone(),
@@ -319,7 +345,7 @@ impl Collector {
             origins: config.ops.cors_origin.clone(),
             metrics: http_metrics.clone(),
             enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
-            fleet: Arc::new(Agents(ingest.clone())),
+            fleet: Arc::new(Agents(ingest.clone(), fleet.clone())),
             alerting: Arc::new(Alarms(alerting.clone())),
             digitization: project,
             ready: is_ready.clone(),
@@ -363,6 +389,7 @@ impl Collector {
             web: web_stop,
             ingest,
             alerting,
+            fleet,
             agent,
             stop_agent,
             background,
@@ -381,13 +408,16 @@ impl Collector {
             tokio::select! {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
-                _ = hangup.recv() => match self.alerting.reload().await {
+                _ = hangup.recv() => {
+                    fleet::reload(&self.fleet).await;
+                    match self.alerting.reload().await {
                     Ok(()) => tracing::info!("rule files were read again"),
                     Err(error) => tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "cannot read rule files again; the last good rules stay"
                     ),
-                },
+                    }
+                }
             }
         }
         tracing::info!("stopping: intake is drained to disk first");
@@ -581,12 +611,21 @@ const SILENT_INTERVALS: u32 = 3;
 const LEAST_SILENCE: Duration = Duration::from_secs(45);
 
 /// Shows the agents to the web.
-struct Agents(IngestHandle);
+struct Agents(IngestHandle, crate::fleet::Fleet);
 
 impl web::Fleet for Agents {
     fn agents(&self) -> Vec<AgentView> {
         let now = clock::now();
-        self.0.agents().into_iter().map(|agent| view(agent, now)).collect()
+        let standings = self.1.standings();
+        let shown = |agent: AgentInfo| {
+            let settings = standings.get(&agent.agent).map(fleet::view).unwrap_or_default();
+            AgentView { settings, ..view(agent, now) }
+        };
+        self.0.agents().into_iter().map(shown).collect()
+    }
+
+    fn found(&self) -> Vec<web::FoundView> {
+        self.1.found().into_iter().filter_map(fleet::found_view).collect()
     }
 }
 
@@ -600,15 +639,22 @@ fn view(agent: AgentInfo, now: Timestamp) -> AgentView {
         (None, Some(seen)) if now.since(seen) <= patience => AgentState::Up,
         (None, Some(_)) => AgentState::Down,
     };
-    AgentView { id: agent.agent, state, last_seen, version: Some(agent.version).filter(|v| !v.is_empty()) }
+    AgentView {
+        id: agent.agent,
+        state,
+        last_seen,
+        version: Some(agent.version).filter(|v| !v.is_empty()),
+        settings: web::SettingsView::default(),
+    }
 }
 
 /// Agents as `agents list` shows them.
-fn table(agents: &[AgentInfo], now: Timestamp) -> String {
+fn table(agents: &[AgentInfo], standings: &BTreeMap<String, Standing>, now: Timestamp) -> String {
     if agents.is_empty() {
         return "No agent yet. `veghe-collector token create --agent ID` admits one.".to_owned();
     }
-    let mut rows = vec![["AGENT", "STATE", "LAST SEEN", "VERSION", "PROTOCOL", "REFUSED"].map(str::to_owned)];
+    let mut rows =
+        vec![["AGENT", "STATE", "LAST SEEN", "VERSION", "PROTOCOL", "SETTINGS", "REFUSED"].map(str::to_owned)];
     for agent in agents {
         let shown = view(agent.clone(), now);
         let seen = shown.last_seen.map_or("never".to_owned(), |seen| {
@@ -629,20 +675,12 @@ fn table(agents: &[AgentInfo], now: Timestamp) -> String {
             seen,
             agent.version.clone(),
             agent.foreign_major.map_or_else(|| agent.protocol.clone(), |major| format!("{major}.x (refused)")),
+            standings.get(&agent.agent).map_or_else(|| "-".to_owned(), in_short),
             format!("{refused}{trouble}"),
         ]);
     }
-    let widths: Vec<usize> =
-        (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    columns(&rows)
 }
-
 /// Shows rules and alerts to the web.
 struct Alarms(AlertingHandle);
 
@@ -698,15 +736,15 @@ async fn start_agent(
             .await
             .context("cannot enrol this machine's agent")?;
     }
-    let mut config = veghe_agent::config::Config::load(&settings)?;
+    veghe_agent::config::Config::load(&settings)?;
     // With port 0 the broker is somewhere else each time.
-    config.mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
+    let mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("agent".to_owned())
         .spawn(move || {
             // Said at once: the collector goes on without it, and its alerts tell the rest.
-            if let Err(error) = runtime.block_on(veghe_agent::app::run_with(&config, &state_dir, stop)) {
+            if let Err(error) = runtime.block_on(veghe_agent::app::run_at(mqtt, &state_dir, stop)) {
                 tracing::error!(error = %format!("{error:#}"), "this machine's agent failed");
             }
         })

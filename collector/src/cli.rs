@@ -80,6 +80,9 @@ pub enum Command {
     /// List agents, or cut one off
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// List what agents found on their machines, and decide what is watched
+    #[command(subcommand)]
+    Discovered(DiscoveredCommand),
     /// Copy everything that the running collector holds to a new directory
     ///
     /// Samples, ledger, certificate authority, rules and whatever else the data directory has, as of one moment, while the
@@ -256,6 +259,9 @@ pub enum TokenCommand {
         /// How long it is good for, with its unit: 30m, 1h, 7d; at most 30d
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
         expires: Duration,
+        /// A label of the agent, by which group files choose it; may be given again
+        #[arg(long, value_name = "NAME=VALUE", value_parser = parse_label)]
+        label: Vec<(String, String)>,
         /// Which collector
         #[command(flatten)]
         running: Running,
@@ -272,6 +278,43 @@ pub enum AgentsCommand {
         #[command(flatten)]
         running: Running,
     },
+    /// Show labels, groups and settings of one agent, and what it refuses and why
+    #[command(after_help = "Example: veghe-collector agents show nas-1 --data-dir /var/lib/veghe")]
+    Show {
+        /// The agent
+        #[arg(value_name = "ID")]
+        agent: AgentId,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Set labels of an agent, by which group files choose it; an empty value takes one away
+    #[command(after_help = "Example: veghe-collector agents label scan-1 role=scanner site=timisoara canary=true")]
+    Label {
+        /// The agent
+        #[arg(value_name = "ID")]
+        agent: AgentId,
+        /// Its labels; those with `canary=true` are first when settings are rolled out
+        #[arg(value_name = "NAME=VALUE", required = true, value_parser = parse_label)]
+        labels: Vec<(String, String)>,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Read the group files again and roll out what they changed
+    ///
+    /// A group file of `agents.groups` (DIR/agents.d) has `match`, labels with a value or a list of values, and
+    /// `settings`, a part of agent.yaml. First a few agents get what is new, the others after these have lasted; where
+    /// one of them refuses it, falls silent or has failing sensors since, all go back to what was before.
+    #[command(after_help = "Example: veghe-collector agents apply --data-dir /var/lib/veghe")]
+    Apply {
+        /// Also try settings that were rolled back before
+        #[arg(long)]
+        retry: bool,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
     /// Cut an agent off at once; a new token admits it again
     #[command(after_help = "Example: veghe-collector agents revoke nas-1 --data-dir /var/lib/veghe")]
     Revoke {
@@ -282,6 +325,51 @@ pub enum AgentsCommand {
         #[command(flatten)]
         running: Running,
     },
+}
+
+/// Commands on what agents found on their machines.
+#[derive(Debug, Subcommand)]
+pub enum DiscoveredCommand {
+    /// List what agents found: new, watched, vanished, ignored
+    #[command(after_help = "Example: veghe-collector discovered list --data-dir /var/lib/veghe")]
+    List {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Have a found thing watched; what that needs is added to the settings of its agent
+    #[command(after_help = "Example: veghe-collector discovered watch nas-1 exporter 127.0.0.1:9187")]
+    Watch(Thing),
+    /// Show a found thing no more
+    #[command(after_help = "Example: veghe-collector discovered ignore nas-1 tool restic")]
+    Ignore(Thing),
+    /// Take back what was decided about a found thing
+    #[command(after_help = "Example: veghe-collector discovered forget nas-1 tool restic")]
+    Forget(Thing),
+}
+
+/// A thing that an agent found.
+#[derive(Debug, Args)]
+pub struct Thing {
+    /// The agent
+    #[arg(value_name = "ID")]
+    pub agent: AgentId,
+    /// What it is, as `discovered list` shows it
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Which one, as `discovered list` shows it
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Which collector
+    #[command(flatten)]
+    pub running: Running,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let wrong = || format!("`{text}` is no label; write for example `site=timisoara`");
+    let (name, value) = text.split_once('=').ok_or_else(wrong)?;
+    let is_good = name != "agent" && veghe_wire::remote::is_label(name, if value.is_empty() { "x" } else { value });
+    if is_good { Ok((name.to_owned(), value.to_owned())) } else { Err(wrong()) }
 }
 
 /// Commands on the inventory.
@@ -407,7 +495,15 @@ mod tests {
             "token create",
             "agents",
             "agents list",
+            "agents show",
+            "agents label",
+            "agents apply",
             "agents revoke",
+            "discovered",
+            "discovered list",
+            "discovered watch",
+            "discovered ignore",
+            "discovered forget",
             "backup",
             "restore",
             "verify",

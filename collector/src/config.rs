@@ -50,7 +50,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("ops", &["listen", "names", "cors_origin", "tls"]),
     ("ops.tls", &["certificate", "key"]),
     ("mqtt", &["listen", "advertise"]),
-    ("agents", &["certificate_lifetime", "max_series"]),
+    ("agents", &["certificate_lifetime", "max_series", "groups", "rollout"]),
+    ("agents.rollout", &["first", "soak"]),
     ("storage", &["retention", "max_series", "min_free"]),
     ("storage.retention", &["raw", "rollup_5m", "rollup_1h", "max_size", "classes"]),
     ("storage.retention.classes[]", &["match", "raw", "rollup_5m", "rollup_1h"]),
@@ -212,6 +213,10 @@ pub struct Agents {
     pub certificate_lifetime: Duration,
     /// How many series one agent may have.
     pub max_series: usize,
+    /// The directory of group files; `agents.d` in the data directory if not set.
+    pub groups: PathBuf,
+    /// How their settings are rolled out.
+    pub rollout: crate::fleet::rollout::Settings,
 }
 
 /// The time-series store.
@@ -229,13 +234,19 @@ impl Config {
     /// Everything on loopback in `data_dir`, nothing else set.
     pub fn defaults(data_dir: PathBuf) -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let groups = data_dir.join("agents.d");
         Self {
             data_dir,
             ops: Ops { listen: loopback(9090), names: Vec::new(), cors_origin: None, tls: None },
             status_listen: loopback(8080),
             mqtt: Mqtt { listen: loopback(8883), advertise: None },
             storage: Storage { retention: Retention::default(), max_series: 2_000_000, min_free_bytes: 1 << 30 },
-            agents: Agents { certificate_lifetime: Duration::from_hours(90 * 24), max_series: 50_000 },
+            agents: Agents {
+                certificate_lifetime: Duration::from_hours(90 * 24),
+                max_series: 50_000,
+                groups,
+                rollout: crate::fleet::rollout::Settings::default(),
+            },
             query: query::Settings::default(),
             alerting: crate::alerting::Settings::default(),
             status: crate::status::Settings::default(),
@@ -270,7 +281,9 @@ impl Config {
         let config = root.map(|root| read(&root, &mut named, &mut problems));
         let unreadable = files::check(&named, &mut problems);
         let rules = config.as_ref().map_or(Ok(()), |config| check_rules(config, &unreadable));
-        let wrong_rules = rules.map_or_else(|RuleProblems(list)| list, |()| Vec::new());
+        let mut wrong_rules = rules.map_or_else(|RuleProblems(list)| list, |()| Vec::new());
+        let groups = config.as_ref().map_or(Ok(()), |config| check_groups(&config.agents.groups));
+        wrong_rules.extend(groups.err().unwrap_or_default());
         match problems.finish(config) {
             Ok(config) if wrong_rules.is_empty() => Ok(config),
             Ok(_) => Err(ConfigProblems(wrong_rules)),
@@ -306,12 +319,17 @@ fn check_rules(config: &Config, unreadable: &[PathBuf]) -> Result<(), RuleProble
     RuleSet::load(&Sources { files: &files, disabled: &[], ..sources }).map(drop)
 }
 
+fn check_groups(directory: &Path) -> Result<(), Vec<Problems>> {
+    crate::fleet::groups::Groups::load(directory).map(drop)
+}
+
 fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Config {
     let mut file = root.section(problems);
     let mut config = Config::defaults(PathBuf::from("/var/lib/veghe"));
     let (mut ops_line, mut status_line, mut mqtt_line) = (0, 0, 0);
     let p = problems;
     set(&mut config.data_dir, file.value("data_dir", p, parse_path));
+    config.agents.groups = config.data_dir.join("agents.d");
     if let Some(mut ops) = file.section("ops", p) {
         ops_line = listen(&mut ops, &mut config.ops.listen, p);
         config.ops.names = values(&mut ops, "names", p, parse_host_name);
@@ -333,6 +351,12 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         let lifetime = agents.value("certificate_lifetime", p, at_least(Duration::from_hours(1)));
         set(&mut config.agents.certificate_lifetime, lifetime);
         set(&mut config.agents.max_series, agents.value("max_series", p, parse_count));
+        set(&mut config.agents.groups, agents.value("groups", p, parse_path));
+        if let Some(mut rollout) = agents.section("rollout", p) {
+            set(&mut config.agents.rollout.first_ratio, rollout.value("first", p, parse_share));
+            set(&mut config.agents.rollout.soak, rollout.value("soak", p, at_least(Duration::from_secs(1))));
+            rollout.finish(keys("agents.rollout"), p);
+        }
         agents.finish(keys("agents"), p);
     }
     if let Some(mut storage) = file.section("storage", p) {
@@ -522,6 +546,13 @@ fn parse_http_url(text: &str) -> Result<Url, String> {
     let wrong = || format!("`{text}` is not a web address; write for example `https://veghe.example/`");
     let url = Url::parse(text).or(Err(wrong()))?;
     if matches!(url.scheme(), "http" | "https") && url.host().is_some() { Ok(url) } else { Err(wrong()) }
+}
+
+/// Reads a share of all, `10%`.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let number = number.filter(|number| (0.1..=100.0).contains(number));
+    number.map(|number| number / 100.0).ok_or_else(|| format!("`{text}` is no share; write for example `10%`"))
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     crate::digitization::CHECKPOINT_SCHEMA,
     crate::digitization::REPORT_SCHEMA,
     crate::digitization::TIME_SCHEMA,
+    crate::fleet::SCHEMA,
 ];
 
 /// Why the ledger can't be used.

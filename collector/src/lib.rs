@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod digitization;
+pub mod fleet;
 pub mod housekeeping;
 pub mod import;
 pub mod ingest;

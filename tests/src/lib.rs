@@ -11,3 +11,4 @@ pub mod load;
 pub mod nothing_lost;
 pub mod process;
 pub mod recording;
+pub mod soak;

@@ -5,6 +5,10 @@
 //! Anchors and aliases are refused: settings say what they mean in place, and no small file grows large.
 //! What it deliberately does not do: know any setting (each program's `config`).
 
+mod layers;
+
+pub use layers::named_lists;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod catalogue;
 pub mod document;
 pub mod enrolment;
+pub mod remote;
 pub mod topic;
 
 pub use topic::{AgentId, AgentIdError, Topic};
@@ -15,7 +16,7 @@ pub use topic::{AgentId, AgentIdError, Topic};
 /// The protocol's major version: the first byte of every payload. A receiver refuses any other.
 pub const MAJOR: u8 = 1;
 /// The protocol's minor version: told in every batch; receivers tolerate newer ones and ignore fields they don't know.
-pub const MINOR: u32 = 0;
+pub const MINOR: u32 = 1;
 /// The largest MQTT packet that either side accepts.
 pub const MAX_PACKET_BYTES: usize = 1 << 20;
 /// The largest batch after decompression.

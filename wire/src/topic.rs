@@ -69,10 +69,26 @@ pub enum Topic {
     Certificate,
     /// Agent, or equipment that speaks for itself, to collector, `QoS` 1: `CloudEvents` in JSON, one or an array.
     Event,
+    /// Collector to agent: an [`crate::remote::Offer`] of settings.
+    Config,
+    /// Agent to collector, `QoS` 1: a [`crate::remote::Report`] on the settings that it runs with.
+    Report,
+    /// Agent to collector, `QoS` 1: [`crate::remote::Findings`] of what could be watched on its machine.
+    Findings,
 }
 
 impl Topic {
-    const ALL: [Self; 6] = [Self::Batch, Self::Presence, Self::Ack, Self::Renewal, Self::Certificate, Self::Event];
+    const ALL: [Self; 9] = [
+        Self::Batch,
+        Self::Presence,
+        Self::Ack,
+        Self::Renewal,
+        Self::Certificate,
+        Self::Event,
+        Self::Config,
+        Self::Report,
+        Self::Findings,
+    ];
 
     /// The topic's last level.
     pub fn level(self) -> &'static str {
@@ -83,6 +99,9 @@ impl Topic {
             Self::Renewal => "renewal",
             Self::Certificate => "certificate",
             Self::Event => "event",
+            Self::Config => "config",
+            Self::Report => "report",
+            Self::Findings => "findings",
         }
     }
 
@@ -100,7 +119,7 @@ impl Topic {
 
     /// Whether agents publish on it; on the others they only subscribe.
     pub fn is_from_agent(self) -> bool {
-        matches!(self, Self::Batch | Self::Presence | Self::Renewal | Self::Event)
+        matches!(self, Self::Batch | Self::Presence | Self::Renewal | Self::Event | Self::Report | Self::Findings)
     }
 }
 

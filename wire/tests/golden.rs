@@ -6,6 +6,7 @@ use veghe_wire::ack::{self, Ack, Hold, HoldCause, MessageError, Presence, Refusa
 use veghe_wire::batch::{
     Batch, Cycle, Decoder, Dictionary, Layout, MAX_CYCLES, PayloadError, SeriesDefinition, append_frame,
 };
+use veghe_wire::remote::{Finding, Findings, Label, Offer, Reason, Report};
 use veghe_wire::{MAJOR, MAX_BATCH_BYTES, MINOR};
 
 const STALE: u64 = 0x7ff0_0000_0000_0002;
@@ -116,6 +117,45 @@ fn an_acknowledgement_decodes_for_ever() {
 fn presence_decodes_for_ever() {
     let bytes = golden("presence.bin", &ack::encode(&presence()));
     assert_eq!(ack::decode::<Presence>(&bytes).expect("decode"), presence());
+}
+
+#[test]
+fn an_offer_of_settings_decodes_for_ever() {
+    let offer = Offer {
+        minor: 1,
+        number: 7,
+        hash: "5b6f2ef0".to_owned(),
+        settings: "interval: 30s\nsensors:\n  netdev: {ignore: [veth*]}\n".to_owned(),
+    };
+    assert_eq!(ack::decode::<Offer>(&golden("offer.bin", &ack::encode(&offer))).expect("decode"), offer);
+}
+
+#[test]
+fn a_report_on_settings_decodes_for_ever() {
+    let report = Report {
+        minor: 1,
+        number: 6,
+        hash: "11aa".to_owned(),
+        on_trial: true,
+        refused_number: 7,
+        refused_hash: "5b6f2ef0".to_owned(),
+        reasons: vec![Reason { line: 2, key: "sensors.netdevv".to_owned(), message: "is not known".to_owned() }],
+        labels: vec![Label { name: "site".to_owned(), value: "Timișoara".to_owned() }],
+        failing: vec!["scrapes".to_owned()],
+    };
+    assert_eq!(ack::decode::<Report>(&golden("report.bin", &ack::encode(&report))).expect("decode"), report);
+}
+
+#[test]
+fn findings_decode_for_ever() {
+    let found = Finding {
+        kind: "exporter".to_owned(),
+        name: "127.0.0.1:9187".to_owned(),
+        detail: "PostgreSQL".to_owned(),
+        settings: "sensors: {}".to_owned(),
+    };
+    let findings = Findings { minor: 1, looked_ms: 1_763_900_015_000, found: vec![found] };
+    assert_eq!(ack::decode::<Findings>(&golden("findings.bin", &ack::encode(&findings))).expect("decode"), findings);
 }
 
 /// A batch as a newer minor version might send it.

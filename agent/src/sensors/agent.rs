@@ -17,6 +17,8 @@ use crate::health::Health;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SensorHealth {
     pub(crate) succeeded: bool,
+    /// Whether it has answered, or failed to, at all.
+    pub(crate) is_known: bool,
     pub(crate) duration: Duration,
     pub(crate) deadline_exceeded_total: u64,
     pub(crate) failures_total: u64,
@@ -26,11 +28,13 @@ pub(crate) struct SensorHealth {
 pub(crate) struct Agent {
     health: Arc<Health>,
     process: OwnProcess,
+    /// Processor time since the start and resident bytes, as last read.
+    pub(crate) taken: (Duration, u64),
 }
 
 impl Agent {
     pub(crate) fn new(health: Arc<Health>) -> Self {
-        Self { health, process: OwnProcess::new() }
+        Self { health, process: OwnProcess::new(), taken: (Duration::ZERO, 0) }
     }
 
     /// Puts one round of values, of which `cycles` is the count.
@@ -64,10 +68,17 @@ impl Agent {
             ("veghe_agent_uplink_held", &health.uplink_held),
             ("veghe_agent_rounds_dropped_total", &health.rounds_dropped_total),
             ("veghe_agent_clock_steps_total", &health.clock_steps_total),
+            ("veghe_agent_shed_sensors", &health.shed_sensors),
+            ("veghe_agent_interval_stretch", &health.interval_stretch),
+            ("veghe_agent_config_number", &health.config_number),
+            ("veghe_agent_config_on_trial", &health.config_on_trial),
+            ("veghe_agent_config_refused_total", &health.config_refused_total),
         ] {
             sink.put(name, &[], value.load(Relaxed) as f64);
         }
+        sink.put("veghe_agent_log_lines_dropped_total", &[], crate::log_budget::dropped_total() as f64);
         let (cpu_seconds, resident_bytes) = self.process.read()?;
+        self.taken = (Duration::try_from_secs_f64(cpu_seconds).unwrap_or_default(), resident_bytes as u64);
         let job = [("job", "veghe-agent")];
         sink.put("process_cpu_seconds_total", &job, cpu_seconds);
         sink.put("process_resident_memory_bytes", &job, resident_bytes);

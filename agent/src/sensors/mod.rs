@@ -203,6 +203,12 @@ impl Entry {
     }
 }
 
+/// The plain files whose path matches `pattern`, at most `max` of them.
+#[cfg(target_os = "linux")]
+pub(crate) fn found_files(pattern: &str, max: usize) -> Vec<PathBuf> {
+    linux::found::files(pattern, max)
+}
+
 /// Names of all sensors that settings may name, `agent` (which always runs) not among them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ENTRIES.iter().map(|entry| entry.name)

@@ -58,6 +58,10 @@ pub(super) fn file(config: &Config, secrets: Secrets) -> String {
     out.open(0, "agents");
     out.entry(1, "certificate_lifetime", span(config.agents.certificate_lifetime));
     out.entry(1, "max_series", config.agents.max_series);
+    out.entry(1, "groups", path(&config.agents.groups));
+    out.open(1, "rollout");
+    out.entry(2, "first", format_args!("{}%", (config.agents.rollout.first_ratio * 1e4).round() / 100.0));
+    out.entry(2, "soak", span(config.agents.rollout.soak));
     out.open(0, "storage");
     retention(&config.storage.retention, &mut out);
     out.entry(1, "max_series", config.storage.max_series);

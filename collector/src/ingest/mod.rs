@@ -33,6 +33,7 @@ use veghe_model::Timestamp;
 use veghe_tsdb::Store;
 use veghe_wire::ack::{self, Presence};
 use veghe_wire::enrolment::{EnrolmentRequest, EnrolmentResponse, Token};
+use veghe_wire::remote::{Findings, Offer, Report};
 use veghe_wire::{AgentId, Topic};
 
 pub use agents::{AgentInfo, EnrolError};
@@ -91,6 +92,16 @@ pub struct IngestSettings {
     pub own_interval: Duration,
     /// Who takes events in; without it they are refused.
     pub events: Option<Arc<dyn EventSink>>,
+    /// Who hears what agents say of their settings and their machines.
+    pub steward: Option<Arc<dyn Steward>>,
+}
+
+/// Hears what agents say besides what they measured.
+pub trait Steward: fmt::Debug + Send + Sync {
+    /// Takes a report; the settings that the agent is to have instead, if any. Waits for nothing.
+    fn report(&self, agent: &AgentId, report: Report) -> Option<Offer>;
+    /// Takes what an agent found on its machine. Waits for nothing.
+    fn findings(&self, agent: &AgentId, findings: Findings);
 }
 
 /// Takes in what agents tell besides samples.
@@ -124,6 +135,7 @@ impl IngestSettings {
             commit_batches: 512,
             own_interval: Duration::from_secs(15),
             events: None,
+            steward: None,
         }
     }
 }
@@ -325,6 +337,11 @@ impl IngestHandle {
         self.0.agents.list()
     }
 
+    /// Offers settings to an agent; lost where it is not connected.
+    pub async fn offer(&self, agent: &AgentId, offer: &Offer) {
+        self.0.broker.publish(Topic::Config.of(agent), ack::encode(offer), Retention::Passing).await;
+    }
+
     /// Since when nothing can be stored, judged by the collector's own metrics, which are written all the time.
     pub fn unstored_since(&self) -> watch::Receiver<Option<Timestamp>> {
         self.0.unstored_since.clone()
@@ -502,8 +519,10 @@ impl Committer {
                 }
                 Topic::Presence => self.presence(&message.agent, &message.payload),
                 Topic::Renewal => self.renew(message.agent, &message.payload).await,
+                Topic::Report => self.report(&message.agent, &message.payload).await,
+                Topic::Findings => self.findings(&message.agent, &message.payload),
                 // The broker lets no agent publish on these, and keeps events before they are acknowledged.
-                Topic::Ack | Topic::Certificate | Topic::Event => {}
+                Topic::Ack | Topic::Certificate | Topic::Config | Topic::Event => {}
             }
         }
         if !payloads.is_empty() {
@@ -623,6 +642,34 @@ impl Committer {
                 };
                 let objection = Objection { agent: agent.clone(), cause, reason: chain(&error) };
                 self.object(&objection, clock::now());
+            }
+        }
+    }
+
+    async fn report(&mut self, agent: &AgentId, payload: &[u8]) {
+        let Some(steward) = self.settings.steward.clone() else { return };
+        match ack::decode::<Report>(payload) {
+            Ok(report) => {
+                if let Some(offer) = steward.report(agent, report) {
+                    let topic = Topic::Config.of(agent);
+                    self.broker.publish(topic, ack::encode(&offer), Retention::Passing).await;
+                }
+            }
+            Err(error) => {
+                self.object(&Objection { agent: agent.clone(), cause: "report", reason: chain(&error) }, clock::now());
+            }
+        }
+    }
+
+    fn findings(&mut self, agent: &AgentId, payload: &[u8]) {
+        let Some(steward) = self.settings.steward.clone() else { return };
+        match ack::decode::<Findings>(payload) {
+            Ok(findings) => steward.findings(agent, findings),
+            Err(error) => {
+                self.object(
+                    &Objection { agent: agent.clone(), cause: "findings", reason: chain(&error) },
+                    clock::now(),
+                );
             }
         }
     }

@@ -739,7 +739,13 @@ async fn the_administrator_talks_through_the_socket() {
     let missing = admin::ask(&dir, &Request::Ping).unwrap_err();
     assert!(missing.to_string().starts_with("no collector runs on /"), "{missing}");
     let project = crate::digitization::Digitization::in_memory(crate::digitization::Settings::default());
-    let serve = || admin::serve(&dir, site.handle.clone(), queries.clone(), project.clone(), stop.clone(), &tasks);
+    let settings =
+        crate::fleet::Settings { groups: dir.join("agents.d"), rollout: crate::fleet::rollout::Settings::default() };
+    let fleet = crate::fleet::Fleet::open(settings, Ledger::in_memory().unwrap(), &Registry::new()).unwrap();
+    let serve = || {
+        let (project, fleet) = (project.clone(), fleet.clone());
+        admin::serve(&dir, site.handle.clone(), queries.clone(), project, fleet, stop.clone(), &tasks)
+    };
     serve().unwrap();
     let second = serve().unwrap_err();
     assert!(matches!(second, admin::AdminError::Held { .. }));

@@ -91,12 +91,76 @@ pub struct AgentView {
     pub last_seen: Option<Timestamp>,
     /// Its program's version, as told in its last batch.
     pub version: Option<String>,
+    /// The settings that the collector gives it.
+    pub settings: SettingsView,
+}
+
+/// What an agent does with the collector's settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SettingsState {
+    /// It has none, or never said anything.
+    #[default]
+    Own,
+    /// It runs with them.
+    Runs,
+    /// It runs with them, on trial.
+    Trial,
+    /// It is to have others.
+    Waits,
+    /// It refuses those that it is to have.
+    Refused,
+}
+
+/// The collector's settings for an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SettingsView {
+    /// What it does with them.
+    pub state: SettingsState,
+    /// Number of those that it runs with.
+    pub running: u64,
+    /// Number of those that it is to have.
+    pub wanted: u64,
+    /// Why it refuses them, or does not get what its groups say.
+    pub reason: Option<String>,
+}
+
+/// Where a found thing is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundLife {
+    /// Nobody said anything about it.
+    New,
+    /// It is watched.
+    Watched,
+    /// It is there no more.
+    Vanished,
+}
+
+/// Something that an agent found on its machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct FoundView {
+    /// On whose.
+    pub agent: String,
+    /// What it is.
+    pub kind: String,
+    /// Which one.
+    pub name: String,
+    /// More for a person.
+    pub detail: String,
+    /// Where it is in its life.
+    pub life: FoundLife,
+    /// When it was there last.
+    #[serde(skip)]
+    pub last: Timestamp,
 }
 
 /// The agents there are.
 pub trait Fleet: Send + Sync + 'static {
     /// Every agent, ascending by id. Called for each page: no disk, no waiting.
     fn agents(&self) -> Vec<AgentView>;
+    /// What they found on their machines, by agent, kind and name; without what nobody wants to see. As [`Self::agents`].
+    fn found(&self) -> Vec<FoundView>;
 }
 
 /// What becomes of reading the rule files again; an error is for a person.
@@ -272,10 +336,11 @@ async fn agents(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {
                 "state": agent.state,
                 "lastSeen": agent.last_seen.map(prometheus_api::rfc3339),
                 "version": agent.version,
+                "settings": agent.settings,
             })
         })
         .collect();
-    Json(json!({ "agents": agents }))
+    Json(json!({ "agents": agents, "found": api.parts.fleet.found() }))
 }
 
 async fn not_found() -> Refusal {

@@ -14,7 +14,10 @@ use serde_json::Value as Tree;
 use veghe_model::Timestamp;
 
 use super::prometheus_api::{Api, rfc3339};
-use super::{AgentState, AgentView, Refusal};
+use super::{AgentState, AgentView, FoundLife, FoundView, Refusal, SettingsState};
+
+/// Found things that the page shows; all of them are in the JSON.
+const MAX_FOUND: usize = 500;
 
 /// The languages of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,20 @@ struct Texts {
     down: &'static str,
     waiting: &'static str,
     revoked: &'static str,
+    settings: &'static str,
+    own: &'static str,
+    runs: &'static str,
+    trial: &'static str,
+    waits: &'static str,
+    refuses: &'static str,
+    found: &'static str,
+    no_found: &'static str,
+    kind: &'static str,
+    name: &'static str,
+    detail: &'static str,
+    new: &'static str,
+    watched: &'static str,
+    vanished: &'static str,
     more: &'static str,
     digitization: &'static str,
     status_page: &'static str,
@@ -77,6 +94,20 @@ const ROMANIAN: Texts = Texts {
     down: "nu răspunde",
     waiting: "așteptat",
     revoked: "revocat",
+    settings: "Configurație",
+    own: "fișierul propriu",
+    runs: "versiunea",
+    trial: "în probă: versiunea",
+    waits: "așteaptă versiunea",
+    refuses: "refuză versiunea",
+    found: "Descoperite pe mașini",
+    no_found: "Nimic deocamdată. Agenții caută la câteva secunde după pornire, apoi zilnic.",
+    kind: "Fel",
+    name: "Nume",
+    detail: "Detalii",
+    new: "nou",
+    watched: "supravegheat",
+    vanished: "dispărut",
     more: "Mai departe",
     digitization: "Digitizarea arhivei",
     status_page: "Pagina publică de stare",
@@ -109,6 +140,20 @@ const ENGLISH: Texts = Texts {
     down: "down",
     waiting: "expected",
     revoked: "revoked",
+    settings: "Settings",
+    own: "its own file",
+    runs: "version",
+    trial: "on trial: version",
+    waits: "waits for version",
+    refuses: "refuses version",
+    found: "Found on machines",
+    no_found: "Nothing yet. Agents look a few seconds after their start, and daily.",
+    kind: "Kind",
+    name: "Name",
+    detail: "Details",
+    new: "new",
+    watched: "watched",
+    vanished: "vanished",
     more: "Where to go",
     digitization: "Digitization of the archive",
     status_page: "Public status page",
@@ -126,6 +171,7 @@ struct Page<'a> {
     version: &'a str,
     alerts: Vec<AlertRow>,
     agents: Vec<AgentRow<'a>>,
+    found: Vec<FoundRow<'a>>,
     status_url: Option<&'a str>,
 }
 
@@ -143,6 +189,18 @@ struct AgentRow<'a> {
     class: &'static str,
     last_seen: Option<Moment>,
     version: &'a str,
+    settings: String,
+    settings_class: &'static str,
+}
+
+struct FoundRow<'a> {
+    agent: &'a str,
+    kind: &'a str,
+    name: &'a str,
+    detail: &'a str,
+    life: &'static str,
+    class: &'static str,
+    last: Moment,
 }
 
 struct Moment {
@@ -169,11 +227,13 @@ pub(super) async fn page(State(api): State<Arc<Api>>, Query(wish): Query<Wish>, 
         Language::English => &ENGLISH,
     };
     let agents = api.parts.fleet.agents();
+    let found = api.parts.fleet.found();
     let page = Page {
         texts,
         version: &api.parts.about.version,
         alerts: api.parts.alerting.alerts().iter().filter(|alert| alert["state"] == "firing").map(alert_row).collect(),
         agents: agents.iter().map(|agent| agent_row(agent, texts)).collect(),
+        found: found.iter().take(MAX_FOUND).map(|found| found_row(found, texts)).collect(),
         status_url: api.parts.about.status_url.as_deref(),
     };
     match page.render() {
@@ -229,13 +289,35 @@ fn agent_row<'a>(agent: &'a AgentView, texts: &Texts) -> AgentRow<'a> {
         AgentState::Waiting => (texts.waiting, "wait"),
         AgentState::Revoked => (texts.revoked, "wait"),
     };
+    let (about, number, settings_class) = match agent.settings.state {
+        SettingsState::Own => (texts.own, None, ""),
+        SettingsState::Runs => (texts.runs, Some(agent.settings.running), "good"),
+        SettingsState::Trial => (texts.trial, Some(agent.settings.running), "wait"),
+        SettingsState::Waits => (texts.waits, Some(agent.settings.wanted), "wait"),
+        SettingsState::Refused => (texts.refuses, Some(agent.settings.wanted), "bad"),
+    };
+    let number = number.map_or_else(String::new, |number| format!(" {number}"));
+    let reason = agent.settings.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    let settings = format!("{about}{number}{reason}");
     AgentRow {
         id: &agent.id,
         state,
         class,
         last_seen: agent.last_seen.map(Moment::at),
         version: agent.version.as_deref().unwrap_or(""),
+        settings,
+        settings_class,
     }
+}
+
+fn found_row<'a>(found: &'a FoundView, texts: &Texts) -> FoundRow<'a> {
+    let (life, class) = match found.life {
+        FoundLife::New => (texts.new, "wait"),
+        FoundLife::Watched => (texts.watched, "good"),
+        FoundLife::Vanished => (texts.vanished, "bad"),
+    };
+    let (agent, kind, name, detail) = (&*found.agent, &*found.kind, &*found.name, &*found.detail);
+    FoundRow { agent, kind, name, detail, life, class, last: Moment::at(found.last) }
 }
 
 /// What the address asks for, else what the browser prefers, else English.

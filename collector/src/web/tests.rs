@@ -317,6 +317,25 @@ impl Fleet for Agents {
     fn agents(&self) -> Vec<AgentView> {
         self.0.clone()
     }
+
+    fn found(&self) -> Vec<FoundView> {
+        let found = |name: &str, life| FoundView {
+            agent: "archive-<nas>".to_owned(),
+            kind: "exporter".to_owned(),
+            name: name.to_owned(),
+            detail: "PostgreSQL <16>".to_owned(),
+            life,
+            last: Timestamp(1_700_000_000_000),
+        };
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        vec![
+            found("127.0.0.1:9187", FoundLife::New),
+            found("127.0.0.1:9188", FoundLife::Watched),
+            found("127.0.0.1:9189", FoundLife::Vanished),
+        ]
+    }
 }
 
 struct Alerts(Vec<serde_json::Value>);
@@ -363,6 +382,16 @@ fn some_agents() -> Vec<AgentView> {
         state,
         last_seen: last_seen.map(Timestamp),
         version: last_seen.map(|_| "0.1.0".to_owned()),
+        settings: match state {
+            AgentState::Up => SettingsView { state: SettingsState::Runs, running: 7, wanted: 7, reason: None },
+            AgentState::Down => SettingsView {
+                state: SettingsState::Refused,
+                running: 6,
+                wanted: 7,
+                reason: Some("line 3: interval: `<soon>` is not a duration".to_owned()),
+            },
+            _ => SettingsView::default(),
+        },
     };
     vec![
         agent("archive-<nas>", AgentState::Up, Some(1_700_000_000_000)),
