@@ -58,9 +58,9 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
     let began = clock::instant();
-    let mut sensors = sensors::all(&config.sensors);
+    let sensors = sensors::all(&config.sensors);
     #[cfg(target_os = "linux")]
-    let (sources, uplink) = sources::start(config, state_dir, &tasks, &mut sensors, uplink)?;
+    let (sources, sensors, uplink) = sources::start(config, state_dir, &tasks, sensors, uplink)?;
     let (schedule, rounds) = Schedule::start(sensors, &config.schedule, health);
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
@@ -94,6 +94,9 @@ mod sources {
     use crate::sensors::Sensor;
     use crate::uplink::Uplink;
 
+    /// What runs, the sensors with those that tell of it, and the uplink that takes its events.
+    pub(super) type Started = (Sources, Vec<Box<dyn Sensor>>, Uplink);
+
     #[derive(Default)]
     pub(super) struct Sources {
         digitization: Option<Digitization>,
@@ -105,12 +108,12 @@ mod sources {
         config: &Config,
         state_dir: &Path,
         tasks: &TaskTracker,
-        sensors: &mut Vec<Box<dyn Sensor>>,
+        mut sensors: Vec<Box<dyn Sensor>>,
         uplink: Uplink,
-    ) -> anyhow::Result<(Sources, Uplink)> {
+    ) -> anyhow::Result<Started> {
         let stop = CancellationToken::new();
         if config.digitization.is_empty() && config.fixity.storages.is_empty() {
-            return Ok((Sources::default(), uplink));
+            return Ok((Sources::default(), sensors, uplink));
         }
         let digitization = Digitization::start(&config.digitization, &config.agent, state_dir, &stop)
             .context("cannot watch the digitization")?;
@@ -125,7 +128,7 @@ mod sources {
         let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
         tasks.spawn(courier.run());
         let sources = Sources { digitization: Some(digitization), fixity: Some(fixity), stop };
-        Ok((sources, uplink.with_events(events)))
+        Ok((sources, sensors, uplink.with_events(events)))
     }
 
     impl Sources {

@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use veghe_agent::digitization::settings::HotFolder;
 use veghe_agent::join::Existing;
 use veghe_model::Timestamp;
 use veghe_tsdb::{OpenError, Store};
@@ -58,8 +59,11 @@ const MAX_BLOCKING_THREADS: usize = 64;
 /// The chain that `main` prints; [`ConfigProblems`](crate::config::ConfigProblems) where the configuration is wrong.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Up(up) => serve(config_of(up)?, InProcessAgent::Runs),
-        Command::Run { config } => serve(Config::load(&config)?, InProcessAgent::None),
+        Command::Up(mut up) => {
+            let watch = hot_folders(std::mem::take(&mut up.watch))?;
+            serve(config_of(up)?, InProcessAgent::Runs, watch)
+        }
+        Command::Run { config } => serve(Config::load(&config)?, InProcessAgent::None, Vec::new()),
         Command::CheckConfig { file } => {
             Config::load(&file)?;
             say(&format!("{}: no problem found", file.display()))
@@ -162,7 +166,17 @@ fn config_of(up: Up) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
+/// What `--watch` names, as this machine's agent sees it.
+fn hot_folders(watch: Vec<PathBuf>) -> anyhow::Result<Vec<HotFolder>> {
+    let folder = |(number, dir): (usize, PathBuf)| {
+        let path = dir.canonicalize().with_context(|| format!("cannot watch {}", dir.display()))?;
+        let template = "{unit}/...".parse().map_err(anyhow::Error::msg)?;
+        Ok(HotFolder::new(&format!("watch-{number}"), path, template))
+    };
+    (1..).zip(watch).map(folder).collect()
+}
+
+fn serve(config: Config, agent: InProcessAgent, watch: Vec<HotFolder>) -> anyhow::Result<()> {
     start_logging()?;
     install_tls_provider()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -172,7 +186,7 @@ fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async move {
-        let collector = Collector::start(config, agent).await?;
+        let collector = Collector::start(config, agent, watch).await?;
         collector.until_stopped().await
     })
 }
@@ -226,7 +240,7 @@ struct Listeners {
 }
 
 impl Collector {
-    async fn start(config: Config, with_agent: InProcessAgent) -> anyhow::Result<Self> {
+    async fn start(config: Config, with_agent: InProcessAgent, watch: Vec<HotFolder>) -> anyhow::Result<Self> {
         let started = clock::now();
         let data_dir = config.data_dir.clone();
         let option = option_names(with_agent);
@@ -350,7 +364,7 @@ impl Collector {
         let stop_agent = CancellationToken::new();
         let agent = match with_agent {
             InProcessAgent::None => None,
-            InProcessAgent::Runs => Some(start_agent(&data_dir, &listeners, &ingest, stop_agent.clone()).await?),
+            InProcessAgent::Runs => Some(start_agent(&data_dir, &listeners, &ingest, watch, stop_agent.clone()).await?),
         };
         write_listeners(&listeners_file, &listeners)?;
         greet(&listeners, sign_in.as_ref(), &data_dir, with_agent)?;
@@ -681,6 +695,7 @@ async fn start_agent(
     data_dir: &Path,
     listeners: &Listeners,
     ingest: &IngestHandle,
+    watch: Vec<HotFolder>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let state_dir = data_dir.join("agent");
@@ -696,6 +711,7 @@ async fn start_agent(
             .context("cannot enrol this machine's agent")?;
     }
     let mut config = veghe_agent::config::Config::load(&settings)?;
+    config.digitization.hot_folders.extend(watch);
     // With port 0 the broker is somewhere else each time.
     config.mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
