@@ -58,7 +58,7 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
     let began = clock::instant();
-    let sensors = sensors::all(&config.sensors);
+    let sensors = sensors::all_in_time(&config.sensors);
     #[cfg(target_os = "linux")]
     let (sources, sensors, uplink) = sources::start(config, state_dir, &tasks, sensors, uplink)?;
     let (schedule, rounds) = Schedule::start(sensors, &config.schedule, health);

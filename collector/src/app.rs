@@ -52,6 +52,8 @@ use crate::{admin, backup, clock, housekeeping, import, remote};
 const WINDOW: Duration = Duration::from_hours(2);
 /// Threads that run queries and disk work at most; each is there only while it is needed.
 const MAX_BLOCKING_THREADS: usize = 64;
+/// How long a thread for queries and disk waits for more work: what it freed last goes back to the system when it ends.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// Does what the command line says.
 ///
@@ -182,6 +184,7 @@ fn serve(config: Config, agent: InProcessAgent, watch: Vec<HotFolder>) -> anyhow
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

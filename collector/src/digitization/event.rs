@@ -8,6 +8,8 @@ use veghe_model::Timestamp;
 
 use super::fields::{Fields, MAX_TEXT};
 use super::holdings::{self, FixityPass, Validated};
+use super::lots::Draw;
+use super::quality::ImageFacts;
 use super::stage::{Change, Hold, Stage};
 use super::unit::Unit;
 
@@ -138,6 +140,8 @@ pub enum Data {
     },
     /// Images were billed.
     Invoiced(Invoice),
+    /// A sample of a batch was drawn.
+    LotDrawn(Box<Draw>),
     /// How far a pass over all objects of a storage is.
     FixityPass(Box<FixityPass>),
     /// A package was checked against its manifests.
@@ -181,6 +185,8 @@ pub struct Images {
     pub bytes: u64,
     /// Whether the file is whole; one that is not does not count.
     pub is_complete: bool,
+    /// What else is said of them.
+    pub facts: ImageFacts,
 }
 
 /// What a contractor billed.
@@ -223,6 +229,18 @@ pub enum FixityOutcome {
     Missing,
     /// Unreadable.
     Failed,
+}
+
+impl FixityOutcome {
+    /// The message that says it on pages.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Good => "digi-fixity-is-good",
+            Self::Mismatch => "digi-fixity-is-mismatch",
+            Self::Missing => "digi-fixity-is-missing",
+            Self::Failed => "digi-fixity-is-failed",
+        }
+    }
 }
 
 /// What a station does.
@@ -302,6 +320,7 @@ impl Data {
             Self::Validated(_) => "package.validated",
             Self::Station { .. } => "station.state",
             Self::Invoiced(_) => "invoice.received",
+            Self::LotDrawn(_) => "lot.drawn",
             Self::Correction { .. } => "correction",
             Self::BaselineAdopted { .. } => "baseline.adopted",
             Self::DaysFrozen { .. } => "days.frozen",
@@ -436,6 +455,7 @@ pub(super) fn reread(kind: &str, json: &str) -> Option<Data> {
             let version = data.get("version")?.as_u64()?.try_into().ok()?;
             Some(Data::BaselineAdopted { version })
         }
+        "lot.drawn" => serde_json::from_str(json).ok().map(Data::LotDrawn),
         "days.frozen" => Some(Data::DaysFrozen { through: data.get("through")?.as_i64()?.try_into().ok()? }),
         // It was checked when it came, perhaps by a newer program.
         _ => read_data(kind, data, Unknown::Kept, &mut Vec::new()),
@@ -586,13 +606,23 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
     let (unit, station, frames) = (f.code("unit"), f.optional_word("station"), f.count("frames", MAX_FRAMES));
     let bytes = f.optional_count("bytes", 1 << 53).unwrap_or(0);
     let is_complete = f.optional_flag("complete").unwrap_or(true);
-    for (name, most) in [("width_px", 1 << 20), ("height_px", 1 << 20), ("bits", 64), ("samples", 16)] {
+    for (name, most) in [("width_px", 1 << 20), ("height_px", 1 << 20), ("samples", 16)] {
         f.optional_count(name, most);
     }
-    f.optional_number("ppi", 0.0, 100_000.0);
-    f.optional_flag("icc");
+    let mut count = |name: &str, most: u64| f.optional_count(name, most).map(|count| count as u32);
+    let (bits, blank, near_duplicate) =
+        (count("bits", 64), count("blank", MAX_FRAMES), count("near_duplicate", MAX_FRAMES));
+    let facts = ImageFacts {
+        ppi: f.optional_number("ppi", 0.0, 100_000.0),
+        bits,
+        icc: f.optional_flag("icc"),
+        compression: f.optional_text("compression", 128),
+        format: f.optional_text("format", 128),
+        blank: blank.unwrap_or(0),
+        near_duplicate: near_duplicate.unwrap_or(0),
+    };
     f.optional_word("problem");
-    for name in ["batch", "compression", "format", "observed_by", "stage", "digest"] {
+    for name in ["batch", "observed_by", "stage", "digest"] {
         f.optional_text(name, 128);
     }
     Some(Images {
@@ -601,6 +631,7 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
         frames: frames? as u32,
         bytes,
         is_complete,
+        facts,
     })
 }
 
@@ -652,6 +683,13 @@ mod tests {
             frames: 1,
             bytes: 1_284_332,
             is_complete: true,
+            facts: ImageFacts {
+                ppi: Some(300.0),
+                bits: Some(8),
+                compression: Some("jpeg".to_owned()),
+                icc: Some(true),
+                ..ImageFacts::default()
+            },
         };
         assert_eq!(event.data, Data::Captured(images));
         assert_eq!((event.id.as_str(), event.time), ("b3:5f1c:1", Timestamp(1_778_746_351_402)));
@@ -689,6 +727,7 @@ mod tests {
             ),
             ("image.replaced", json!({"unit": "U", "frames": 2, "frames_before": 1, "station": "S01"})),
             ("image.deleted", json!({"unit": "U", "frames": 2})),
+            ("image.captured", json!({"unit": "U", "frames": 2, "blank": 1, "near_duplicate": 2, "format": "tiff"})),
             ("image.duplicate", json!({"unit": "U", "frames": 2, "format": "tiff"})),
             ("image.captured", json!({"unit": "U", "frames": 0, "complete": false, "problem": "truncated"})),
             ("batch.closed", json!({"batch": "L-1", "units": 5, "images": 900})),
