@@ -205,6 +205,25 @@ fn start(dir: &Path, data_dir: &Path, ports: Option<&Listeners>) -> anyhow::Resu
     Collector::start(data_dir, &["run", "--config", settings.to_str().context("path is not UTF-8")?])
 }
 
+/// A folder that `up --watch` names: what comes into it is in the ledger, in quarantine where there is no inventory.
+///
+/// # Errors
+/// Where it is not.
+pub fn watched(dir: &Path) -> anyhow::Result<()> {
+    let (data_dir, root) = (dir.join("collector"), dir.join("scans"));
+    fs::create_dir_all(root.join("U-1"))?;
+    fs::write(root.join("U-1/0001.tif"), Press::new(dir)?.print())?;
+    let (data, scans) = (data_dir.to_str().context("path")?, root.to_str().context("path")?);
+    let any = "127.0.0.1:0";
+    let arguments = ["up", "--data-dir", data, "--ops", any, "--status", any, "--mqtt", any, "--watch", scans];
+    let collector = Collector::start(&data_dir, &arguments)?;
+    wait_for("the image waits for its unit", || {
+        let rows = http::get(&collector.listeners.ops.join("/v1/digitization/quarantine")?)?;
+        let rows: Value = serde_json::from_str(&rows)?;
+        Ok((rows["rows"][0]["unit"] == "U-1" && rows["rows"][0]["images"] == 1).then_some(()))
+    })
+}
+
 /// A storage of masters that rots under a running agent: the collector hears of it by name.
 ///
 /// # Errors

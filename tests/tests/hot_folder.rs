@@ -14,3 +14,9 @@ fn a_rotten_master_is_named_here_and_told_to_the_collector() {
     let dir = tempfile::tempdir().expect("directory");
     veghe_tests::hot_folder::rot(dir.path()).expect("told");
 }
+
+#[test]
+fn one_command_watches_a_folder_and_knows_its_images() {
+    let dir = tempfile::tempdir().expect("directory");
+    veghe_tests::hot_folder::watched(dir.path()).expect("known");
+}

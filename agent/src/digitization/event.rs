@@ -54,3 +54,31 @@ impl Draft<'_> {
         .to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_the_bytes_that_collectors_read_for_ever() {
+        let golden = include_str!("../../../wire/golden/v1/events.json").lines().next().expect("a line");
+        let golden = golden.trim_start_matches('[').trim_end_matches(',');
+        let expected: Value = serde_json::from_str(golden).expect("JSON");
+        let agent = "scan-1".parse().expect("id");
+        let Value::Object(data) = expected["data"].clone() else { panic!("no data") };
+        let draft = |about| Draft {
+            agent: &agent,
+            station: Some("S02"),
+            kind: "image.captured",
+            time_ms: 1_778_746_351_402,
+            about,
+            data: data.clone(),
+        };
+        let told = draft(&[b"scans", b"1"]).to_json(1_778_746_400_000);
+        assert_eq!(told, golden);
+        let other: Value = serde_json::from_str(&draft(&[b"scans1"]).to_json(1_778_746_400_000)).expect("JSON");
+        assert_ne!(other["id"], expected["id"], "parts are told apart");
+        let ahead: Value = serde_json::from_str(&draft(&[b"1"]).to_json(1_778_746_000_000)).expect("JSON");
+        assert_eq!(ahead["time"], "2026-05-14T08:06:40Z", "a time of the future is now");
+    }
+}

@@ -15,6 +15,8 @@ use super::unit::Unit;
 
 /// What the types of our events begin with.
 pub const TYPE_PREFIX: &str = "ro.cjt.digi.v1.";
+/// What the sources of agents begin with.
+const AGENTS: &str = "//veghe/agent/";
 /// Events in one body.
 pub const MAX_EVENTS: usize = 20_000;
 /// Images of one event: the frames of one file.
@@ -436,7 +438,12 @@ fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, S
         data.insert("station".to_owned(), Value::String(station.to_owned()));
     }
     let json = Value::Object(data.clone()).to_string();
-    let data = read_data(kind, data, problems)?;
+    // An agent may be newer than its collector: what it says more is kept and not understood. Others mistype.
+    let unknown = match &source {
+        Some(source) if source.starts_with(AGENTS) => Unknown::Kept,
+        _ => Unknown::Refused,
+    };
+    let data = read_data(kind, data, unknown, problems)?;
     Some(Event { source: source?, id: id?, time: time?, data, json })
 }
 
@@ -450,11 +457,24 @@ pub(super) fn reread(kind: &str, json: &str) -> Option<Data> {
         }
         "lot.drawn" => serde_json::from_str(json).ok().map(Data::LotDrawn),
         "days.frozen" => Some(Data::DaysFrozen { through: data.get("through")?.as_i64()?.try_into().ok()? }),
-        _ => read_data(kind, data, &mut Vec::new()),
+        // It was checked when it came, perhaps by a newer program.
+        _ => read_data(kind, data, Unknown::Kept, &mut Vec::new()),
     }
 }
 
-fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, String)>) -> Option<Data> {
+/// What becomes of fields that nobody knows here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refused,
+    Kept,
+}
+
+fn read_data(
+    kind: &str,
+    data: Map<String, Value>,
+    unknown: Unknown,
+    problems: &mut Vec<(String, String)>,
+) -> Option<Data> {
     let before = problems.len();
     let mut f = Fields::new("data.", data, problems);
     let data = match kind {
@@ -576,7 +596,9 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             return None;
         }
     };
-    f.finish();
+    if unknown == Unknown::Refused {
+        f.finish();
+    }
     data.filter(|_| problems.len() == before)
 }
 
@@ -753,6 +775,30 @@ mod tests {
         event["source"] = json!("//cjt");
         event["type"] = json!("ro.cjt.digi.v1.baseline.adopted");
         assert_eq!(fields(&event), ["type"]);
+    }
+
+    #[test]
+    fn what_agents_send_is_read_for_ever_and_a_newer_one_may_say_more() {
+        let golden = include_bytes!("../../../wire/golden/v1/events.json");
+        let events = parse(golden).expect("JSON");
+        assert_eq!(events.len(), 6);
+        let kinds: Vec<&str> = events.iter().map(|event| event.as_ref().expect("good").data.kind()).collect();
+        let expected = [
+            "image.captured",
+            "image.replaced",
+            "image.duplicate",
+            "package.validated",
+            "fixity.checked",
+            "fixity.pass",
+        ];
+        assert_eq!(kinds, expected);
+        let mut newer: Value = serde_json::from_slice::<Value>(golden).expect("JSON")[0].clone();
+        newer["data"]["colour_space"] = json!("srgb");
+        let kept = one(&newer).expect("good");
+        assert!(kept.json.contains("colour_space"));
+        assert_eq!(reread(kept.data.kind(), &kept.json), Some(kept.data));
+        newer["source"] = json!("//cjt/station/S02");
+        assert_eq!(fields(&newer), ["data.colour_space"]);
     }
 
     #[test]
