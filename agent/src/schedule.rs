@@ -120,6 +120,8 @@ struct Slot {
     /// The series that the receiver has.
     delivered: Arc<SeriesSet>,
     health: SensorHealth,
+    /// Whether its source has been there at its last answer.
+    is_present: bool,
 }
 
 enum State {
@@ -162,6 +164,7 @@ impl Coordinator {
                 name,
                 deadline: different.deadline.unwrap_or(settings.deadline),
                 grid: Grid::new(different.interval.unwrap_or(settings.interval), anchor_ms),
+                is_present: sensor.is_present(),
                 state: State::Idle(Job::new(index, sensor)),
                 delivered: Arc::default(),
                 health: SensorHealth::default(),
@@ -280,7 +283,8 @@ impl Coordinator {
         let mut readings: Vec<_> = self.slots.iter_mut().filter_map(Slot::reading).collect();
         if is_main {
             self.cycles += 1;
-            let sensors = self.slots.iter().map(|slot| (slot.name, &slot.health));
+            let present = self.slots.iter().filter(|slot| slot.is_present);
+            let sensors = present.map(|slot| (slot.name, &slot.health));
             if let Err(error) = self.agent.read(self.cycles, sensors, &mut self.agent_sink) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell the agent's own health in full");
             }
@@ -336,6 +340,7 @@ impl Coordinator {
 impl Slot {
     fn take(&mut self, job: Job, answer: Answer) {
         self.health.duration = answer.duration;
+        self.is_present = job.is_present();
         if matches!(self.state, State::Overdue) {
             tracing::info!(sensor = self.name, seconds = answer.duration.as_secs_f64(), "overdue sensor returned");
             self.state = State::Idle(job);

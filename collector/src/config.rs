@@ -92,11 +92,18 @@ const KEYS: &[(&str, &[&str])] = &[
             "plan",
             "pages_per_metre",
             "pages_per_day",
+            "reports",
+            "quality",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    (
+        "digitization.quality[]",
+        &["series", "binding", "min_ppi", "level", "min_bits", "formats", "compressions", "icc"],
+    ),
+    ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",
         &[
@@ -353,7 +360,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status.finish(keys("status"), p);
     }
     if let Some(mut digitization) = file.section("digitization", p) {
-        config.digitization = digitization::read(&mut digitization, p);
+        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, p);
         digitization.finish(keys("digitization"), p);
     }
     if let Some(mut labels) = file.section("external_labels", p) {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use super::linux::process::OwnProcess;
 #[cfg(not(target_os = "linux"))]
 use super::portable::OwnProcess;
-#[cfg(target_os = "linux")]
-use super::process::OwnProcess;
 use super::{SensorError, Sink};
 use crate::health::Health;
 

@@ -8,136 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::glob::Globs;
+#[cfg(target_os = "linux")]
+use self::linux::ENTRIES;
 use self::options::Options;
+#[cfg(not(target_os = "linux"))]
+use self::portable::ENTRIES;
+use crate::clock;
 pub use crate::reading::Sink;
 
 pub(crate) mod agent;
-#[cfg(target_os = "linux")]
-mod arp;
-#[cfg(target_os = "linux")]
-mod asked;
-#[cfg(target_os = "linux")]
-pub mod backups;
-#[cfg(target_os = "linux")]
-mod bonding;
-#[cfg(target_os = "linux")]
-mod btrfs;
-#[cfg(target_os = "linux")]
-mod certificates;
-#[cfg(target_os = "linux")]
-mod class;
-#[cfg(target_os = "linux")]
-mod conntrack;
-#[cfg(target_os = "linux")]
-mod cpu;
-#[cfg(target_os = "linux")]
-mod cpufreq;
-#[cfg(target_os = "linux")]
-mod diskstats;
-#[cfg(target_os = "linux")]
-mod dmi;
-#[cfg(target_os = "linux")]
-mod edac;
-#[cfg(target_os = "linux")]
-mod entropy;
-#[cfg(target_os = "linux")]
-mod fibrechannel;
-#[cfg(target_os = "linux")]
-mod filefd;
-#[cfg(target_os = "linux")]
-mod filesystem;
-#[cfg(target_os = "linux")]
-mod found;
 pub mod glob;
 #[cfg(target_os = "linux")]
-mod hwmon;
-#[cfg(target_os = "linux")]
-mod infiniband;
-#[cfg(target_os = "linux")]
-mod ipvs;
-#[cfg(target_os = "linux")]
-mod loadavg;
-#[cfg(target_os = "linux")]
-mod mdadm;
-#[cfg(target_os = "linux")]
-mod meminfo;
-#[cfg(target_os = "linux")]
-mod netclass;
-#[cfg(target_os = "linux")]
-mod netdev;
-#[cfg(target_os = "linux")]
-mod netstat;
-#[cfg(target_os = "linux")]
-mod nfs;
-#[cfg(target_os = "linux")]
-mod nfs_lines;
-#[cfg(target_os = "linux")]
-mod nfsd;
-#[cfg(target_os = "linux")]
-mod nvme;
+pub mod linux;
 pub mod options;
-#[cfg(target_os = "linux")]
-mod os;
 pub mod portable;
-#[cfg(target_os = "linux")]
-mod powersupply;
-#[cfg(target_os = "linux")]
-mod pressure;
-#[cfg(target_os = "linux")]
-mod process;
-#[cfg(target_os = "linux")]
-mod processes;
-#[cfg(target_os = "linux")]
-pub mod programs;
-#[cfg(target_os = "linux")]
-mod rapl;
-#[cfg(target_os = "linux")]
-mod schedstat;
-#[cfg(target_os = "linux")]
-pub mod scrapes;
-#[cfg(target_os = "linux")]
-mod selinux;
-#[cfg(target_os = "linux")]
-mod sockstat;
-#[cfg(target_os = "linux")]
-mod softnet;
-#[cfg(target_os = "linux")]
-mod source;
-#[cfg(target_os = "linux")]
-mod stat;
-#[cfg(target_os = "linux")]
-mod tapestats;
-#[cfg(target_os = "linux")]
-mod tcpstat;
-#[cfg(target_os = "linux")]
-mod text;
-#[cfg(target_os = "linux")]
-mod textfile;
-#[cfg(target_os = "linux")]
-mod thermal_zone;
-#[cfg(target_os = "linux")]
-mod time;
-#[cfg(target_os = "linux")]
-mod timex;
-#[cfg(target_os = "linux")]
-mod tree;
-#[cfg(target_os = "linux")]
-mod udp_queues;
-#[cfg(target_os = "linux")]
-mod uname;
-#[cfg(target_os = "linux")]
-mod updates;
-#[cfg(target_os = "linux")]
-mod vmstat;
-#[cfg(target_os = "linux")]
-mod watchdog;
-#[cfg(target_os = "linux")]
-mod xfs;
-#[cfg(target_os = "linux")]
-mod zfs;
 
 /// One source of measurements. It runs on a worker's thread (see [`crate::schedule`]) and may block there.
 pub trait Sensor: Send {
@@ -149,6 +36,11 @@ pub trait Sensor: Send {
     /// # Errors
     /// See [`SensorError`]; what was put before the error counts.
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError>;
+
+    /// Whether it has a source to read; one without says nothing, and nothing is said about it.
+    fn is_present(&self) -> bool {
+        true
+    }
 }
 
 /// Why a sensor has no (complete) values.
@@ -290,81 +182,26 @@ impl Entry {
         Self { missing, ..self }
     }
 
-    /// Why it does not run, for a person.
-    fn obstacle(&self, settings: &SensorSettings) -> Option<String> {
+    /// Why it must not run, for a person; no source changes that.
+    fn refusal(&self, settings: &SensorSettings) -> Option<String> {
         if settings.disabled.contains(self.name) {
             return Some("disabled by the configuration".to_owned());
         }
         if self.habit == Habit::Rests && !settings.enabled.contains(self.name) {
             return Some(format!("off by default; set sensors.{}.enabled: true", self.name));
         }
-        (self.obstacle)(settings).or_else(|| {
+        None
+    }
+
+    /// Why it does not run, for a person.
+    fn obstacle(&self, settings: &SensorSettings) -> Option<String> {
+        self.refusal(settings).or_else(|| (self.obstacle)(settings)).or_else(|| {
             let unreadable =
                 |path: &PathBuf| probe(path).err().map(|error| format!("cannot read {}: {error}", path.display()));
             (self.sources)(settings).iter().find_map(unreadable)
         })
     }
 }
-
-/// Every sensor of this platform, in the order of their names.
-#[cfg(target_os = "linux")]
-const ENTRIES: &[Entry] = &[
-    arp::ENTRY,
-    backups::ENTRY,
-    bonding::ENTRY,
-    btrfs::ENTRY,
-    certificates::ENTRY,
-    conntrack::ENTRY,
-    cpu::ENTRY,
-    cpufreq::ENTRY,
-    diskstats::ENTRY,
-    dmi::ENTRY,
-    edac::ENTRY,
-    entropy::ENTRY,
-    fibrechannel::ENTRY,
-    filefd::ENTRY,
-    filesystem::ENTRY,
-    hwmon::ENTRY,
-    infiniband::ENTRY,
-    ipvs::ENTRY,
-    loadavg::ENTRY,
-    mdadm::ENTRY,
-    meminfo::ENTRY,
-    netclass::ENTRY,
-    netdev::ENTRY,
-    netstat::ENTRY,
-    nfs::ENTRY,
-    nfsd::ENTRY,
-    nvme::ENTRY,
-    os::ENTRY,
-    powersupply::ENTRY,
-    pressure::ENTRY,
-    processes::ENTRY,
-    programs::ENTRY,
-    rapl::ENTRY,
-    schedstat::ENTRY,
-    scrapes::ENTRY,
-    selinux::ENTRY,
-    sockstat::ENTRY,
-    softnet::ENTRY,
-    stat::ENTRY,
-    tapestats::ENTRY,
-    tcpstat::ENTRY,
-    textfile::ENTRY,
-    thermal_zone::ENTRY,
-    time::ENTRY,
-    timex::ENTRY,
-    udp_queues::ENTRY,
-    uname::ENTRY,
-    updates::ENTRY,
-    vmstat::ENTRY,
-    watchdog::ENTRY,
-    xfs::ENTRY,
-    zfs::ENTRY,
-];
-/// Every sensor of this platform.
-#[cfg(not(target_os = "linux"))]
-const ENTRIES: &[Entry] = &[Entry::new("portable", |_| Vec::new(), |_| Box::new(portable::Portable::default()))];
 
 /// Names of all sensors that settings may name, `agent` (which always runs) not among them.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -380,6 +217,51 @@ pub fn runs_by_default(name: &str) -> bool {
 /// schedule brings its own.
 pub fn all(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
     ENTRIES.iter().filter(|entry| entry.obstacle(settings).is_none()).map(|entry| (entry.make)(settings)).collect()
+}
+
+/// As [`all`], and besides those whose source may appear later: a disk array, a bus, a file. Each looks for its source once
+/// a minute.
+pub fn all_in_time(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
+    let wanted = ENTRIES.iter().filter(|entry| entry.refusal(settings).is_none());
+    let sensor = |entry: &Entry| match entry.obstacle(settings) {
+        None => (entry.make)(settings),
+        Some(_) => {
+            Box::new(Awaited { entry: *entry, settings: settings.clone(), looked: clock::instant(), sensor: None })
+        }
+    };
+    wanted.map(sensor).collect()
+}
+
+/// A sensor whose source is not there yet.
+struct Awaited {
+    entry: Entry,
+    settings: SensorSettings,
+    looked: Instant,
+    sensor: Option<Box<dyn Sensor>>,
+}
+
+/// From one look for a source to the next.
+const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+
+impl Sensor for Awaited {
+    fn name(&self) -> &'static str {
+        self.entry.name
+    }
+
+    fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        if self.sensor.is_none() && self.looked.elapsed() >= LOOK_INTERVAL {
+            self.looked = clock::instant();
+            if self.entry.obstacle(&self.settings).is_none() {
+                tracing::info!(sensor = self.entry.name, "the sensor's source has appeared");
+                self.sensor = Some((self.entry.make)(&self.settings));
+            }
+        }
+        self.sensor.as_mut().map_or(Ok(()), |sensor| sensor.read(sink))
+    }
+
+    fn is_present(&self) -> bool {
+        self.sensor.is_some()
+    }
 }
 
 /// What can run here, and why not.
@@ -403,8 +285,41 @@ fn probe(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether `path` is there, but may not be read.
-#[cfg(target_os = "linux")]
-pub(crate) fn unreadable(path: &Path) -> bool {
-    File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Found;
+
+    impl Sensor for Found {
+        fn name(&self) -> &'static str {
+            "found"
+        }
+
+        fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+            sink.put("found", &[], 1.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_source_that_appears_later_is_read_from_then_on_and_not_spoken_of_before() {
+        let root = tempfile::tempdir().expect("directory");
+        let entry = Entry::new("found", |settings| vec![settings.roots.proc.join("x")], |_| Box::new(Found));
+        let roots = Roots { proc: root.path().to_owned(), ..Roots::default() };
+        let settings = SensorSettings { roots, ..SensorSettings::default() };
+        let mut awaited = Awaited { entry, settings, looked: clock::instant(), sensor: None };
+        let mut sink = Sink::default();
+        let long_ago = clock::instant().checked_sub(LOOK_INTERVAL).expect("up for a minute");
+        let mut round = |awaited: &mut Awaited| {
+            awaited.read(&mut sink).expect("never fails");
+            (awaited.is_present(), sink.take().1.len())
+        };
+        awaited.looked = long_ago;
+        assert_eq!(round(&mut awaited), (false, 0));
+        std::fs::write(root.path().join("x"), "x").expect("write");
+        assert_eq!(round(&mut awaited), (false, 0), "not every round looks");
+        awaited.looked = long_ago;
+        assert_eq!(round(&mut awaited), (true, 1));
+    }
 }

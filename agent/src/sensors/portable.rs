@@ -9,8 +9,14 @@ use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, Networks, RefreshKind, S
 #[cfg(any(test, not(target_os = "linux")))]
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate};
 
+#[cfg(not(target_os = "linux"))]
+use super::Entry;
 use super::{Sensor, SensorError, Sink};
 use crate::clock;
+
+/// Every sensor where there is nothing better.
+#[cfg(not(target_os = "linux"))]
+pub(super) const ENTRIES: &[Entry] = &[Entry::new("portable", |_| Vec::new(), |_| Box::new(Portable::default()))];
 
 /// Processors, memory, file systems, disks, networks, load, boot time and name of the system.
 #[derive(Default)]
@@ -179,7 +185,7 @@ impl OwnProcess {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use crate::sensors::{Roots, meminfo::Meminfo};
+    use crate::sensors::{Roots, linux::meminfo::Meminfo};
 
     fn value(sink: &mut Sink, metric: &str) -> f64 {
         let (series, values) = sink.take();
@@ -199,7 +205,7 @@ mod tests {
     #[test]
     fn the_agent_is_as_large_as_proc_says() {
         let (_, portable) = OwnProcess::new().read().expect("sysinfo");
-        let (_, own) = crate::sensors::process::OwnProcess::new().read().expect("/proc/self/stat");
+        let (_, own) = crate::sensors::linux::process::OwnProcess::new().read().expect("/proc/self/stat");
         assert!((portable - own).abs() < own / 2.0, "{portable} {own}");
     }
 

@@ -176,10 +176,16 @@ pub enum ParseError {
         /// What is wrong.
         message: String,
     },
+    /// There is no text.
+    #[error("unknown position: parse error: {0}")]
+    Nothing(String),
 }
 
 impl ParseError {
     pub(crate) fn new(text: &str, offset: usize, message: String) -> Self {
+        if text.is_empty() {
+            return Self::Nothing(message);
+        }
         let (line, column) = line_and_column(text, offset);
         Self::Syntax { line, column, message }
     }

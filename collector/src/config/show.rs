@@ -112,6 +112,35 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         out.entry(2, "likely", pace.likely);
         out.entry(2, "high", pace.high);
     }
+    if let Some(reports) = &settings.reports {
+        out.open(1, "reports");
+        out.entry(2, "weekly", reports.weekly);
+        out.entry(2, "monthly", reports.monthly);
+        out.entry(2, "at", time(reports.at));
+        out.texts(
+            2,
+            "languages",
+            &reports.languages.iter().map(|language| language.tag().to_owned()).collect::<Vec<_>>(),
+        );
+        out.texts(2, "mail", &reports.mail);
+    }
+    if settings.quality.is_empty() {
+        out.entry(1, "quality", "[]");
+    } else {
+        out.open(1, "quality");
+    }
+    for rule in &settings.quality {
+        // The switch first: an item needs a key that is always there.
+        out.item(2, "icc", rule.icc);
+        for (name, text) in [("series", &rule.series), ("binding", &rule.binding)] {
+            out.option(3, name, text.as_ref().map(|text| quote(text)));
+        }
+        out.option(3, "min_ppi", rule.min_ppi.map(|ppi| ppi.to_string()));
+        out.option(3, "level", rule.level.map(|level| level.name().to_owned()));
+        out.option(3, "min_bits", rule.min_bits.map(|bits| bits.to_string()));
+        out.texts(3, "formats", &rule.formats);
+        out.texts(3, "compressions", &rule.compressions);
+    }
 }
 
 fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {

@@ -95,12 +95,12 @@ pub struct IngestSettings {
 
 /// Takes in what agents tell besides samples.
 pub trait EventSink: fmt::Debug + Send + Sync {
-    /// Keeps the events of a message; they are on disk when this returns. Blocks. What is wrong with some of them is
+    /// Keeps the events of a message of `agent`; they are on disk when this returns. Blocks. What is wrong with some of them is
     /// returned for the administrator: sending them again would not help.
     ///
     /// # Errors
     /// Where nothing can be kept now; the sender is to repeat the message.
-    fn take(&self, payload: &[u8]) -> Result<Option<String>, EventsNotKept>;
+    fn take(&self, agent: &AgentId, payload: &[u8]) -> Result<Option<String>, EventsNotKept>;
 }
 
 /// Events can't be kept now.

@@ -481,7 +481,7 @@ struct Kept {
 }
 
 impl EventSink for Kept {
-    fn take(&self, payload: &[u8]) -> Result<Option<String>, EventsNotKept> {
+    fn take(&self, _agent: &veghe_wire::AgentId, payload: &[u8]) -> Result<Option<String>, EventsNotKept> {
         if self.fails.load(Ordering::Relaxed) {
             return Err(EventsNotKept);
         }

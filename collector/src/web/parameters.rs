@@ -51,7 +51,7 @@ impl Parameters {
             return Ok(default);
         }
         parse_time(text)
-            .map_err(|problem| ApiError::invalid_parameter(name, format!("Invalid time value for '{name}': {problem}")))
+            .map_err(|problem| ApiError::invalid_parameter(name, format!("invalid time value for '{name}': {problem}")))
     }
 
     /// A duration that must be there, in milliseconds.
@@ -101,16 +101,15 @@ fn matchers(texts: &[String]) -> Result<Vec<Vec<Matcher>>, ApiError> {
     texts
         .iter()
         .map(|text| {
-            let matchers =
-                veghe_promql::parse_selector(text).map_err(|error| ApiError::invalid_parameter("match[]", error))?;
+            let matchers = veghe_promql::parse_selector(text).map_err(ApiError::bad_data)?;
             regexes += matchers.iter().filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex)).count();
             if regexes > MAX_REGEXES {
                 let problem = format!("more than {MAX_REGEXES} regular expressions in one request");
-                return Err(ApiError::invalid_parameter("match[]", problem));
+                return Err(ApiError::bad_data(problem));
             }
             if matchers.iter().all(Matcher::matches_empty) {
                 let problem = "match[] must contain at least one non-empty matcher";
-                return Err(ApiError::invalid_parameter("match[]", problem));
+                return Err(ApiError::bad_data(problem));
             }
             Ok(matchers)
         })

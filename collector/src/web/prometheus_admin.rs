@@ -93,7 +93,7 @@ fn name_of(now: Timestamp) -> Option<String> {
 }
 
 async fn delete_series(State(store): State<Arc<Store>>, parameters: Parameters) -> Result<Response, ApiError> {
-    let selectors = parameters.selectors().await?;
+    let selectors = parameters.selectors().await.map_err(|error| error.about("match[]"))?;
     if selectors.is_empty() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }

@@ -78,6 +78,11 @@ impl ApiError {
         Self::bad_data(format!("invalid parameter {name:?}: {problem}"))
     }
 
+    /// The same error, of this parameter.
+    pub(super) fn about(self, name: &str) -> Self {
+        Self { message: format!("invalid parameter {name:?}: {}", self.message), ..self }
+    }
+
     fn timeout(message: impl Display) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, kind: "timeout", message: message.to_string() }
     }
@@ -107,18 +112,16 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Parse(error) => Self::invalid_parameter("query", error),
+            QueryError::Eval(error @ EvalError::RangeKind(_)) => Self::invalid_parameter("query", error),
             QueryError::Eval(EvalError::Stopped) => Self::timeout("query timed out in query execution"),
             QueryError::Eval(EvalError::Source(cause)) => {
                 // Which file is damaged is for the log of the appliance, not for every reader.
                 tracing::error!(error = &*cause as &dyn std::error::Error, "cannot read samples for a query");
                 Self::internal("cannot read samples; the collector's log says why")
             }
-            QueryError::Eval(
-                error @ (EvalError::RangeKind(_)
-                | EvalError::Timestamp(_)
-                | EvalError::Step
-                | EvalError::EndBeforeStart),
-            ) => Self::bad_data(error),
+            QueryError::Eval(error @ (EvalError::Timestamp(_) | EvalError::Step | EvalError::EndBeforeStart)) => {
+                Self::bad_data(error)
+            }
             QueryError::Eval(error) => Self::execution(error),
             QueryError::TimedOutInQueue => Self::timeout(error),
             QueryError::Defect => Self::internal(error),
@@ -380,7 +383,8 @@ async fn series(State(api): Shared, parameters: Parameters) -> Result<Response, 
     }
     let limit = parameters.limit()?;
     let (start, end) = parameters.range()?;
-    let found = api.label_sets(parameters.selectors().await?, start, end).await?;
+    let selectors = parameters.selectors().await.map_err(|error| error.about("match[]"))?;
+    let found = api.label_sets(selectors, start, end).await?;
     Ok(list(found, limit, push_labels))
 }
 

@@ -43,12 +43,15 @@ async fn runtime_info(State(api): Shared) -> Response {
     let about = &api.parts.about;
     success(&json!({
         "startTime": rfc3339(about.started),
+        "hostname": rustix::system::uname().nodename().to_string_lossy(),
+        "serverTime": rfc3339(crate::clock::now()),
         "CWD": about.data_dir.display().to_string(),
         "reloadConfigSuccess": true,
         "lastConfigTime": rfc3339(about.started),
         "corruptionCount": 0,
         "goroutineCount": 0,
         "GOMAXPROCS": std::thread::available_parallelism().map_or(1, usize::from),
+        "GOMEMLIMIT": 0,
         "GOGC": "",
         "GODEBUG": "",
         "storageRetention": about.retention,
@@ -69,7 +72,15 @@ async fn wal_replay() -> Response {
 }
 
 async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.limit()?.unwrap_or(10).min(10_000);
+    let limit = match parameters.get("limit") {
+        "" => 10,
+        text => text
+            .parse::<usize>()
+            .ok()
+            .filter(|limit| *limit > 0)
+            .ok_or_else(|| ApiError::bad_data("limit must be a positive number"))?
+            .min(10_000),
+    };
     let data = api
         .select(move |store| {
             let (stats, shape, report) = (store.stats(), store.head_shape(), store.cardinality(limit));

@@ -1,0 +1,142 @@
+//! What Linux tells: one file per source, nearly all of it below `/proc` and `/sys`; and what only runs there so far.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, glob};
+
+mod arp;
+mod asked;
+pub mod backups;
+mod bonding;
+mod btrfs;
+mod capabilities;
+mod certificates;
+mod class;
+mod conntrack;
+mod containers;
+mod cpu;
+mod cpufreq;
+mod dbus;
+mod diskstats;
+mod dmi;
+mod edac;
+mod entropy;
+mod ethtool;
+mod fibrechannel;
+mod filefd;
+mod filesystem;
+pub(crate) mod found;
+mod hwmon;
+mod infiniband;
+mod ipvs;
+mod loadavg;
+mod mdadm;
+pub(crate) mod meminfo;
+mod netclass;
+mod netdev;
+mod netstat;
+mod nfs;
+mod nfs_lines;
+mod nfsd;
+mod nvme;
+mod os;
+mod powersupply;
+mod pressure;
+pub(crate) mod process;
+mod processes;
+pub mod programs;
+mod rapl;
+pub(crate) mod run;
+mod schedstat;
+pub mod scrapes;
+mod selinux;
+pub mod settings;
+mod slowly;
+pub mod smart;
+mod sockstat;
+mod softnet;
+mod source;
+mod stat;
+pub mod systemd;
+mod tapestats;
+mod tcpstat;
+mod text;
+mod textfile;
+mod thermal_zone;
+mod time;
+mod timex;
+mod tree;
+mod udp_queues;
+mod uname;
+mod updates;
+mod vmstat;
+mod watchdog;
+mod xfs;
+mod zfs;
+
+/// Every sensor, in the order of their names.
+pub(super) const ENTRIES: &[Entry] = &[
+    arp::ENTRY,
+    backups::ENTRY,
+    bonding::ENTRY,
+    btrfs::ENTRY,
+    certificates::ENTRY,
+    conntrack::ENTRY,
+    containers::ENTRY,
+    cpu::ENTRY,
+    cpufreq::ENTRY,
+    diskstats::ENTRY,
+    dmi::ENTRY,
+    edac::ENTRY,
+    entropy::ENTRY,
+    ethtool::ENTRY,
+    fibrechannel::ENTRY,
+    filefd::ENTRY,
+    filesystem::ENTRY,
+    hwmon::ENTRY,
+    infiniband::ENTRY,
+    ipvs::ENTRY,
+    loadavg::ENTRY,
+    mdadm::ENTRY,
+    meminfo::ENTRY,
+    netclass::ENTRY,
+    netdev::ENTRY,
+    netstat::ENTRY,
+    nfs::ENTRY,
+    nfsd::ENTRY,
+    nvme::ENTRY,
+    os::ENTRY,
+    powersupply::ENTRY,
+    pressure::ENTRY,
+    processes::ENTRY,
+    programs::ENTRY,
+    rapl::ENTRY,
+    schedstat::ENTRY,
+    scrapes::ENTRY,
+    selinux::ENTRY,
+    smart::ENTRY,
+    sockstat::ENTRY,
+    softnet::ENTRY,
+    stat::ENTRY,
+    systemd::ENTRY,
+    tapestats::ENTRY,
+    tcpstat::ENTRY,
+    textfile::ENTRY,
+    thermal_zone::ENTRY,
+    time::ENTRY,
+    timex::ENTRY,
+    udp_queues::ENTRY,
+    uname::ENTRY,
+    updates::ENTRY,
+    vmstat::ENTRY,
+    watchdog::ENTRY,
+    xfs::ENTRY,
+    zfs::ENTRY,
+];
+
+/// Whether `path` is there, but may not be read.
+pub(crate) fn unreadable(path: &Path) -> bool {
+    File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
