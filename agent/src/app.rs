@@ -38,24 +38,42 @@ pub async fn run(state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()
     run_local(Config::load_local(&state_dir.join(config::FILE))?, None, state_dir, stop).await
 }
 
-/// As [`run`], with the broker somewhere else than `agent.yaml` says.
+/// What whoever runs the agent knows better than `agent.yaml`.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Where the broker is.
+    pub mqtt: MqttAddress,
+    /// Hot folders to watch besides.
+    #[cfg(target_os = "linux")]
+    pub hot_folders: Vec<crate::digitization::settings::HotFolder>,
+}
+
+impl Given {
+    fn apply(&self, config: &mut Config) {
+        config.mqtt = self.mqtt.clone();
+        #[cfg(target_os = "linux")]
+        config.digitization.hot_folders.extend(self.hot_folders.iter().cloned());
+    }
+}
+
+/// As [`run`], with what is given.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_at(mqtt: MqttAddress, state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
-    run_local(Config::load_local(&state_dir.join(config::FILE))?, Some(mqtt), state_dir, stop).await
+pub async fn run_given(given: Given, state_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+    run_local(Config::load_local(&state_dir.join(config::FILE))?, Some(given), state_dir, stop).await
 }
 
 async fn run_local(
     local: Local,
-    mqtt: Option<MqttAddress>,
+    given: Option<Given>,
     state_dir: &Path,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
         let (remote, effective) = Remote::open(state_dir, local.clone())?;
         let is_on_trial = remote.is_on_trial();
-        match run_with(remote, effective.config, mqtt.clone(), state_dir, &stop).await {
+        match run_with(remote, effective.config, given.clone(), state_dir, &stop).await {
             Ok(End::Stopped) => return Ok(()),
             Ok(End::Again) => tracing::info!("agent begins anew with other settings"),
             // What a person wrote is for that person to mend; what came from afar must not stop the agent.
@@ -79,11 +97,13 @@ enum End {
 async fn run_with(
     remote: Remote,
     mut config: Config,
-    mqtt: Option<MqttAddress>,
+    given: Option<Given>,
     state_dir: &Path,
     stop: &CancellationToken,
 ) -> anyhow::Result<End> {
-    config.mqtt = mqtt.unwrap_or(config.mqtt);
+    if let Some(given) = &given {
+        given.apply(&mut config);
+    }
     let health = Arc::new(Health::default());
     let spool_dir = state_dir.join("spool");
     let spool = Spool::open(&spool_dir, config.spool)?;
@@ -114,14 +134,15 @@ async fn run_with(
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?
         .with_desk(Desk { orders: ordered, offers });
     let began = clock::instant();
-    let mut sensors = sensors::all(&config.sensors);
+    let sensors = sensors::all_in_time(&config.sensors);
     #[cfg(target_os = "linux")]
-    let (sources, uplink) = sources::start(&config, state_dir, &tasks, &mut sensors, uplink)?;
+    let (sources, sensors, uplink) = sources::start(&config, state_dir, &tasks, sensors, uplink)?;
     let (schedule, rounds) = Schedule::start(sensors, &config.schedule, Arc::clone(&health));
     let footprint = config.footprint.clone();
     schedule.adopt(Change { sensors: None, settings: config.schedule.clone(), footprint });
     let (found_to, mut found) = mpsc::channel(1);
     let mut steward = Steward {
+        given,
         remote,
         config,
         health,
@@ -181,6 +202,7 @@ async fn until(moment: Option<Instant>) {
 
 /// Carries settings from the collector to whoever they are for.
 struct Steward {
+    given: Option<Given>,
     remote: Remote,
     /// In force.
     config: Config,
@@ -229,18 +251,20 @@ impl Steward {
     fn adopt(&mut self, effective: Effective) {
         let before = std::mem::replace(&mut self.config, effective.config);
         let config = &mut self.config;
-        // Not the collector's to change, and perhaps not what agent.yaml says.
-        config.mqtt = before.mqtt;
+        // Not the collector's to change.
+        if let Some(given) = &self.given {
+            given.apply(config);
+        }
         #[cfg(target_os = "linux")]
-        if config.digitization != before.digitization {
+        if config.digitization != before.digitization || config.fixity != before.fixity {
             // Folders are watched by threads with a memory of their own.
             self.end = End::Again;
             return;
         }
         let sensors = (config.sensors != before.sensors).then(|| {
-            let mut sensors = sensors::all(&config.sensors);
+            let mut sensors = sensors::all_in_time(&config.sensors);
             #[cfg(target_os = "linux")]
-            self.sources.add_to(&mut sensors);
+            self.sources.add_to(config, &mut sensors);
             sensors
         });
         let (settings, footprint) = (config.schedule.clone(), config.footprint.clone());
@@ -293,11 +317,17 @@ mod sources {
     use crate::config::Config;
     use crate::digitization::Digitization;
     use crate::digitization::courier::Courier;
+    use crate::fixity::Fixity;
     use crate::sensors::Sensor;
     use crate::uplink::Uplink;
 
+    /// What runs, the sensors with those that tell of it, and the uplink that takes its events.
+    pub(super) type Started = (Sources, Vec<Box<dyn Sensor>>, Uplink);
+
+    #[derive(Default)]
     pub(super) struct Sources {
         digitization: Option<Digitization>,
+        fixity: Option<Fixity>,
         stop: CancellationToken,
     }
 
@@ -305,32 +335,43 @@ mod sources {
         config: &Config,
         state_dir: &Path,
         tasks: &TaskTracker,
-        sensors: &mut Vec<Box<dyn Sensor>>,
+        mut sensors: Vec<Box<dyn Sensor>>,
         uplink: Uplink,
-    ) -> anyhow::Result<(Sources, Uplink)> {
+    ) -> anyhow::Result<Started> {
         let stop = CancellationToken::new();
-        if config.digitization.is_empty() {
-            return Ok((Sources { digitization: None, stop }, uplink));
+        if config.digitization.is_empty() && config.fixity.storages.is_empty() {
+            return Ok((Sources::default(), sensors, uplink));
         }
         let digitization = Digitization::start(&config.digitization, &config.agent, state_dir, &stop)
             .context("cannot watch the digitization")?;
-        sensors.push(digitization.sensor());
+        let fixity = Fixity::start(&config.fixity, &config.agent, state_dir, &digitization.news(), &stop)
+            .context("cannot verify storages")?;
         let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
         tasks.spawn(courier.run());
-        Ok((Sources { digitization: Some(digitization), stop }, uplink.with_events(events)))
+        let sources = Sources { digitization: Some(digitization), fixity: Some(fixity), stop };
+        sources.add_to(config, &mut sensors);
+        Ok((sources, sensors, uplink.with_events(events)))
     }
 
     impl Sources {
         /// The sensors that tell about it.
-        pub(super) fn add_to(&self, sensors: &mut Vec<Box<dyn Sensor>>) {
-            sensors.extend(self.digitization.as_ref().map(Digitization::sensor));
+        pub(super) fn add_to(&self, config: &Config, sensors: &mut Vec<Box<dyn Sensor>>) {
+            let digitization = self.digitization.as_ref().filter(|_| !config.digitization.is_empty());
+            let fixity = self.fixity.as_ref().filter(|_| !config.fixity.storages.is_empty());
+            sensors.extend(digitization.map(Digitization::sensor));
+            sensors.extend(fixity.map(Fixity::sensor));
         }
 
         pub(super) async fn stop(self) {
             self.stop.cancel();
-            if let Some(digitization) = self.digitization {
-                // They end within the time of one look.
-                tokio::task::spawn_blocking(move || digitization.join()).await.ok();
+            let (digitization, fixity) = (self.digitization, self.fixity);
+            // They end within the time of one look, or of one part of a file.
+            let ended = tokio::task::spawn_blocking(move || {
+                digitization.into_iter().for_each(Digitization::join);
+                fixity.into_iter().for_each(Fixity::join);
+            });
+            if ended.await.is_err() {
+                tracing::error!("ending the digitization failed unexpectedly");
             }
         }
     }

@@ -13,12 +13,12 @@ use url::Url;
 use veghe_wire::AgentId;
 use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
 
-#[cfg(target_os = "linux")]
-use crate::digitization;
 use crate::remote::{Local, Policy};
 use crate::schedule::{self, Override};
 use crate::sensors::{self, SensorSettings, options};
 use crate::spool::Limits;
+#[cfg(target_os = "linux")]
+use crate::{digitization, fixity};
 use crate::{discovery, footprint};
 
 /// Its name in the state directory.
@@ -57,6 +57,9 @@ pub struct Config {
     /// What it sees of a digitization.
     #[cfg(target_os = "linux")]
     pub digitization: digitization::Settings,
+    /// Which storages it verifies.
+    #[cfg(target_os = "linux")]
+    pub fixity: fixity::Settings,
 }
 
 /// Where the broker is.
@@ -107,6 +110,8 @@ impl Config {
             footprint: footprint::Settings::default(),
             #[cfg(target_os = "linux")]
             digitization: digitization::Settings::default(),
+            #[cfg(target_os = "linux")]
+            fixity: fixity::Settings::default(),
         }
     }
 
@@ -211,6 +216,12 @@ impl Config {
             section.finish(&["hot_folders", "csv", "deliveries"], problems);
             read
         });
+        #[cfg(target_os = "linux")]
+        let fixity = root.section("fixity", problems).map(|mut section| {
+            let read = fixity::settings::read(&mut section, problems);
+            section.finish(&["pace", "every", "storages"], problems);
+            read
+        });
         let known = [
             "agent",
             "mqtt",
@@ -224,6 +235,7 @@ impl Config {
             "footprint",
             "sensors",
             "digitization",
+            "fixity",
         ];
         root.finish(&known, problems);
         for (key, is_missing) in [("agent", agent.is_none()), ("mqtt", mqtt.is_none())] {
@@ -243,6 +255,7 @@ impl Config {
         #[cfg(target_os = "linux")]
         {
             config.digitization = digitization.unwrap_or_default();
+            config.fixity = fixity.unwrap_or_default();
         }
         Some(config)
     }
@@ -277,7 +290,10 @@ impl Config {
                 .expect("invariant: a string takes every write");
         }
         #[cfg(target_os = "linux")]
-        text.push_str(&digitization::settings::write(&self.digitization));
+        {
+            text.push_str(&digitization::settings::write(&self.digitization));
+            text.push_str(&fixity::settings::write(&self.fixity));
+        }
         text
     }
 }

@@ -37,6 +37,11 @@ impl Job {
         self.slot
     }
 
+    /// Whether the sensor has a source.
+    pub(crate) fn is_present(&self) -> bool {
+        self.sensor.is_present()
+    }
+
     fn run(&mut self) -> Answer {
         let (begin, cpu_begin) = (clock::instant(), clock::thread_cpu());
         let result = catch_unwind(AssertUnwindSafe(|| self.sensor.read(&mut self.sink)));

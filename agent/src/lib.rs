@@ -10,6 +10,8 @@ pub mod delivery;
 pub mod digitization;
 pub mod discovery;
 pub mod exposition;
+#[cfg(target_os = "linux")]
+pub mod fixity;
 pub mod footprint;
 pub mod health;
 pub mod identity;

@@ -149,6 +149,8 @@ struct Slot {
     /// The series that the receiver has.
     delivered: Arc<SeriesSet>,
     health: SensorHealth,
+    /// Whether its source has been there at its last answer.
+    is_present: bool,
 }
 
 /// Whether a sensor is asked.
@@ -429,7 +431,7 @@ impl Coordinator {
         if is_main {
             self.cycles += 1;
             self.tell_failing();
-            let told = self.slots.iter().filter(|slot| slot.duty != Duty::Gone);
+            let told = self.slots.iter().filter(|slot| slot.is_present && slot.duty != Duty::Gone);
             let sensors = told.map(|slot| (slot.name, &slot.health));
             if let Err(error) = self.agent.read(self.cycles, sensors, &mut self.agent_sink) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell the agent's own health in full");
@@ -505,6 +507,7 @@ impl Slot {
     fn new(id: usize, sensor: Box<dyn Sensor>, settings: &Settings, anchor_ms: i64) -> Self {
         let name = sensor.name();
         let (interval, deadline) = settings.of(name);
+        let is_present = sensor.is_present();
         Self {
             id,
             name,
@@ -516,11 +519,13 @@ impl Slot {
             state: State::Idle(Job::new(id, sensor)),
             delivered: Arc::default(),
             health: SensorHealth::default(),
+            is_present,
         }
     }
 
     fn take(&mut self, job: Job, answer: Answer) {
         self.health.duration = answer.duration;
+        self.is_present = job.is_present();
         self.health.is_known = true;
         self.cost = if self.cost.is_zero() { answer.cpu } else { (self.cost * 7 + answer.cpu) / 8 };
         if matches!(self.state, State::Overdue) {

@@ -16,7 +16,8 @@ use veghe_agent::sensors::{self, Roots, SensorSettings};
 
 const PROGRAM: &str = "prometheus-node-exporter";
 /// Sensors that version 1.5 does not have.
-const NOT_THEIRS: [&str; 6] = ["backups", "certificates", "programs", "scrapes", "updates", "watchdog"];
+const NOT_THEIRS: [&str; 8] =
+    ["backups", "certificates", "containers", "programs", "scrapes", "smart", "updates", "watchdog"];
 /// Series that newer versions have.
 const NEWER: [&str; 2] = ["node_zfs_dbuf_", "node_zfs_zpool_state{state=\"suspended\""];
 /// Helps that version 1.5 puts together from what it finds.
@@ -175,6 +176,8 @@ fn differences(roots: Roots, arguments: &[String]) -> Vec<String> {
             Some(ours) if ours == theirs || COMPOSED_HELPS.contains(&what.as_str()) => {}
             // Some of ZFS' names have what no metric's name can.
             Some(ours) if what.starts_with("HELP node_zfs_") && *ours == theirs.replace('-', "_") => {}
+            // Theirs has the driver's word, ours the metric's.
+            Some(_) if what.starts_with("HELP node_ethtool_") => {}
             ours => differences.push(format!("{what}: ours {ours:?}, theirs {theirs:?}")),
         }
     }

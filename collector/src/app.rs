@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use veghe_agent::digitization::settings::HotFolder;
 use veghe_agent::join::Existing;
 use veghe_model::Timestamp;
 use veghe_tsdb::{OpenError, Store};
@@ -54,6 +55,8 @@ use crate::{admin, backup, clock, housekeeping, import, remote};
 const WINDOW: Duration = Duration::from_hours(2);
 /// Threads that run queries and disk work at most; each is there only while it is needed.
 const MAX_BLOCKING_THREADS: usize = 64;
+/// How long a thread for queries and disk waits for more work: what it freed last goes back to the system when it ends.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// Does what the command line says.
 ///
@@ -61,8 +64,11 @@ const MAX_BLOCKING_THREADS: usize = 64;
 /// The chain that `main` prints; [`ConfigProblems`](crate::config::ConfigProblems) where the configuration is wrong.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Up(up) => serve(config_of(up)?, InProcessAgent::Runs),
-        Command::Run { config } => serve(Config::load(&config)?, InProcessAgent::None),
+        Command::Up(mut up) => {
+            let watch = hot_folders(std::mem::take(&mut up.watch))?;
+            serve(config_of(up)?, InProcessAgent::Runs, watch)
+        }
+        Command::Run { config } => serve(Config::load(&config)?, InProcessAgent::None, Vec::new()),
         Command::CheckConfig { file } => {
             Config::load(&file)?;
             say(&format!("{}: no problem found", file.display()))
@@ -176,17 +182,28 @@ fn config_of(up: Up) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
+/// What `--watch` names, as this machine's agent sees it.
+fn hot_folders(watch: Vec<PathBuf>) -> anyhow::Result<Vec<HotFolder>> {
+    let folder = |(number, dir): (usize, PathBuf)| {
+        let path = dir.canonicalize().with_context(|| format!("cannot watch {}", dir.display()))?;
+        let template = "{unit}/...".parse().map_err(anyhow::Error::msg)?;
+        Ok(HotFolder::new(&format!("watch-{number}"), path, template))
+    };
+    (1..).zip(watch).map(folder).collect()
+}
+
+fn serve(config: Config, agent: InProcessAgent, watch: Vec<HotFolder>) -> anyhow::Result<()> {
     start_logging()?;
     install_tls_provider()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async move {
-        let collector = Collector::start(config, agent).await?;
+        let collector = Collector::start(config, agent, watch).await?;
         collector.until_stopped().await
     })
 }
@@ -241,7 +258,7 @@ struct Listeners {
 }
 
 impl Collector {
-    async fn start(config: Config, with_agent: InProcessAgent) -> anyhow::Result<Self> {
+    async fn start(config: Config, with_agent: InProcessAgent, watch: Vec<HotFolder>) -> anyhow::Result<Self> {
         let started = clock::now();
         let data_dir = config.data_dir.clone();
         let option = option_names(with_agent);
@@ -376,7 +393,7 @@ impl Collector {
         let stop_agent = CancellationToken::new();
         let agent = match with_agent {
             InProcessAgent::None => None,
-            InProcessAgent::Runs => Some(start_agent(&data_dir, &listeners, &ingest, stop_agent.clone()).await?),
+            InProcessAgent::Runs => Some(start_agent(&data_dir, &listeners, &ingest, watch, stop_agent.clone()).await?),
         };
         write_listeners(&listeners_file, &listeners)?;
         greet(&listeners, sign_in.as_ref(), &data_dir, with_agent)?;
@@ -719,6 +736,7 @@ async fn start_agent(
     data_dir: &Path,
     listeners: &Listeners,
     ingest: &IngestHandle,
+    watch: Vec<HotFolder>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
     let state_dir = data_dir.join("agent");
@@ -736,12 +754,13 @@ async fn start_agent(
     veghe_agent::config::Config::load(&settings)?;
     // With port 0 the broker is somewhere else each time.
     let mqtt = veghe_agent::config::parse_mqtt_url(&listeners.mqtt).map_err(anyhow::Error::msg)?;
+    let given = veghe_agent::app::Given { mqtt, hot_folders: watch };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("agent".to_owned())
         .spawn(move || {
             // Said at once: the collector goes on without it, and its alerts tell the rest.
-            if let Err(error) = runtime.block_on(veghe_agent::app::run_at(mqtt, &state_dir, stop)) {
+            if let Err(error) = runtime.block_on(veghe_agent::app::run_given(given, &state_dir, stop)) {
                 tracing::error!(error = %format!("{error:#}"), "this machine's agent failed");
             }
         })

@@ -184,6 +184,9 @@ pub struct Up {
     /// Address of the MQTT broker for agents; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8883")]
     pub mqtt: SocketAddr,
+    /// Folder that scans come into, with a folder for each unit; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub watch: Vec<PathBuf>,
 }
 
 /// Options of `promql`.

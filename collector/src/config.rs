@@ -53,8 +53,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("agents", &["certificate_lifetime", "max_series", "groups", "rollout"]),
     ("agents.rollout", &["first", "soak"]),
     ("storage", &["retention", "max_series", "min_free"]),
-    ("storage.retention", &["raw", "max_size", "classes"]),
-    ("storage.retention.classes[]", &["match", "raw"]),
+    ("storage.retention", &["raw", "rollup_5m", "rollup_1h", "max_size", "classes"]),
+    ("storage.retention.classes[]", &["match", "raw", "rollup_5m", "rollup_1h"]),
     ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
     (
         "alerting",
@@ -94,11 +94,16 @@ const KEYS: &[(&str, &[&str])] = &[
             "pages_per_metre",
             "pages_per_day",
             "reports",
+            "quality",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    (
+        "digitization.quality[]",
+        &["series", "binding", "min_ppi", "level", "min_bits", "formats", "compressions", "icc"],
+    ),
     ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",

@@ -12,24 +12,24 @@ const EARLIEST_MS: i64 = 631_152_000_000;
 
 /// One event, to be.
 #[derive(Debug)]
-pub(super) struct Draft<'a> {
+pub(crate) struct Draft<'a> {
     /// Who tells.
-    pub(super) agent: &'a AgentId,
+    pub(crate) agent: &'a AgentId,
     /// The station that it is about, which becomes a part of the source.
-    pub(super) station: Option<&'a str>,
+    pub(crate) station: Option<&'a str>,
     /// The end of its type: `image.captured`.
-    pub(super) kind: &'a str,
+    pub(crate) kind: &'a str,
     /// When it happened, in milliseconds since the epoch.
-    pub(super) time_ms: i64,
+    pub(crate) time_ms: i64,
     /// What it is made of, for its id.
-    pub(super) about: &'a [&'a [u8]],
+    pub(crate) about: &'a [&'a [u8]],
     /// What it says.
-    pub(super) data: Map<String, Value>,
+    pub(crate) data: Map<String, Value>,
 }
 
 impl Draft<'_> {
     /// The event in JSON. A time that can't be is told as `now_ms`.
-    pub(super) fn to_json(&self, now_ms: i64) -> String {
+    pub(crate) fn to_json(&self, now_ms: i64) -> String {
         let mut hash = blake3::Hasher::new();
         for part in [self.kind.as_bytes()].iter().chain(self.about) {
             hash.update(&(part.len() as u64).to_le_bytes());
@@ -52,5 +52,33 @@ impl Draft<'_> {
             "data": self.data,
         })
         .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_the_bytes_that_collectors_read_for_ever() {
+        let golden = include_str!("../../../wire/golden/v1/events.json").lines().next().expect("a line");
+        let golden = golden.trim_start_matches('[').trim_end_matches(',');
+        let expected: Value = serde_json::from_str(golden).expect("JSON");
+        let agent = "scan-1".parse().expect("id");
+        let Value::Object(data) = expected["data"].clone() else { panic!("no data") };
+        let draft = |about| Draft {
+            agent: &agent,
+            station: Some("S02"),
+            kind: "image.captured",
+            time_ms: 1_778_746_351_402,
+            about,
+            data: data.clone(),
+        };
+        let told = draft(&[b"scans", b"1"]).to_json(1_778_746_400_000);
+        assert_eq!(told, golden);
+        let other: Value = serde_json::from_str(&draft(&[b"scans1"]).to_json(1_778_746_400_000)).expect("JSON");
+        assert_ne!(other["id"], expected["id"], "parts are told apart");
+        let ahead: Value = serde_json::from_str(&draft(&[b"1"]).to_json(1_778_746_000_000)).expect("JSON");
+        assert_eq!(ahead["time"], "2026-05-14T08:06:40Z", "a time of the future is now");
     }
 }

@@ -39,7 +39,7 @@ const MAX_BACKOFF: Duration = Duration::from_mins(1);
 /// How long what is gone is remembered, so that it does not count again when it comes back.
 const FORGET_MS: i64 = 30 * 24 * 3_600_000;
 /// The longest sleep, so that an end is noticed.
-const NAP: Duration = Duration::from_millis(500);
+pub(crate) const NAP: Duration = Duration::from_millis(500);
 
 /// Now, by both clocks.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -190,8 +191,16 @@ impl Judge {
         let is_other = |known: &Known| (&known.dir, &known.name) != (&new.dir, &new.name);
         let is_image = |known: &Known| matches!(known.state, State::Counted | State::Deleted);
         for known in store.by_id(folder, new.ino)?.into_iter().filter(|known| is_other(known) && is_image(known)) {
-            if (known.size, known.mtime_ns) == (new.size, new.mtime_ns) && !self.is_there(&known) {
+            if fs::symlink_metadata(self.path_of(&known)).is_ok_and(|there| there.ino() == new.ino) {
+                continue;
+            }
+            if (known.size, known.mtime_ns) == (new.size, new.mtime_ns) {
                 return Ok(Self::moved(known, generation));
+            }
+            // Renamed and written again between two looks, unless the system gave the id of a file that is gone to a new one.
+            if known.state == State::Counted && born_ns(&self.path_of(new)).is_some_and(|born| born <= known.mtime_ns) {
+                new.generation = known.generation;
+                return Ok(Relation::Rewrite(known));
             }
         }
         let alike = store.by_sample(folder, new.sample, new.size)?;
@@ -254,7 +263,14 @@ impl Judge {
                     new.generation = generation;
                     changes.tell(&self.event("image.captured", &new, Some(found), &[], now_ms))?;
                 }
+                Relation::Rewrite(prior) if prior.unit != new.unit => {
+                    changes.forget(&folder, &prior.dir, &prior.name)?;
+                    changes.tell(&self.event("image.deleted", &prior, None, &[], now_ms))?;
+                    new.generation += 1;
+                    changes.tell(&self.event("image.captured", &new, Some(found), &[], now_ms))?;
+                }
                 Relation::Rewrite(prior) => {
+                    changes.forget(&folder, &prior.dir, &prior.name)?;
                     let before = [("frames_before", json!(prior.frames))];
                     changes.tell(&self.event("image.replaced", &new, Some(found), &before, now_ms))?;
                 }
@@ -510,6 +526,12 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// When the file was made, where the file system knows.
+fn born_ns(path: &Path) -> Option<i64> {
+    let born = fs::symlink_metadata(path).ok()?.created().ok()?;
+    i64::try_from(born.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
 #[derive(Debug)]

@@ -7,9 +7,12 @@
 
 mod content;
 pub mod courier;
-mod event;
+mod csv_export;
+mod delivery;
+pub(crate) mod event;
 mod hotfolder;
 mod judge;
+mod package;
 pub(crate) mod polite;
 pub mod settings;
 mod status;
@@ -23,12 +26,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use veghe_wire::AgentId;
 
-use self::hotfolder::{Moment, Worker};
+use self::csv_export::Importer;
+use self::delivery::Receiver;
+use self::hotfolder::{Moment, NAP, Worker};
 use self::judge::Judge;
 pub use self::settings::Settings;
 use self::status::{DeliveryStatus, DigitizationSensor, ExportStatus, FolderStatus, Status};
@@ -90,6 +96,28 @@ impl Digitization {
                 }
             }));
         }
+        for (source, export) in settings.csv.iter().zip(&status.exports) {
+            let store = Store::open(state_dir)?;
+            for (name, counter) in [("csv rows", &export.rows_total), ("csv bad rows", &export.bad_rows_total)] {
+                let known = store.tallies(name)?.into_iter().find(|(label, _)| *label == source.name);
+                counter.store(known.map_or(0, |(_, count)| count), Relaxed);
+            }
+            let mut importer =
+                Importer::new(source.clone(), agent.clone(), store, Arc::clone(export), Arc::clone(&status));
+            let (stop, news, scan) = (stop.clone(), Arc::clone(&news), source.scan);
+            threads.extend(start(&format!("csv-{}", source.name), move || {
+                every(scan, &stop, || importer.look(clock::now_ms()).then(|| news.notify_one()));
+            }));
+        }
+        for (source, delivery) in settings.deliveries.iter().zip(&status.deliveries) {
+            let store = Store::open(state_dir)?;
+            let (delivery, all) = (Arc::clone(delivery), Arc::clone(&status));
+            let mut receiver = Receiver::new(source.clone(), agent.clone(), store, delivery, all);
+            let (stop, news, scan) = (stop.clone(), Arc::clone(&news), source.scan);
+            threads.extend(start(&format!("packages-{}", source.name), move || {
+                every(scan, &stop, || receiver.look(moment()).then(|| news.notify_one()));
+            }));
+        }
         Ok(Self { threads, status, news })
     }
 
@@ -115,6 +143,41 @@ impl Digitization {
             }
         }
     }
+}
+
+/// Does `work` at that distance until it is told to stop.
+fn every(distance: Duration, stop: &CancellationToken, mut work: impl FnMut() -> Option<()>) {
+    while !stop.is_cancelled() {
+        work();
+        let end = clock::instant() + distance;
+        while !stop.is_cancelled() && clock::instant() < end {
+            thread::sleep(end.saturating_duration_since(clock::instant()).min(NAP));
+        }
+    }
+}
+
+/// What does not count and why, and what waits to be told, for a person on this machine.
+///
+/// # Errors
+/// Where the database can't be used.
+pub fn report(state_dir: &Path) -> Result<String, StoreError> {
+    use std::fmt::Write as _;
+    if !state_dir.join(store::FILE).exists() {
+        let place = state_dir.display();
+        return Ok(format!("Nothing of a digitization was seen yet: {place} has no {}.\n", store::FILE));
+    }
+    let store = Store::open(state_dir)?;
+    let mut text = String::new();
+    for (source, place, what, at_ms) in store.problems()? {
+        let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default();
+        writeln!(text, "{at:.0}  {source}  {place}: {what}").expect("invariant: a string takes every write");
+    }
+    for (station, images) in store.tallies("images")? {
+        writeln!(text, "{station}: {images} images").expect("invariant: a string takes every write");
+    }
+    writeln!(text, "{} events wait for the collector", store.waiting()?)
+        .expect("invariant: a string takes every write");
+    Ok(text)
 }
 
 /// A polite thread of that name.

@@ -193,6 +193,7 @@ fn known(row: &rusqlite::Row<'_>) -> rusqlite::Result<Known> {
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
+    dir: PathBuf,
 }
 
 impl Store {
@@ -221,7 +222,12 @@ impl Store {
             transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
-        Ok(Self { connection })
+        Ok(Self { connection, dir: state_dir.to_owned() })
+    }
+
+    /// The state directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Does `work` in one transaction that is on disk when this returns.

@@ -220,6 +220,26 @@ fn rename_rewrite_and_duplicate_are_told_apart() {
 }
 
 #[test]
+fn a_page_that_is_renamed_and_written_again_between_two_looks_is_one_page() {
+    let mut place = Place::new();
+    let first = place.page("U-1/L-1/S02/0001.tif", 15);
+    place.settle();
+    let second = place.path("U-1/L-1/S02/0001-r.tif");
+    fs::rename(&first, &second).expect("rename");
+    make(&second.with_extension("new.tif"), 16);
+    let content = fs::read(second.with_extension("new.tif")).expect("read");
+    fs::remove_file(second.with_extension("new.tif")).expect("remove");
+    fs::write(&second, content).expect("write");
+    place.settle();
+    assert_eq!(place.told(), ["captured U-1", "replaced U-1"]);
+    // A new file that the system gives the id of one that is gone is another page.
+    fs::remove_file(&second).expect("remove");
+    place.page("U-1/L-1/S02/0002.tif", 17);
+    place.settle();
+    assert_eq!(place.told(), ["captured U-1", "replaced U-1", "captured U-1"]);
+}
+
+#[test]
 fn images_go_with_their_file_to_another_unit_and_back() {
     let mut place = Place::new();
     let wrong = place.page("U-1/L-1/S02/0001.tif", 7);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::glob::Globs;
 #[cfg(target_os = "linux")]
@@ -16,6 +16,7 @@ use self::linux::ENTRIES;
 use self::options::Options;
 #[cfg(not(target_os = "linux"))]
 use self::portable::ENTRIES;
+use crate::clock;
 pub use crate::reading::Sink;
 
 pub(crate) mod agent;
@@ -35,6 +36,11 @@ pub trait Sensor: Send {
     /// # Errors
     /// See [`SensorError`]; what was put before the error counts.
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError>;
+
+    /// Whether it has a source to read; one without says nothing, and nothing is said about it.
+    fn is_present(&self) -> bool {
+        true
+    }
 }
 
 /// Why a sensor has no (complete) values.
@@ -176,15 +182,20 @@ impl Entry {
         Self { missing, ..self }
     }
 
-    /// Why it does not run, for a person.
-    fn obstacle(&self, settings: &SensorSettings) -> Option<String> {
+    /// Why it must not run, for a person; no source changes that.
+    fn refusal(&self, settings: &SensorSettings) -> Option<String> {
         if settings.disabled.contains(self.name) {
             return Some("disabled by the configuration".to_owned());
         }
         if self.habit == Habit::Rests && !settings.enabled.contains(self.name) {
             return Some(format!("off by default; set sensors.{}.enabled: true", self.name));
         }
-        (self.obstacle)(settings).or_else(|| {
+        None
+    }
+
+    /// Why it does not run, for a person.
+    fn obstacle(&self, settings: &SensorSettings) -> Option<String> {
+        self.refusal(settings).or_else(|| (self.obstacle)(settings)).or_else(|| {
             let unreadable =
                 |path: &PathBuf| probe(path).err().map(|error| format!("cannot read {}: {error}", path.display()));
             (self.sources)(settings).iter().find_map(unreadable)
@@ -214,6 +225,51 @@ pub fn all(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
     ENTRIES.iter().filter(|entry| entry.obstacle(settings).is_none()).map(|entry| (entry.make)(settings)).collect()
 }
 
+/// As [`all`], and besides those whose source may appear later: a disk array, a bus, a file. Each looks for its source once
+/// a minute.
+pub fn all_in_time(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
+    let wanted = ENTRIES.iter().filter(|entry| entry.refusal(settings).is_none());
+    let sensor = |entry: &Entry| match entry.obstacle(settings) {
+        None => (entry.make)(settings),
+        Some(_) => {
+            Box::new(Awaited { entry: *entry, settings: settings.clone(), looked: clock::instant(), sensor: None })
+        }
+    };
+    wanted.map(sensor).collect()
+}
+
+/// A sensor whose source is not there yet.
+struct Awaited {
+    entry: Entry,
+    settings: SensorSettings,
+    looked: Instant,
+    sensor: Option<Box<dyn Sensor>>,
+}
+
+/// From one look for a source to the next.
+const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+
+impl Sensor for Awaited {
+    fn name(&self) -> &'static str {
+        self.entry.name
+    }
+
+    fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        if self.sensor.is_none() && self.looked.elapsed() >= LOOK_INTERVAL {
+            self.looked = clock::instant();
+            if self.entry.obstacle(&self.settings).is_none() {
+                tracing::info!(sensor = self.entry.name, "the sensor's source has appeared");
+                self.sensor = Some((self.entry.make)(&self.settings));
+            }
+        }
+        self.sensor.as_mut().map_or(Ok(()), |sensor| sensor.read(sink))
+    }
+
+    fn is_present(&self) -> bool {
+        self.sensor.is_some()
+    }
+}
+
 /// What can run here, and why not.
 pub fn survey(settings: &SensorSettings) -> Vec<Availability> {
     let look = |entry: &Entry| {
@@ -233,4 +289,43 @@ fn probe(path: &Path) -> io::Result<()> {
         File::open(path)?.read_exact(&mut [0])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Found;
+
+    impl Sensor for Found {
+        fn name(&self) -> &'static str {
+            "found"
+        }
+
+        fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+            sink.put("found", &[], 1.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_source_that_appears_later_is_read_from_then_on_and_not_spoken_of_before() {
+        let root = tempfile::tempdir().expect("directory");
+        let entry = Entry::new("found", |settings| vec![settings.roots.proc.join("x")], |_| Box::new(Found));
+        let roots = Roots { proc: root.path().to_owned(), ..Roots::default() };
+        let settings = SensorSettings { roots, ..SensorSettings::default() };
+        let mut awaited = Awaited { entry, settings, looked: clock::instant(), sensor: None };
+        let mut sink = Sink::default();
+        let long_ago = clock::instant().checked_sub(LOOK_INTERVAL).expect("up for a minute");
+        let mut round = |awaited: &mut Awaited| {
+            awaited.read(&mut sink).expect("never fails");
+            (awaited.is_present(), sink.take().1.len())
+        };
+        awaited.looked = long_ago;
+        assert_eq!(round(&mut awaited), (false, 0));
+        std::fs::write(root.path().join("x"), "x").expect("write");
+        assert_eq!(round(&mut awaited), (false, 0), "not every round looks");
+        awaited.looked = long_ago;
+        assert_eq!(round(&mut awaited), (true, 1));
+    }
 }

@@ -3,19 +3,23 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use veghe_wire::document::{Node, Problems, Section, format_duration, parse_duration};
+use veghe_wire::document::{
+    Node, Problems, Section, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration,
+};
 
 use super::glob::Globs;
 #[cfg(target_os = "linux")]
-use super::linux::{backups::BackupSet, programs::Program, scrapes::Target};
+use super::linux::{backups::BackupSet, programs::Program, scrapes::Target, settings};
 
 /// Sensors that can leave devices out.
-const WITH_DEVICES: [&str; 8] =
-    ["arp", "diskstats", "filesystem", "hwmon", "netclass", "netdev", "powersupplyclass", "tapestats"];
+const WITH_DEVICES: [&str; 9] =
+    ["arp", "diskstats", "ethtool", "filesystem", "hwmon", "netclass", "netdev", "powersupplyclass", "tapestats"];
 /// Programs and exporters have a thread each.
 const MAX_THREADS: usize = 32;
 const PROGRAM_INTERVAL: Duration = Duration::from_mins(1);
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(20);
+#[cfg(target_os = "linux")]
+const PROGRAM_MEMORY_BYTES: u64 = 512 << 20;
 /// Below the deadline of a sensor.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -35,6 +39,9 @@ pub struct Options {
     /// What the `scrapes` sensor asks.
     #[cfg(target_os = "linux")]
     pub scrapes: Vec<Target>,
+    /// What sensors of this platform alone look at.
+    #[cfg(target_os = "linux")]
+    pub host: settings::HostOptions,
 }
 
 /// Reads the keys that only the sensor `name` has; gives what it leaves out, and the keys.
@@ -81,6 +88,9 @@ pub(crate) fn read(
             let patterns = texts(section.list("ignore", problems), problems, pattern);
             (patterns.filter(|patterns| !patterns.is_empty()).map(Globs::new), &["ignore"])
         }
+        #[cfg(target_os = "linux")]
+        name => (None, settings::read(name, section, problems, &mut options.host)),
+        #[cfg(not(target_os = "linux"))]
         _ => (None, &[]),
     }
 }
@@ -104,7 +114,10 @@ pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> S
                 let command = list(program.command.iter().map(|word| quoted(word)));
                 let (interval, timeout) = (format_duration(program.interval), format_duration(program.timeout));
                 let name = quoted(&program.name);
-                format!("{{name: {name}, command: {command}, interval: {interval}, timeout: {timeout}}}")
+                let (memory, kept) = (format_bytes(program.memory_bytes), program.keeps_capabilities);
+                format!(
+                    "{{name: {name}, command: {command}, interval: {interval}, timeout: {timeout}, memory: {memory}, keep_capabilities: {kept}}}"
+                )
             };
             format!(", run: {}", list(options.programs.iter().map(program)))
         }
@@ -128,16 +141,19 @@ pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> S
             let patterns = ignored.map(Globs::patterns).unwrap_or_default();
             format!(", ignore: {}", list(patterns.iter().map(|pattern| quoted(pattern))))
         }
+        #[cfg(target_os = "linux")]
+        name => settings::write(name, &options.host),
+        #[cfg(not(target_os = "linux"))]
         _ => String::new(),
     }
 }
 
 /// In double quotes, as JSON has it, which YAML reads.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn list(texts: impl Iterator<Item = String>) -> String {
+pub(crate) fn list(texts: impl Iterator<Item = String>) -> String {
     format!("[{}]", texts.collect::<Vec<_>>().join(", "))
 }
 
@@ -167,8 +183,10 @@ fn program(node: &Node, problems: &mut Problems) -> Option<Program> {
     });
     let interval = section.value("interval", problems, span).unwrap_or(PROGRAM_INTERVAL);
     let timeout = section.value("timeout", problems, span).unwrap_or(PROGRAM_TIMEOUT.min(interval));
-    section.finish(&["name", "command", "interval", "timeout"], problems);
-    Some(Program { name: name?, command: command?, interval, timeout })
+    let memory_bytes = section.value("memory", problems, parse_bytes).unwrap_or(PROGRAM_MEMORY_BYTES);
+    let keeps_capabilities = section.value("keep_capabilities", problems, parse_bool).unwrap_or(false);
+    section.finish(&["name", "command", "interval", "timeout", "memory", "keep_capabilities"], problems);
+    Some(Program { name: name?, command: command?, interval, timeout, memory_bytes, keeps_capabilities })
 }
 
 /// A part of what Prometheus' `scrape_configs` have; one target for each address.
@@ -226,7 +244,7 @@ fn few(nodes: &[Node], count: usize, problems: &mut Problems) {
 }
 
 #[cfg(target_os = "linux")]
-fn required<T>(
+pub(crate) fn required<T>(
     section: &mut Section<'_>,
     key: &str,
     problems: &mut Problems,
@@ -238,7 +256,11 @@ fn required<T>(
 }
 
 /// Each item of a list as `parse` reads it; `None` where one of them is wrong, which is then a problem.
-fn texts<T>(nodes: &[Node], problems: &mut Problems, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+pub(crate) fn texts<T>(
+    nodes: &[Node],
+    problems: &mut Problems,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<Vec<T>> {
     let mut items = Vec::new();
     for node in nodes {
         let item = node.text(problems).map(&parse);
@@ -247,7 +269,7 @@ fn texts<T>(nodes: &[Node], problems: &mut Problems, parse: impl Fn(&str) -> Res
     items.into_iter().collect()
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
         Ok(path)
@@ -256,11 +278,11 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn absolute_pattern(text: &str) -> Result<String, String> {
+pub(crate) fn absolute_pattern(text: &str) -> Result<String, String> {
     absolute(text).map(|_| text.to_owned())
 }
 
-fn pattern(text: &str) -> Result<String, String> {
+pub(crate) fn pattern(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty; write a name, where `*` stands for any text, for example `veth*`".to_owned());
     }
@@ -268,7 +290,7 @@ fn pattern(text: &str) -> Result<String, String> {
 }
 
 #[cfg(target_os = "linux")]
-fn label_value(text: &str) -> Result<String, String> {
+pub(crate) fn label_value(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty; write a name".to_owned()) } else { Ok(text.to_owned()) }
 }
 
@@ -300,7 +322,7 @@ fn host_and_port(text: &str) -> Result<String, String> {
 }
 
 #[cfg(target_os = "linux")]
-fn span(text: &str) -> Result<Duration, String> {
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
     let span = parse_duration(text)?;
     let (least, most) = (Duration::from_millis(10), Duration::from_hours(24));
     if (least..=most).contains(&span) {

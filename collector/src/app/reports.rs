@@ -266,9 +266,8 @@ mod tests {
         settings.port = listener.local_addr().expect("address").port();
         settings.security = Security::PlainLoopback;
         let schedule = Schedule { monthly: false, at: 0, languages: Language::ALL.to_vec(), ..Schedule::default() };
-        let server = tokio::spawn(take_mail(listener));
-        round(project.clone(), schedule.clone(), vec![settings.clone()]).await;
-        let mail = server.await.expect("a mail");
+        let sent = round(project.clone(), schedule.clone(), vec![settings.clone()]);
+        let (mail, ()) = tokio::join!(take_mail(listener), sent);
         let period = project.issued(9).expect("read")[0].period;
         for part in [
             "To: arhiva@x.ro".to_owned(),

@@ -128,6 +128,23 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         );
         out.texts(2, "mail", &reports.mail);
     }
+    if settings.quality.is_empty() {
+        out.entry(1, "quality", "[]");
+    } else {
+        out.open(1, "quality");
+    }
+    for rule in &settings.quality {
+        // The switch first: an item needs a key that is always there.
+        out.item(2, "icc", rule.icc);
+        for (name, text) in [("series", &rule.series), ("binding", &rule.binding)] {
+            out.option(3, name, text.as_ref().map(|text| quote(text)));
+        }
+        out.option(3, "min_ppi", rule.min_ppi.map(|ppi| ppi.to_string()));
+        out.option(3, "level", rule.level.map(|level| level.name().to_owned()));
+        out.option(3, "min_bits", rule.min_bits.map(|bits| bits.to_string()));
+        out.texts(3, "formats", &rule.formats);
+        out.texts(3, "compressions", &rule.compressions);
+    }
 }
 
 fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {
@@ -195,7 +212,7 @@ fn relabel_rule(rule: &RelabelSettings, out: &mut Lines) {
 
 fn retention(retention: &Retention, out: &mut Lines) {
     out.open(1, "retention");
-    out.entry(2, "raw", span(retention.raw));
+    ages(2, retention.ages, out);
     out.option(2, "max_size", retention.max_bytes.map(format_bytes));
     if retention.classes.is_empty() {
         return;
@@ -203,8 +220,14 @@ fn retention(retention: &Retention, out: &mut Lines) {
     out.open(2, "classes");
     for class in &retention.classes {
         out.item(3, "match", quote(&class.selector));
-        out.entry(4, "raw", span(class.raw));
+        ages(4, class.ages, out);
     }
+}
+
+fn ages(depth: usize, ages: veghe_tsdb::Ages, out: &mut Lines) {
+    out.entry(depth, "raw", span(ages.raw));
+    out.entry(depth, "rollup_5m", span(ages.rollup_5m));
+    out.entry(depth, "rollup_1h", span(ages.rollup_1h));
 }
 
 fn alerting(config: &Config, secrets: Secrets, out: &mut Lines) {

@@ -8,11 +8,15 @@ use veghe_model::Timestamp;
 
 use super::fields::{Fields, MAX_TEXT};
 use super::holdings::{self, FixityPass, Validated};
+use super::lots::Draw;
+use super::quality::ImageFacts;
 use super::stage::{Change, Hold, Stage};
 use super::unit::Unit;
 
 /// What the types of our events begin with.
 pub const TYPE_PREFIX: &str = "ro.cjt.digi.v1.";
+/// What the sources of agents begin with.
+const AGENTS: &str = "//veghe/agent/";
 /// Events in one body.
 pub const MAX_EVENTS: usize = 20_000;
 /// Images of one event: the frames of one file.
@@ -136,6 +140,8 @@ pub enum Data {
     },
     /// Images were billed.
     Invoiced(Invoice),
+    /// A sample of a batch was drawn.
+    LotDrawn(Box<Draw>),
     /// How far a pass over all objects of a storage is.
     FixityPass(Box<FixityPass>),
     /// A package was checked against its manifests.
@@ -179,6 +185,8 @@ pub struct Images {
     pub bytes: u64,
     /// Whether the file is whole; one that is not does not count.
     pub is_complete: bool,
+    /// What else is said of them.
+    pub facts: ImageFacts,
 }
 
 /// What a contractor billed.
@@ -221,6 +229,18 @@ pub enum FixityOutcome {
     Missing,
     /// Unreadable.
     Failed,
+}
+
+impl FixityOutcome {
+    /// The message that says it on pages.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Good => "digi-fixity-is-good",
+            Self::Mismatch => "digi-fixity-is-mismatch",
+            Self::Missing => "digi-fixity-is-missing",
+            Self::Failed => "digi-fixity-is-failed",
+        }
+    }
 }
 
 /// What a station does.
@@ -300,6 +320,7 @@ impl Data {
             Self::Validated(_) => "package.validated",
             Self::Station { .. } => "station.state",
             Self::Invoiced(_) => "invoice.received",
+            Self::LotDrawn(_) => "lot.drawn",
             Self::Correction { .. } => "correction",
             Self::BaselineAdopted { .. } => "baseline.adopted",
             Self::DaysFrozen { .. } => "days.frozen",
@@ -417,7 +438,12 @@ fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, S
         data.insert("station".to_owned(), Value::String(station.to_owned()));
     }
     let json = Value::Object(data.clone()).to_string();
-    let data = read_data(kind, data, problems)?;
+    // An agent may be newer than its collector: what it says more is kept and not understood. Others mistype.
+    let unknown = match &source {
+        Some(source) if source.starts_with(AGENTS) => Unknown::Kept,
+        _ => Unknown::Refused,
+    };
+    let data = read_data(kind, data, unknown, problems)?;
     Some(Event { source: source?, id: id?, time: time?, data, json })
 }
 
@@ -429,12 +455,26 @@ pub(super) fn reread(kind: &str, json: &str) -> Option<Data> {
             let version = data.get("version")?.as_u64()?.try_into().ok()?;
             Some(Data::BaselineAdopted { version })
         }
+        "lot.drawn" => serde_json::from_str(json).ok().map(Data::LotDrawn),
         "days.frozen" => Some(Data::DaysFrozen { through: data.get("through")?.as_i64()?.try_into().ok()? }),
-        _ => read_data(kind, data, &mut Vec::new()),
+        // It was checked when it came, perhaps by a newer program.
+        _ => read_data(kind, data, Unknown::Kept, &mut Vec::new()),
     }
 }
 
-fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, String)>) -> Option<Data> {
+/// What becomes of fields that nobody knows here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refused,
+    Kept,
+}
+
+fn read_data(
+    kind: &str,
+    data: Map<String, Value>,
+    unknown: Unknown,
+    problems: &mut Vec<(String, String)>,
+) -> Option<Data> {
     let before = problems.len();
     let mut f = Fields::new("data.", data, problems);
     let data = match kind {
@@ -556,7 +596,9 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             return None;
         }
     };
-    f.finish();
+    if unknown == Unknown::Refused {
+        f.finish();
+    }
     data.filter(|_| problems.len() == before)
 }
 
@@ -564,13 +606,23 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
     let (unit, station, frames) = (f.code("unit"), f.optional_word("station"), f.count("frames", MAX_FRAMES));
     let bytes = f.optional_count("bytes", 1 << 53).unwrap_or(0);
     let is_complete = f.optional_flag("complete").unwrap_or(true);
-    for (name, most) in [("width_px", 1 << 20), ("height_px", 1 << 20), ("bits", 64), ("samples", 16)] {
+    for (name, most) in [("width_px", 1 << 20), ("height_px", 1 << 20), ("samples", 16)] {
         f.optional_count(name, most);
     }
-    f.optional_number("ppi", 0.0, 100_000.0);
-    f.optional_flag("icc");
+    let mut count = |name: &str, most: u64| f.optional_count(name, most).map(|count| count as u32);
+    let (bits, blank, near_duplicate) =
+        (count("bits", 64), count("blank", MAX_FRAMES), count("near_duplicate", MAX_FRAMES));
+    let facts = ImageFacts {
+        ppi: f.optional_number("ppi", 0.0, 100_000.0),
+        bits,
+        icc: f.optional_flag("icc"),
+        compression: f.optional_text("compression", 128),
+        format: f.optional_text("format", 128),
+        blank: blank.unwrap_or(0),
+        near_duplicate: near_duplicate.unwrap_or(0),
+    };
     f.optional_word("problem");
-    for name in ["batch", "compression", "format", "observed_by", "stage", "digest"] {
+    for name in ["batch", "observed_by", "stage", "digest"] {
         f.optional_text(name, 128);
     }
     Some(Images {
@@ -579,6 +631,7 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
         frames: frames? as u32,
         bytes,
         is_complete,
+        facts,
     })
 }
 
@@ -630,6 +683,13 @@ mod tests {
             frames: 1,
             bytes: 1_284_332,
             is_complete: true,
+            facts: ImageFacts {
+                ppi: Some(300.0),
+                bits: Some(8),
+                compression: Some("jpeg".to_owned()),
+                icc: Some(true),
+                ..ImageFacts::default()
+            },
         };
         assert_eq!(event.data, Data::Captured(images));
         assert_eq!((event.id.as_str(), event.time), ("b3:5f1c:1", Timestamp(1_778_746_351_402)));
@@ -667,6 +727,7 @@ mod tests {
             ),
             ("image.replaced", json!({"unit": "U", "frames": 2, "frames_before": 1, "station": "S01"})),
             ("image.deleted", json!({"unit": "U", "frames": 2})),
+            ("image.captured", json!({"unit": "U", "frames": 2, "blank": 1, "near_duplicate": 2, "format": "tiff"})),
             ("image.duplicate", json!({"unit": "U", "frames": 2, "format": "tiff"})),
             ("image.captured", json!({"unit": "U", "frames": 0, "complete": false, "problem": "truncated"})),
             ("batch.closed", json!({"batch": "L-1", "units": 5, "images": 900})),
@@ -714,6 +775,30 @@ mod tests {
         event["source"] = json!("//cjt");
         event["type"] = json!("ro.cjt.digi.v1.baseline.adopted");
         assert_eq!(fields(&event), ["type"]);
+    }
+
+    #[test]
+    fn what_agents_send_is_read_for_ever_and_a_newer_one_may_say_more() {
+        let golden = include_bytes!("../../../wire/golden/v1/events.json");
+        let events = parse(golden).expect("JSON");
+        assert_eq!(events.len(), 6);
+        let kinds: Vec<&str> = events.iter().map(|event| event.as_ref().expect("good").data.kind()).collect();
+        let expected = [
+            "image.captured",
+            "image.replaced",
+            "image.duplicate",
+            "package.validated",
+            "fixity.checked",
+            "fixity.pass",
+        ];
+        assert_eq!(kinds, expected);
+        let mut newer: Value = serde_json::from_slice::<Value>(golden).expect("JSON")[0].clone();
+        newer["data"]["colour_space"] = json!("srgb");
+        let kept = one(&newer).expect("good");
+        assert!(kept.json.contains("colour_space"));
+        assert_eq!(reread(kept.data.kind(), &kept.json), Some(kept.data));
+        newer["source"] = json!("//cjt/station/S02");
+        assert_eq!(fields(&newer), ["data.colour_space"]);
     }
 
     #[test]

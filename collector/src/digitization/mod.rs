@@ -17,11 +17,14 @@ pub mod holdings;
 mod honesty_tests;
 pub mod inventory;
 mod log;
+pub mod lots;
 pub mod metrics;
 pub mod office;
 pub mod pack;
 pub mod progress;
+pub mod quality;
 pub mod report;
+pub mod sampling;
 pub mod sender;
 pub mod settings;
 pub mod stage;
@@ -31,6 +34,7 @@ pub mod strata;
 #[cfg(test)]
 mod tests;
 pub mod unit;
+pub mod views;
 pub mod what_if;
 
 use std::collections::{HashMap, HashSet};

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Day};
 use super::pack::Schedule;
+use super::quality::Rule;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -73,6 +74,8 @@ pub struct Settings {
     pub pace: Option<PacePrior>,
     /// Which reports are made by themselves, if any are.
     pub reports: Option<Schedule>,
+    /// What images must be.
+    pub quality: Vec<Rule>,
 }
 
 /// Shifts of a day at most.
@@ -90,6 +93,7 @@ impl Default for Settings {
             pages_per_metre: None,
             pace: None,
             reports: None,
+            quality: Vec::new(),
         }
     }
 }

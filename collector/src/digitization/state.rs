@@ -12,6 +12,8 @@ use veghe_model::Timestamp;
 use super::calendar::Day;
 use super::event::{Data, FixityOutcome, Images, Invoice, StationState, Target};
 use super::holdings::{Damage, FixityPass, MAX_DAMAGED, MAX_PACKAGES, Validation};
+use super::lots::{Lot, Verdict};
+use super::quality::{self, Fault};
 use super::settings::Settings;
 use super::standing::{Mark, Standing, What};
 use super::unit::Unit;
@@ -49,6 +51,8 @@ pub struct UnitState {
     pub rescanned: i64,
     /// Pages whose text was recognized.
     pub ocr_pages: u32,
+    /// Images that were made with something wrong about them, by what.
+    pub faults: BTreeMap<Fault, i64>,
 }
 
 /// Images of a station in a shift of a day.
@@ -96,8 +100,8 @@ pub struct Station {
     pub last_image: Option<Timestamp>,
     /// What it said to be doing, by time and place in the ledger.
     pub states: BTreeMap<(i64, u64), StationState>,
-    /// The last target analysis: when, whether it passed, its colour error.
-    pub target: Option<(Timestamp, bool, Option<f64>)>,
+    /// The latest target analyses by time and place in the ledger: whether it passed, its colour error.
+    pub targets: BTreeMap<(i64, u64), (bool, Option<f64>)>,
 }
 
 /// Events that wait for their unit to become known.
@@ -170,6 +174,8 @@ pub struct State {
     pub late: u64,
     /// The same by the day that they are booked on, their own day and the end of their type.
     pub late_by_day: BTreeMap<(Day, Day, String), Late>,
+    /// The latest draw of each batch.
+    pub lots: BTreeMap<String, Lot>,
     /// What was billed, by the place in the ledger.
     pub invoices: BTreeMap<u64, (Day, Invoice)>,
     /// Files that were not whole.
@@ -189,6 +195,8 @@ pub struct State {
     voided: HashSet<u64>,
 }
 
+/// Target analyses of a station that are kept.
+const MAX_TARGETS: usize = 200;
 /// Stations at most: their names are labels of metrics.
 pub const MAX_STATIONS: usize = 1000;
 /// Reasons of rework at most.
@@ -404,6 +412,13 @@ impl State {
         let mark = Mark { at_ms: event.time.0, seq: event.seq, day, what, until: None };
         match &event.data {
             Data::Qc { of: Target::Batch(batch), .. } | Data::Delivered { of: Target::Batch(batch), .. } => {
+                if let Data::Qc { is_accepted, reason, checked, rejected, .. } = &event.data
+                    && let Some(lot) = self.lots.get_mut(batch).filter(|lot| lot.verdict.is_none())
+                    && *checked >= lot.draw.plan.sample
+                {
+                    let (at, reason) = (event.time, reason.clone());
+                    lot.verdict = Some(Verdict { at, defects: *rejected, is_accepted: *is_accepted, reason });
+                }
                 for unit in self.units.iter_mut().filter(|unit| unit.unit.batch == *batch) {
                     unit.mark(mark.clone());
                 }
@@ -429,9 +444,10 @@ impl State {
             }
             Data::TargetMeasured { station, is_passed, delta_e_mean } => {
                 let number = self.station(station);
-                let target = &mut self.stations[usize::from(number)].target;
-                if target.is_none_or(|(at, _, _)| at <= event.time) {
-                    *target = Some((event.time, *is_passed, *delta_e_mean));
+                let targets = &mut self.stations[usize::from(number)].targets;
+                targets.insert((event.time.0, event.seq), (*is_passed, *delta_e_mean));
+                if targets.len() > MAX_TARGETS {
+                    targets.pop_first();
                 }
             }
             Data::Station { station, state } => {
@@ -451,6 +467,10 @@ impl State {
                     FixityOutcome::Missing => &mut fixity.missing,
                     FixityOutcome::Failed => &mut fixity.failed,
                 } += 1;
+            }
+            Data::LotDrawn(draw) => {
+                let lot = Lot { at: event.time, seq: event.seq, draw: (**draw).clone(), verdict: None };
+                self.lots.insert(draw.batch.clone(), lot);
             }
             Data::Invoiced(invoice) => {
                 self.invoices.insert(event.seq, (day, invoice.clone()));
@@ -519,6 +539,11 @@ impl State {
         unit.images += sign * made.net();
         unit.count_on(day, sign * made.net());
         unit.rescanned += sign * made.rescanned;
+        if !matches!(data, Data::Deleted(_)) {
+            for (fault, count) in quality::judge(&settings.quality, &unit.unit, &images.facts, images.frames) {
+                *unit.faults.entry(fault).or_default() += sign * i64::from(count);
+            }
+        }
         let station = self.station(&images.station);
         let at = &mut self.stations[usize::from(station)].last_image;
         if sign > 0 && !matches!(data, Data::Deleted(_)) {

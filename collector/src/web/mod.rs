@@ -269,6 +269,8 @@ impl Operations {
         let writing = writing.merge(access.guard(events, exposure, Need::Credential(Scope::Events)));
         let operating =
             access.guard(digitization::operating(project.clone()), exposure, Need::Credential(Scope::Operate));
+        let floor = access.guard(digitization::floor(project.clone()), exposure, Need::Credential(Scope::Events));
+        let operating = operating.merge(floor);
         let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))

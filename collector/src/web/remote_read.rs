@@ -68,16 +68,7 @@ async fn stream(api: &Arc<Api>, reading: Reading) -> Response {
     // Its end is the end of the channel; a panic ends the response midway, as any error there must.
     let work = tokio::task::spawn_blocking(move || {
         let mut pace = Pace::new(SILENCE, GRACE, LEAST_BYTES_PER_SECOND);
-        let give = |frame: Vec<u8>| {
-            let (begun, bytes) = (clock::instant(), frame.len());
-            let sent = runtime.block_on(tokio::time::timeout(pace.patience(), sender.send(Ok(frame.into()))));
-            pace.moved(bytes, begun.elapsed());
-            if sent.is_err() {
-                giving_up.store(true, Ordering::Release);
-                tracing::warn!("a remote read was given up: its client takes the answer too slowly");
-            }
-            if matches!(sent, Ok(Ok(()))) { Taken::Yes } else { Taken::No }
-        };
+        let give = |frame: Vec<u8>| runtime.block_on(hand_over(frame, &sender, &mut pace, &giving_up));
         let result = reading.stream(&store, give);
         drop(turn);
         if let Err(refusal) = result {
@@ -98,6 +89,23 @@ async fn stream(api: &Arc<Api>, reading: Reading) -> Response {
     let kind = HeaderValue::from_static("application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// Hands a frame on once its client took those before it; where that takes too long, it is given up.
+async fn hand_over(
+    frame: Vec<u8>,
+    sender: &mpsc::Sender<Result<Bytes, ReadRefusal>>,
+    pace: &mut Pace,
+    given_up: &AtomicBool,
+) -> Taken {
+    let (begun, bytes) = (clock::instant(), frame.len());
+    let sent = tokio::time::timeout(pace.patience(), sender.send(Ok(frame.into()))).await;
+    pace.moved(bytes, begun.elapsed());
+    if sent.is_err() {
+        given_up.store(true, Ordering::Release);
+        tracing::warn!("a remote read was given up: its client takes the answer too slowly");
+    }
+    if matches!(sent, Ok(Ok(()))) { Taken::Yes } else { Taken::No }
 }
 
 struct Streamed {
@@ -138,4 +146,46 @@ fn refuse(refusal: &ReadRefusal) -> Response {
 
 fn text(error: &ApiError) -> Response {
     (error.status(), format!("{}\n", error.message())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_given_up_and_sees_that_the_answer_is_not_whole() {
+        let (sender, frames) = mpsc::channel(FRAMES);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let mut pace = Pace::new(Duration::from_millis(20), Duration::from_millis(40), 1 << 30);
+        let mut taken = 0;
+        while hand_over(vec![7; 100], &sender, &mut pace, &given_up).await == Taken::Yes {
+            taken += 1;
+        }
+        assert_eq!(taken, FRAMES, "as many as wait for the client");
+        drop(sender);
+        let mut body = Streamed { first: Some(Bytes::from_static(b"first")), frames, given_up };
+        for _ in 0..=FRAMES {
+            assert!(body.frame().await.expect("a frame").is_ok());
+        }
+        assert!(body.frame().await.expect("not the end").is_err());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_takes_everything_gets_an_end() {
+        let (sender, frames) = mpsc::channel(FRAMES);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let mut pace = Pace::new(Duration::from_mins(1), Duration::from_mins(1), 1);
+        assert_eq!(hand_over(vec![7], &sender, &mut pace, &given_up).await, Taken::Yes);
+        drop(sender);
+        let mut body = Streamed { first: None, frames, given_up };
+        assert!(body.frame().await.expect("a frame").is_ok());
+        assert!(body.frame().await.is_none());
+        // Who went away takes nothing, and is not slow.
+        let (sender, frames) = mpsc::channel(FRAMES);
+        drop(frames);
+        assert_eq!(hand_over(vec![7], &sender, &mut pace, &AtomicBool::new(false)).await, Taken::No);
+    }
 }

@@ -1047,7 +1047,7 @@ async fn reports_of_the_digitization_are_read_by_anybody_here_and_frozen_with_a_
     assert!(empty.body.contains("Încă nu există niciun raport înghețat"), "{empty:?}");
     let send = async |path: &str, kind: &str, body: &str, is_known: bool| {
         let headers = [("content-type", kind), ("authorization", bearer.as_str())];
-        site.served.send("POST", path, &headers[..1 + usize::from(is_known)], body).await
+        site.served.send("POST", path, &headers[..=usize::from(is_known)], body).await
     };
     let path = "/v1/digitization/reports";
     let body = r#"{"period": "2026-05"}"#;
@@ -1103,6 +1103,77 @@ async fn reports_of_the_digitization_are_read_by_anybody_here_and_frozen_with_a_
         "{events:?}"
     );
     assert_eq!(site.served.get("/v1/digitization/journal?day=yesterday").await.status, 400);
+}
+
+#[tokio::test]
+async fn lots_stations_and_fixity_have_pages_and_answers_in_both_languages() {
+    let site = site(Exposure::Loopback).await;
+    let bearer = format!("Bearer {}", site.login.token);
+    let event = |id: &str, kind: &str, data: serde_json::Value| {
+        json!({"specversion": "1.0", "type": format!("ro.cjt.digi.v1.{kind}"), "source": "//cjt/station/S02", "id": id,
+            "time": "2026-05-14T08:12:31Z", "data": data})
+    };
+    let pages = ["stations", "quality", "fixity", "events", "reports"];
+    for page in pages {
+        let empty = site.served.get(&format!("/digitization/{page}?lang=ro")).await;
+        assert!(empty.status == 200 && empty.body.contains("lang=\"ro\""), "{page}: {empty:?}");
+    }
+    let unit = json!({"unit": "U-1", "leaves": 100, "width_mm": 31, "batch": "L/1", "location": "D1/R04/P2"});
+    let events = json!([
+        event("1", "inventory.declared", unit),
+        event("2", "image.captured", json!({"unit": "U-1", "frames": 150, "blank": 2})),
+        event("3", "target.measured", json!({"station": "S02", "passed": false, "delta_e_mean": 4.5})),
+        event("4", "target.measured", json!({"station": "S02", "passed": true, "delta_e_mean": 2.5})),
+        event(
+            "5",
+            "fixity.checked",
+            json!({"storage": "nas-1", "outcome": "mismatch", "object": "a/<b>.tif", "good_copy": "nas-2"})
+        ),
+    ]);
+    let send = async |path: &str, kind: &str, body: &str| {
+        let headers = [("content-type", kind), ("authorization", bearer.as_str())];
+        site.served.send("POST", path, &headers, body).await
+    };
+    assert_eq!(
+        send("/v1/digitization/events", "application/cloudevents-batch+json", &events.to_string()).await.status,
+        200
+    );
+    let drawn = send("/v1/digitization/lots", "application/json", r#"{"batch": "L/1", "aql": "1.0"}"#).await;
+    assert_eq!(
+        (drawn.status, &drawn.json()["sample"], &drawn.json()["reject"]),
+        (200, &json!(13), &json!(1)),
+        "{drawn:?}"
+    );
+    let path = "/digitization/lots/L%2F1";
+    let minutes = site.served.get(&format!("{path}?lang=en")).await;
+    let seed = drawn.json()["seed"].as_str().expect("seed").to_owned();
+    assert!(minutes.body.contains(&seed) && minutes.body.contains("Minutes of acceptance, batch L/1"), "{minutes:?}");
+    let form = "application/x-www-form-urlencoded";
+    assert_eq!(send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=no+word").await.status, 400);
+    let judged = send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=skew&lang=en").await;
+    assert!(judged.status == 303 && judged.head.contains("location: /digitization/lots/l%2f1?lang=en"), "{judged:?}");
+    let lot = site.served.get("/v1/digitization/lots/L%2F1").await.json();
+    assert_eq!((&lot["verdict"]["is_accepted"], &lot["verdict"]["reason"]), (&json!(false), &json!("skew")));
+    assert_eq!(
+        site.served.send("POST", "/v1/digitization/lots", &[("content-type", "application/json")], "{}").await.status,
+        401
+    );
+    assert_eq!(site.served.get("/digitization/lots/none").await.status, 404);
+    let quality = site.served.get("/digitization/quality?lang=en").await;
+    assert!(quality.body.contains("blank page") && quality.body.contains("rejected (2)"), "{quality:?}");
+    let stations = site.served.get("/digitization/stations?lang=en").await;
+    assert!(
+        stations.body.contains("within tolerance, ΔE 2.5") && stations.body.contains("class=\"spark\""),
+        "{stations:?}"
+    );
+    let fixity = site.served.get("/digitization/fixity?lang=ro").await;
+    assert!(
+        fixity.body.contains("Un obiect nu mai este cum era") && fixity.body.contains("a/&#60;b&#62;.tif"),
+        "{fixity:?}"
+    );
+    assert_eq!(site.served.get("/v1/digitization/fixity").await.json()["damaged"][0]["good_copy"], "nas-2");
+    assert_eq!(site.served.get("/v1/digitization/flow").await.json()["shelves"][0]["name"], "D1/R04");
+    assert_eq!(site.served.get("/v1/digitization/quality").await.json()["strata"][0]["faults"][0]["fault"], "blank");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

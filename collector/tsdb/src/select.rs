@@ -14,14 +14,15 @@ use rusqlite::Connection;
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
 use crate::bytes::{Cursor, Damaged};
-use crate::chunks::{ChunkError, Level, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
+use crate::chunks::{ChunkError, Level, Resolution, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
 use crate::codec::Packing;
 use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
 use crate::store::{Inner, lock, read};
 use crate::{ReadError, codec};
 
-/// Samples to decode that are worth a further thread.
-const SAMPLES_PER_THREAD: usize = 200_000;
+/// Samples to decode that are worth a further thread: some milliseconds of work. On a busy machine a thread waits that long
+/// for its turn, and the selection for the thread.
+const SAMPLES_PER_THREAD: usize = 500_000;
 /// Series that a thread takes at once.
 const SERIES_AT_ONCE: usize = 16;
 /// A selection uses no more threads beside its own.
@@ -150,11 +151,14 @@ impl Gathered {
     }
 }
 
+/// Samples of one series, by its number.
+pub(crate) type IdColumns = (u32, Arc<[i64]>, Vec<f64>);
+
 /// The range of time that is asked for, both ends included.
 #[derive(Clone, Copy)]
-struct Span {
-    start: i64,
-    end: i64,
+pub(crate) struct Span {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
 }
 
 impl Span {
@@ -232,6 +236,27 @@ impl Inner {
         max_samples: usize,
         each: Each<'_>,
     ) -> Result<Option<()>, ReadError> {
+        self.select_numbered(found, span, max_samples, &|place, _, series| each(place, series))
+    }
+
+    /// The samples of each series that has some, by number.
+    pub(crate) fn select_ids(&self, found: &RoaringBitmap, span: Span) -> Result<Vec<IdColumns>, ReadError> {
+        let columns = Mutex::new(Vec::new());
+        self.select_numbered(found, span, usize::MAX, &|_, id, series| {
+            lock(&columns).push((id, series.timestamps, series.values));
+            ControlFlow::Continue(())
+        })?;
+        Ok(columns.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// [`Self::select_found`], with the number of each series.
+    fn select_numbered(
+        &self,
+        found: &RoaringBitmap,
+        span: Span,
+        max_samples: usize,
+        each: &(dyn Fn(usize, u32, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, ReadError> {
         let tombstones = read(&self.tombstones).clone();
         let snapshot = self.snapshot(found, span.start, span.end);
         let mut gathered = Gathered::default();
@@ -276,7 +301,8 @@ impl Inner {
                     if values.is_empty() {
                         continue;
                     }
-                    if each(place, SeriesData { labels: series.labels.clone(), timestamps, values }).is_break() {
+                    let data = SeriesData { labels: series.labels.clone(), timestamps, values };
+                    if each(place, series.id, data).is_break() {
                         next.store(all.len(), Relaxed);
                         return;
                     }
@@ -296,7 +322,7 @@ impl Inner {
         }
     }
 
-    fn corrupt(&self, window: i64, id: u32, damage: Damaged) -> ReadError {
+    pub(crate) fn corrupt(&self, window: i64, id: u32, damage: Damaged) -> ReadError {
         ReadError::Corrupt {
             series: read(&self.index).labels(id),
             window: Timestamp(self.window_start(window)),
@@ -388,6 +414,12 @@ impl Inner {
             let in_days = days_between(&days, first, last);
             for (_, series) in in_days.into_iter().chain(self.sealed_between(start.0, end.0)) {
                 there |= &*series;
+            }
+            let rolled = read(&self.rolled);
+            for resolution in Resolution::ALL {
+                for (_, series) in days_between(rolled.of(resolution), first, last) {
+                    there |= &*series;
+                }
             }
         }
         let index = read(&self.index);
@@ -585,7 +617,7 @@ pub(crate) fn part_column(
 }
 
 /// Lets an error of ours cross [`crate::chunks::Chunks::read`].
-struct ReadFailure(ReadError);
+pub(crate) struct ReadFailure(pub(crate) ReadError);
 
 impl From<rusqlite::Error> for ReadFailure {
     fn from(error: rusqlite::Error) -> Self {
@@ -600,7 +632,7 @@ impl From<ReadFailure> for ReadError {
 }
 
 /// Gives the chunks of these series of a window or day, ascending: a scan where most are asked for, else one by one.
-fn read_chunks(
+pub(crate) fn read_chunks(
     connection: &Connection,
     level: Level,
     window: i64,
@@ -610,8 +642,8 @@ fn read_chunks(
     let (Some(first), Some(last)) = (series.min(), series.max()) else { return Ok(()) };
     let dense = series.len() * 8 >= u64::from(last - first);
     if dense {
-        let mut statement =
-            connection.prepare(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
+        let mut statement = connection
+            .prepare_cached(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
         let mut rows = statement.query([row(window, first), row(window, last)])?;
         while let Some(found) = rows.next()? {
             let id = found.get::<_, i64>(0)? as u32;
@@ -621,7 +653,7 @@ fn read_chunks(
         }
         return Ok(());
     }
-    let mut statement = connection.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
     for id in series {
         let mut rows = statement.query([row(window, id)])?;
         if let Some(found) = rows.next()? {

@@ -1,7 +1,7 @@
 //! The parts put together: who locks what, and in which order.
 //!
 //! Invariants: locks are taken in the order sealer, writer, days, index or head or sealed windows or marks (these one
-//! at a time). Only a holder of the writer lock changes the head. What a reader sees is on disk.
+//! at a time); the list of roll-ups after days. Only a holder of the writer lock changes the head. What a reader sees is on disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +20,7 @@ use crate::head::{Applied, Head, PartKey};
 use crate::index::Index;
 use crate::log::{self, Draft, Log};
 use crate::replay::Replay;
+use crate::rollup::Rolled;
 use crate::room::{Reserve, Room};
 use crate::seal::{HEAD_LIMIT_BYTES, Sealer};
 use crate::segment;
@@ -93,6 +94,8 @@ pub(crate) struct Inner {
     /// they are commits while holding this for writing; a reader copies both lists and begins its transaction while
     /// holding it for reading.
     pub(crate) days: RwLock<BTreeMap<i64, Arc<roaring::RoaringBitmap>>>,
+    /// The series that have roll-ups of each day; taken after `days` where both are needed.
+    pub(crate) rolled: RwLock<Rolled>,
     /// What was deleted and may still be in chunks or in the head; readers take it first.
     pub(crate) tombstones: RwLock<Tombstones>,
     pub(crate) writer: Mutex<Writer>,
@@ -243,6 +246,7 @@ impl Inner {
             marks: RwLock::new(marks),
             sealed: RwLock::new(windows.into_iter().filter(|(_, w)| !w.series.is_empty() || w.through > 0).collect()),
             days: RwLock::new(contents.days),
+            rolled: RwLock::new(contents.rolled),
             tombstones: RwLock::new(tombstones),
             sealer,
             chunks,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use veghe_model::{Labels, SeriesData, Timestamp};
 use veghe_tsdb::{Column, Commit, Options, Store};
 
-const SERIES: usize = 120;
+const SERIES: usize = 300;
 const ROWS: i64 = 4_000;
 
 fn filled(dir: &std::path::Path) -> Store {

@@ -63,4 +63,38 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     gauge("digitization_outbox_events", Unit::One, "Events that the collector does not have yet.", &[]),
     counter("digitization_outbox_told_total", Unit::One, "Events that the collector has on disk.", &[]),
+    gauge(
+        "fixity_copies_differing",
+        Unit::One,
+        "Objects with other bytes than their copy on another storage.",
+        &["storage"],
+    ),
+    gauge(
+        "fixity_last_pass_timestamp_seconds",
+        Unit::Seconds,
+        "When the last pass over all objects of a storage was finished.",
+        &["storage"],
+    ),
+    gauge("fixity_objects", Unit::One, "Objects of a storage by what was last found of them.", &["outcome", "storage"]),
+    gauge(
+        "fixity_oldest_unverified_seconds",
+        Unit::Seconds,
+        "How long the good object of a storage that waits longest was not verified.",
+        &["storage"],
+    ),
+    gauge(
+        "fixity_pass",
+        Unit::One,
+        "The pass of a storage that is under way, or was last; counts from 1.",
+        &["storage"],
+    ),
+    gauge("fixity_pass_running", Unit::One, "1 while a pass over a storage is under way, else 0.", &["storage"]),
+    counter(
+        "fixity_read_bytes_total",
+        Unit::Bytes,
+        "Bytes of a storage that were read for their digest.",
+        &["storage"],
+    ),
+    counter("fixity_read_objects_total", Unit::One, "Objects of a storage that were read.", &["storage"]),
+    gauge("fixity_up", Unit::One, "1 where a storage can be verified, else 0.", &["storage"]),
 ];

@@ -4,22 +4,26 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{Entry, Roots, Sensor, SensorError, Sink, glob};
+use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, glob};
 
 mod arp;
 mod asked;
 pub mod backups;
 mod bonding;
 mod btrfs;
+mod capabilities;
 mod certificates;
 mod class;
 mod conntrack;
+mod containers;
 mod cpu;
 mod cpufreq;
+mod dbus;
 mod diskstats;
 mod dmi;
 mod edac;
 mod entropy;
+mod ethtool;
 mod fibrechannel;
 mod filefd;
 mod filesystem;
@@ -44,13 +48,18 @@ pub(crate) mod process;
 mod processes;
 pub mod programs;
 mod rapl;
+pub(crate) mod run;
 mod schedstat;
 pub mod scrapes;
 mod selinux;
+pub mod settings;
+mod slowly;
+pub mod smart;
 mod sockstat;
 mod softnet;
 mod source;
 mod stat;
+pub mod systemd;
 mod tapestats;
 mod tcpstat;
 mod text;
@@ -75,12 +84,14 @@ pub(super) const ENTRIES: &[Entry] = &[
     btrfs::ENTRY,
     certificates::ENTRY,
     conntrack::ENTRY,
+    containers::ENTRY,
     cpu::ENTRY,
     cpufreq::ENTRY,
     diskstats::ENTRY,
     dmi::ENTRY,
     edac::ENTRY,
     entropy::ENTRY,
+    ethtool::ENTRY,
     fibrechannel::ENTRY,
     filefd::ENTRY,
     filesystem::ENTRY,
@@ -105,9 +116,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     schedstat::ENTRY,
     scrapes::ENTRY,
     selinux::ENTRY,
+    smart::ENTRY,
     sockstat::ENTRY,
     softnet::ENTRY,
     stat::ENTRY,
+    systemd::ENTRY,
     tapestats::ENTRY,
     tcpstat::ENTRY,
     textfile::ENTRY,

@@ -1,19 +1,15 @@
-//! Programs whose output is metrics: run now and then, each for a limited time, in a process group of its own.
+//! Programs whose output is metrics: run now and then, each for a limited time.
 //!
-//! A program has no input and an almost empty environment. Its output counts if it ends in time with success and breaks
-//! no format; what it said last counts until it is run again.
+//! A program runs in the sandbox of the module `run`. Its output counts if it ends in time with success and breaks no
+//! format; what it said last counts until it is run again.
 
 use std::collections::HashSet;
-use std::io::{self, Read as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::sync_channel;
-use std::thread;
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use super::asked::Asked;
+use super::run::{self, Limits, Privileges};
 use super::{Entry, Sensor, SensorError, Sink};
 use crate::clock;
 use crate::openmetrics::{self, Sample};
@@ -26,7 +22,7 @@ pub(crate) const ENTRY: Entry =
         });
 
 /// More output is an error.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 const MAX_SAMPLES: usize = 5000;
 /// How long a round waits for programs that just began.
 const PATIENCE: Duration = Duration::from_millis(150);
@@ -43,6 +39,10 @@ pub struct Program {
     pub interval: Duration,
     /// How long it may run before it is killed.
     pub timeout: Duration,
+    /// How much memory each of its processes may write to.
+    pub memory_bytes: u64,
+    /// Whether it has the agent's capabilities; otherwise it has none.
+    pub keeps_capabilities: bool,
 }
 
 /// What the programs say, `veghe_program_success`, `veghe_program_duration_seconds`.
@@ -103,7 +103,7 @@ impl Running {
         }
         if self.asked.is_none() {
             let program = self.program.clone();
-            self.asked = Asked::start("program", STACK_BYTES, move || run(&program)).ok();
+            self.asked = Asked::start("program", STACK_BYTES, move || ask(&program)).ok();
         }
         if let Some(asked) = &mut self.asked {
             asked.ask();
@@ -124,7 +124,7 @@ impl Running {
     }
 }
 
-fn run(program: &Program) -> Outcome {
+fn ask(program: &Program) -> Outcome {
     let begin = clock::instant();
     let output = output(program).map_err(|error| error.to_string());
     let duration = begin.elapsed();
@@ -142,63 +142,39 @@ fn run(program: &Program) -> Outcome {
 /// What it writes to its standard output, if it ends in time with success.
 fn output(program: &Program) -> io::Result<String> {
     let (path, arguments) = program.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(path);
-    command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
-    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-    let mut child = command.spawn()?;
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-    let (done, is_done) = sync_channel::<()>(0);
-    let timeout = program.timeout;
-    // Ends the whole group when it is time; whoever ended in time may leave something behind.
-    let killer = thread::Builder::new().name("program-end".into()).stack_size(64 << 10).spawn(move || {
-        let is_late = matches!(is_done.recv_timeout(timeout), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
-        if is_late {
-            // Fails when all of them have ended.
-            kill_process_group(group, Signal::KILL).ok();
-        }
-        is_late
-    });
-    let killer = match killer {
-        Ok(killer) => killer,
-        Err(error) => {
-            kill_process_group(group, Signal::KILL).ok();
-            child.wait()?;
-            return Err(error);
-        }
-    };
-    let mut text = String::new();
-    let read = match child.stdout.take() {
-        Some(stdout) => stdout.take(MAX_BYTES + 1).read_to_string(&mut text),
-        None => Ok(0),
-    };
-    let is_large = text.len() as u64 > MAX_BYTES;
-    if is_large || read.is_err() {
-        kill_process_group(group, Signal::KILL).ok();
-        drop(done);
-        killer.join().ok();
-        child.wait()?;
-        read?;
-        return Err(io::Error::other(format!("its output has more than {MAX_BYTES} bytes")));
+    let privileges = if program.keeps_capabilities { Privileges::Kept } else { Privileges::Dropped };
+    let limits =
+        Limits { timeout: program.timeout, output_bytes: MAX_BYTES, memory_bytes: program.memory_bytes, privileges };
+    let output = run::run(Path::new(path), arguments, &[], &limits)?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("it ended with {}", output.status)));
     }
-    // It may go on without writing: the time limit holds for that, too.
-    let status = child.wait()?;
-    drop(done);
-    if killer.join().unwrap_or(true) {
-        return Err(io::Error::other(format!("it ran longer than {} s", timeout.as_secs_f64())));
-    }
-    if !status.success() {
-        return Err(io::Error::other(format!("it ended with {status}")));
-    }
-    Ok(text)
+    String::from_utf8(output.text).map_err(io::Error::other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn program(name: &str, script: &str) -> Program {
+        Program {
+            name: name.to_owned(),
+            command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            interval: Duration::from_hours(1),
+            timeout: Duration::from_secs(10),
+            memory_bytes: 256 << 20,
+            keeps_capabilities: false,
+        }
+    }
+
+    /// On a thread of its own, as the sandbox stays with the thread.
+    fn of(program: Program) -> Outcome {
+        std::thread::spawn(move || ask(&program)).join().expect("no panic")
+    }
+
     fn shell(script: &str, timeout: Duration) -> Outcome {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        run(&Program { name: "test".to_owned(), command, interval: Duration::from_secs(1), timeout })
+        of(Program { command, timeout, ..program("test", "") })
     }
 
     #[test]
@@ -213,28 +189,16 @@ mod tests {
             ("yes 'a 1'", patient, "more than 1048576 bytes"),
             // The grandchild would hold the pipe open.
             ("echo a 1; sleep 600 & sleep 600", Duration::from_millis(50), "it ran longer than 0.05 s"),
-            ("exec >&-; sleep 600", Duration::from_millis(50), "it ran longer than 0.05 s"),
         ] {
             let error = shell(script, timeout).samples.expect_err(script);
             assert!(error.contains(why), "{script}: {error}");
         }
-        let missing = Program {
-            command: vec!["/nowhere/x".to_owned()],
-            name: String::new(),
-            interval: patient,
-            timeout: patient,
-        };
-        assert!(run(&missing).samples.is_err());
+        let missing = Program { command: vec!["/nowhere/x".to_owned()], ..program("missing", "") };
+        assert!(of(missing).samples.is_err());
     }
 
     #[test]
     fn a_program_keeps_its_values_until_it_is_run_again_and_one_that_hangs_delays_nobody() {
-        let program = |name: &str, script: &str| Program {
-            name: name.to_owned(),
-            command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-            interval: Duration::from_hours(1),
-            timeout: Duration::from_secs(10),
-        };
         let mut sensor = Programs::new(vec![program("good", "echo a 1"), program("hangs", "sleep 20")]);
         let mut sink = Sink::default();
         loop {

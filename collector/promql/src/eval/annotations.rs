@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::ast::Expr;
+use crate::ast::{Expr, ExprKind, Selector};
 use crate::line_and_column;
 use crate::print::{Exponential, Number, Quoted};
 
@@ -113,6 +113,17 @@ impl super::Engine<'_> {
     pub(crate) fn info(&self, at: &Expr, text: &str) {
         let place = self.place(at);
         self.notes.borrow_mut().infos.add(format!("PromQL info: {text}"), place);
+    }
+
+    /// [`Self::info`] of a selector.
+    pub(crate) fn info_of_selector(&self, selector: &Selector, text: &str) {
+        self.query.expr().walk(&mut |expr| {
+            if let ExprKind::Selector(at) | ExprKind::Matrix { selector: at, .. } = &expr.kind
+                && std::ptr::eq(&raw const *at, selector)
+            {
+                self.info(expr, text);
+            }
+        });
     }
 
     fn place(&self, at: &Expr) -> String {

@@ -15,6 +15,7 @@ mod instant_functions;
 mod labels;
 mod numerics;
 mod range_functions;
+mod rollups;
 mod select;
 mod start_timestamps;
 

@@ -41,7 +41,7 @@ fn check_edges(name: &str, args: &[Expr]) -> Evaluated<()> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Extrapolation {
+pub(crate) enum Extrapolation {
     Rate,
     Increase,
     Delta,
@@ -50,11 +50,16 @@ enum Extrapolation {
 impl Engine<'_> {
     /// `None` where `name` is no function of a range vector.
     pub(crate) fn range_function(&self, name: &str, args: &[Expr], steps: Steps) -> Option<Evaluated<Vec<Row>>> {
-        // Every function below takes the samples of its window and yields a value or nothing.
-        type Simple = fn(&[i64], &[f64], &Moment) -> Option<f64>;
         if let Err(error) = check_edges(name, args) {
             return Some(Err(error));
         }
+        self.rolled_function(name, args, steps).transpose().or_else(|| self.sampled_function(name, args, steps))
+    }
+
+    /// As [`Self::range_function`], from samples.
+    pub(crate) fn sampled_function(&self, name: &str, args: &[Expr], steps: Steps) -> Option<Evaluated<Vec<Row>>> {
+        // Every function below takes the samples of its window and yields a value or nothing.
+        type Simple = fn(&[i64], &[f64], &Moment) -> Option<f64>;
         let simple: Simple = match name {
             "rate" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Rate)),
             "increase" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Increase)),
@@ -345,6 +350,28 @@ fn extrapolate(
     kind: Extrapolation,
 ) -> Option<f64> {
     let (&[first_t, .., last_t], &[first, .., last]) = (t, v) else { return None };
+    let ends = Ends { first: (first_t, first), last: (last_t, last), count: t.len() as f64 };
+    Some(extrapolate_ends(ends, lost_in_resets, end_ms, range_ms, kind))
+}
+
+/// All that extrapolation needs of a window's samples, at least two.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    /// Time stamp and value.
+    pub(crate) first: (i64, f64),
+    pub(crate) last: (i64, f64),
+    pub(crate) count: f64,
+}
+
+/// As [`extrapolate`].
+pub(crate) fn extrapolate_ends(
+    ends: Ends,
+    lost_in_resets: impl Iterator<Item = f64>,
+    end_ms: i64,
+    range_ms: i64,
+    kind: Extrapolation,
+) -> f64 {
+    let Ends { first: (first_t, first), last: (last_t, last), count } = ends;
     let mut result = last - first;
     for lost in lost_in_resets {
         result += lost;
@@ -352,7 +379,7 @@ fn extrapolate(
     let mut to_start = (first_t - (end_ms - range_ms)) as f64 / 1000.0;
     let mut to_end = (end_ms - last_t) as f64 / 1000.0;
     let sampled = (last_t - first_t) as f64 / 1000.0;
-    let average = sampled / (t.len() - 1) as f64;
+    let average = sampled / (count - 1.0);
     let threshold = average * 1.1;
     if to_start >= threshold {
         to_start = average / 2.0;
@@ -371,7 +398,7 @@ fn extrapolate(
     if kind == Extrapolation::Rate {
         stretch /= range_ms as f64 / 1000.0;
     }
-    Some(result * stretch)
+    result * stretch
 }
 
 /// The difference of the last two samples, and how far apart they are in milliseconds.

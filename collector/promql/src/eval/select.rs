@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use veghe_model::{Labels, SeriesData, Timestamp};
 
 use super::labels::without_metadata;
+use super::rollups::Gone;
 use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
 use crate::ast::{At, Edges, Expr, ExprKind, Length, Selector, When};
@@ -70,7 +71,7 @@ pub(crate) struct Raw {
 }
 
 #[derive(Clone, Copy)]
-enum Ends {
+pub(crate) enum Ends {
     /// At each step, so much before it.
     Moving { offset_ms: i64 },
     /// The same at every step.
@@ -78,7 +79,7 @@ enum Ends {
 }
 
 impl Ends {
-    fn end_ms(self, step_time_ms: i64) -> i64 {
+    pub(crate) fn end_ms(self, step_time_ms: i64) -> i64 {
         match self {
             Self::Moving { offset_ms } => step_time_ms - offset_ms,
             Self::Fixed { end_ms } => end_ms,
@@ -86,7 +87,7 @@ impl Ends {
     }
 
     /// The first and the last end.
-    fn bounds(self, steps: Steps) -> (i64, i64) {
+    pub(crate) fn bounds(self, steps: Steps) -> (i64, i64) {
         (self.end_ms(steps.start_ms), self.end_ms(steps.last_ms()))
     }
 }
@@ -155,7 +156,7 @@ impl Counters {
 }
 
 impl Engine<'_> {
-    fn ends(&self, when: &When) -> Evaluated<Ends> {
+    pub(crate) fn ends(&self, when: &When) -> Evaluated<Ends> {
         let offset_ms = when.offset.as_ref().map_or(Ok(0), |offset| self.length_ms(offset, Zero::Allowed))?;
         Ok(match when.at {
             None => Ends::Moving { offset_ms },
@@ -179,6 +180,9 @@ impl Engine<'_> {
         f: &(dyn Fn(SeriesData) -> Kept<T> + Sync),
     ) -> Evaluated<Vec<T>> {
         self.check_stop()?;
+        if let Some(gone) = self.gone(selector, after_ms, until_ms) {
+            return self.stream_filled(selector, gone, (after_ms, until_ms), f);
+        }
         let (start, end) = (Timestamp(after_ms.saturating_add(1)), Timestamp(until_ms));
         let room = self.limits.max_samples.saturating_sub(self.samples.get());
         let (read, held, longest) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -231,7 +235,10 @@ impl Engine<'_> {
         let ends = self.ends(&selector.when)?;
         let (first_ms, last_ms) = ends.bounds(steps);
         let (source, counters) = (self.source, Counters::new(steps));
-        let rows = self.stream(selector, (first_ms - lookback_ms, last_ms), &|one| {
+        let mut after_ms = first_ms - lookback_ms;
+        let gone = self.gone(selector, after_ms, last_ms);
+        after_ms -= Gone::longer_ms(gone, after_ms);
+        let rows = self.stream(selector, (after_ms, last_ms), &|one| {
             let starts = if wanted == Yield::Start { source.start_timestamps(&one) } else { None };
             let mut values = vec![ABSENT; steps.count];
             let any = counters.with(|looked_at| {
@@ -246,7 +253,8 @@ impl Engine<'_> {
                     }
                     let Some(at) = next.checked_sub(1) else { continue };
                     // A marker says that the series ended; so does silence as long as the lookback.
-                    if one.timestamps[at] <= end_ms - lookback_ms || is_absent(one.values[at]) {
+                    let good_ms = lookback_ms + Gone::longer_ms(gone, one.timestamps[at]);
+                    if one.timestamps[at] <= end_ms - good_ms || is_absent(one.values[at]) {
                         continue;
                     }
                     looked_at[step] += 1;

@@ -10,10 +10,10 @@ use crate::digitization::forecast::Forecast;
 use crate::digitization::progress::{DayRow, Progress};
 use crate::digitization::settings::Plan;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 52.0;
-const RIGHT: f64 = 12.0;
+pub(super) const WIDTH: f64 = 760.0;
+pub(super) const HEIGHT: f64 = 320.0;
+pub(super) const LEFT: f64 = 52.0;
+pub(super) const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
 /// Days of the chart of images.
@@ -28,28 +28,28 @@ pub(super) struct Labels {
     pub(super) output: String,
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A place for days and values.
-struct Frame {
-    first: f64,
-    days: f64,
-    most: f64,
+pub(super) struct Frame {
+    pub(super) first: f64,
+    pub(super) days: f64,
+    pub(super) most: f64,
 }
 
 impl Frame {
-    fn x(&self, day: Day) -> f64 {
+    pub(super) fn x(&self, day: Day) -> f64 {
         LEFT + (f64::from(day.0) - self.first) / self.days * (WIDTH - LEFT - RIGHT)
     }
 
-    fn y(&self, value: f64) -> f64 {
+    pub(super) fn y(&self, value: f64) -> f64 {
         HEIGHT - BOTTOM - value / self.most * (HEIGHT - TOP - BOTTOM)
     }
 
     /// Lines at round values, and the first days of months.
-    fn axes(&self, value_text: &impl Fn(f64) -> String, day_text: &impl Fn(Day) -> String) -> String {
+    pub(super) fn axes(&self, value_text: &impl Fn(f64) -> String, day_text: &impl Fn(Day) -> String) -> String {
         let mut svg = String::new();
         let rough = self.most / 4.0;
         let magnitude = 10_f64.powf(rough.max(1e-9).log10().floor());
@@ -98,11 +98,11 @@ impl Frame {
     }
 }
 
-fn push(svg: &mut String, part: std::fmt::Arguments<'_>) {
+pub(super) fn push(svg: &mut String, part: std::fmt::Arguments<'_>) {
     svg.write_fmt(part).expect("invariant: a string takes every write");
 }
 
-fn opened(label: &str) -> String {
+pub(super) fn opened(label: &str) -> String {
     let label = escaped(label);
     format!("<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">")
 }

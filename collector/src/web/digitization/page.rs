@@ -17,13 +17,14 @@ use super::super::Refusal;
 use super::super::prometheus_api::rfc3339;
 use super::super::public::text::Language;
 use super::api::{Wish, doing_name};
-use super::chart;
+use super::{chart, graph};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::forecast::Cause;
 use crate::digitization::progress::{DayRow, Measures, Progress};
 use crate::digitization::report::Report;
 use crate::digitization::stage::Stage;
+use crate::digitization::views::{self, FlowRow, Shelf};
 use crate::digitization::{Digitization, Shown};
 
 /// Events of a unit on one page.
@@ -73,6 +74,11 @@ impl Words {
     pub(super) fn decimal(self, number: impl Borrow<f64>, digits: usize) -> String {
         let text = format!("{:.digits$}", number.borrow()).replace('-', "−");
         if self.0 == Language::Romanian { text.replace('.', ",") } else { text }
+    }
+
+    /// A number that is written with a point.
+    pub(super) fn decimal_text(self, text: &str) -> String {
+        if self.0 == Language::Romanian { text.replace('.', ",") } else { text.to_owned() }
     }
 
     pub(super) fn metres(self, mm: impl Borrow<u64>) -> String {
@@ -148,6 +154,10 @@ struct ProjectPage<'a> {
     measures: Vec<MeasureRow>,
     burn_up: String,
     output_chart: String,
+    flow_chart: String,
+    flow: Vec<FlowRow>,
+    map: String,
+    shelves: Vec<Shelf>,
     weeks: Vec<WeekLine>,
     stages: Vec<StageLine>,
     causes: Vec<(String, String)>,
@@ -292,6 +302,11 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
         output: w.t("digi-output-chart"),
     };
     let number = |n: f64| w.count(n.round() as i64);
+    let (flow, shelves) = {
+        let state = digitization.state();
+        (views::flow(&state, p.today), views::shelves(&state))
+    };
+    let names = ["digi-flow-started", "digi-flow-scanned", "digi-flow-accepted", "digi-flow-done"].map(|key| w.t(key));
     ProjectPage {
         w,
         project: &digitization.settings().project,
@@ -308,6 +323,10 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
             |day| day.to_string(),
         ),
         output_chart: chart::output(&p.days, &labels, number, |day| day.to_string()),
+        flow_chart: graph::flow(&flow, p.scope.units, &w.t("digi-flow"), &names),
+        flow: graph::last_weeks(&flow).cloned().collect(),
+        map: graph::shelves(&shelves, &w.t("digi-map")),
+        shelves,
         weeks: weeks(&p.days, w),
         stages: stages(p, w),
         causes: causes(report, w),

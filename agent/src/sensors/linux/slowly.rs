@@ -1,0 +1,74 @@
+//! A question that is asked now and then by a thread of its own, and whose last answer counts in between: for programs and
+//! other sources that take their time.
+
+use std::time::{Duration, Instant};
+
+use super::asked::Asked;
+use crate::clock;
+
+const STACK_BYTES: usize = 256 << 10;
+
+type Question<T> = Box<dyn FnMut() -> T + Send>;
+
+/// The question and its last answer.
+pub(crate) struct Slowly<T> {
+    name: &'static str,
+    every: Duration,
+    /// How long a round waits for an answer that is outstanding.
+    patience: Duration,
+    question: Option<Question<T>>,
+    asked: Option<Asked<T>>,
+    began: Option<Instant>,
+    last: Option<T>,
+}
+
+impl<T: Send + 'static> Slowly<T> {
+    /// Asks `question` at the first look and then at most once in `every`.
+    pub(crate) fn new(
+        name: &'static str,
+        every: Duration,
+        patience: Duration,
+        question: impl FnMut() -> T + Send + 'static,
+    ) -> Self {
+        let question: Question<T> = Box::new(question);
+        Self { name, every, patience, question: Some(question), asked: None, began: None, last: None }
+    }
+
+    /// The last answer; `None` before the first one.
+    pub(crate) fn latest(&mut self) -> Option<&T> {
+        if let Some(question) = self.question.take() {
+            match Asked::start(self.name, STACK_BYTES, question) {
+                Ok(asked) => self.asked = Some(asked),
+                Err(error) => tracing::warn!(%error, sensor = self.name, "cannot start a thread"),
+            }
+        }
+        let asked = self.asked.as_mut()?;
+        if self.began.is_none_or(|began| began.elapsed() >= self.every) {
+            asked.ask();
+            self.began = Some(clock::instant());
+        }
+        if let Some(answer) = asked.answer(self.patience) {
+            self.last = Some(answer);
+        }
+        self.last.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_answer_counts_until_it_is_time_to_ask_again() {
+        let mut count = 0;
+        let question = move || {
+            count += 1;
+            count
+        };
+        let mut slowly = Slowly::new("test", Duration::from_hours(1), Duration::from_mins(1), question);
+        assert_eq!(slowly.latest(), Some(&1));
+        assert_eq!(slowly.latest(), Some(&1));
+        slowly.began = slowly.began.and_then(|began| began.checked_sub(Duration::from_hours(1)));
+        assert_eq!(slowly.latest(), Some(&2));
+    }
+}
