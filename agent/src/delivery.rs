@@ -446,6 +446,34 @@ mod tests {
         assert_eq!(place.sequences(), [6], "fresh ones have no rate");
     }
 
+    /// A day offline at 15 s; then seconds pass, the collector answers each in the next one, and rounds go on.
+    #[test]
+    fn a_day_offline_follows_at_its_rate_and_delays_no_fresh_batch() {
+        const DAY: usize = 24 * 60 * 4;
+        let mut place = Place::new(20.0);
+        place.take_many(DAY);
+        place.connect();
+        let mut in_flight = place.sequences();
+        assert_eq!(in_flight.first(), Some(&(DAY as u64)), "the newest goes first");
+        let (mut seconds, mut fresh) = (0, 0);
+        while place.spool.batches() > 0 {
+            seconds += 1;
+            assert!(seconds < DAY / 20 * 2, "{} are left after {seconds} s", place.spool.batches());
+            place.now += Duration::from_secs(1);
+            place.accept(std::mem::take(&mut in_flight));
+            if seconds % 15 == 0 {
+                let newest = place.take().sequence;
+                in_flight = place.sequences();
+                assert_eq!(in_flight.first(), Some(&newest), "a fresh one is sent at once, before all others");
+                fresh += 1;
+            } else {
+                in_flight = place.sequences();
+            }
+            assert!(in_flight.len() <= 22, "the rate holds: {}", in_flight.len());
+        }
+        assert!(fresh >= DAY / 20 / 15, "{fresh} fresh ones in {seconds} s");
+    }
+
     #[test]
     fn older_batches_keep_to_their_rate_and_their_window() {
         let mut place = Place::new(4.0);
