@@ -58,7 +58,10 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
     let began = clock::instant();
-    let (schedule, rounds) = Schedule::start(sensors::all_in_time(&config.sensors), &config.schedule, health);
+    let mut sensors = sensors::all_in_time(&config.sensors);
+    #[cfg(target_os = "linux")]
+    let (sources, uplink) = sources::start(config, state_dir, &tasks, &mut sensors, uplink)?;
+    let (schedule, rounds) = Schedule::start(sensors, &config.schedule, health);
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
     let early = tokio::select! {
@@ -67,8 +70,76 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     };
     anyhow::ensure!(!early, "the schedule ended by itself");
     tokio::join!(schedule.stop(), uplink);
+    #[cfg(target_os = "linux")]
+    sources.stop().await;
     tasks.close();
     tasks.wait().await;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "agent ended");
     Ok(())
+}
+
+/// What is not measured in rounds: files and the events about them.
+#[cfg(target_os = "linux")]
+mod sources {
+    use std::path::Path;
+
+    use anyhow::Context as _;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use crate::config::Config;
+    use crate::digitization::Digitization;
+    use crate::digitization::courier::Courier;
+    use crate::fixity::Fixity;
+    use crate::sensors::Sensor;
+    use crate::uplink::Uplink;
+
+    #[derive(Default)]
+    pub(super) struct Sources {
+        digitization: Option<Digitization>,
+        fixity: Option<Fixity>,
+        stop: CancellationToken,
+    }
+
+    pub(super) fn start(
+        config: &Config,
+        state_dir: &Path,
+        tasks: &TaskTracker,
+        sensors: &mut Vec<Box<dyn Sensor>>,
+        uplink: Uplink,
+    ) -> anyhow::Result<(Sources, Uplink)> {
+        let stop = CancellationToken::new();
+        if config.digitization.is_empty() && config.fixity.storages.is_empty() {
+            return Ok((Sources::default(), uplink));
+        }
+        let digitization = Digitization::start(&config.digitization, &config.agent, state_dir, &stop)
+            .context("cannot watch the digitization")?;
+        if !config.digitization.is_empty() {
+            sensors.push(digitization.sensor());
+        }
+        let fixity = Fixity::start(&config.fixity, &config.agent, state_dir, &digitization.news(), &stop)
+            .context("cannot verify storages")?;
+        if !config.fixity.storages.is_empty() {
+            sensors.push(fixity.sensor());
+        }
+        let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
+        tasks.spawn(courier.run());
+        let sources = Sources { digitization: Some(digitization), fixity: Some(fixity), stop };
+        Ok((sources, uplink.with_events(events)))
+    }
+
+    impl Sources {
+        pub(super) async fn stop(self) {
+            self.stop.cancel();
+            let (digitization, fixity) = (self.digitization, self.fixity);
+            // They end within the time of one look, or of one part of a file.
+            let ended = tokio::task::spawn_blocking(move || {
+                digitization.into_iter().for_each(Digitization::join);
+                fixity.into_iter().for_each(Fixity::join);
+            });
+            if ended.await.is_err() {
+                tracing::error!("ending the digitization failed unexpectedly");
+            }
+        }
+    }
 }

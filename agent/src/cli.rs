@@ -73,6 +73,21 @@ pub enum Command {
         veghe-agent inspect scans/CJT-URB-1987-0142\n  \
         veghe-agent inspect --json scans | jq 'select(.complete | not) | .file'")]
     Inspect(Inspect),
+    /// Verify that masters are what they were, and tell which are not
+    #[cfg(target_os = "linux")]
+    Fixity {
+        /// What to do.
+        #[command(subcommand)]
+        command: crate::fixity::command::Fixity,
+    },
+    /// Tell which files and rows of the digitization do not count, and why
+    #[cfg(target_os = "linux")]
+    #[command(after_help = "Example: veghe-agent digitization --state-dir /var/lib/veghe-agent")]
+    Digitization {
+        /// Directory of the agent's database
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example: veghe-agent completion bash > /etc/bash_completion.d/veghe-agent")]
     Completion {
@@ -126,6 +141,10 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
                 result => result,
             }
         }
+        #[cfg(target_os = "linux")]
+        Command::Fixity { command } => crate::fixity::command::run(&command, out),
+        #[cfg(target_os = "linux")]
+        Command::Digitization { state_dir } => write_out(out, &crate::digitization::report(&state_dir)?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-agent", &mut script);

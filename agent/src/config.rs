@@ -16,6 +16,8 @@ use veghe_wire::document::{Node, Problems, format_bytes, format_duration, parse_
 use crate::schedule::{self, Override};
 use crate::sensors::{self, SensorSettings, options};
 use crate::spool::Limits;
+#[cfg(target_os = "linux")]
+use crate::{digitization, fixity};
 
 /// Its name in the state directory.
 pub const FILE: &str = "agent.yaml";
@@ -38,6 +40,12 @@ pub struct Config {
     pub spool: Limits,
     /// Older batches in a second, while newer ones go at once.
     pub backfill_per_second: u32,
+    /// What it sees of a digitization.
+    #[cfg(target_os = "linux")]
+    pub digitization: digitization::Settings,
+    /// Which storages it verifies.
+    #[cfg(target_os = "linux")]
+    pub fixity: fixity::Settings,
 }
 
 /// Where the broker is.
@@ -82,6 +90,10 @@ impl Config {
             sensors: SensorSettings::default(),
             spool: Limits::default(),
             backfill_per_second: 20,
+            #[cfg(target_os = "linux")]
+            digitization: digitization::Settings::default(),
+            #[cfg(target_os = "linux")]
+            fixity: fixity::Settings::default(),
         }
     }
 
@@ -160,7 +172,20 @@ impl Config {
             }
             section.finish(&known, problems);
         }
-        root.finish(&["agent", "mqtt", "interval", "deadline", "spool", "uplink", "sensors"], problems);
+        #[cfg(target_os = "linux")]
+        let digitization = root.section("digitization", problems).map(|mut section| {
+            let read = digitization::settings::read(&mut section, problems);
+            section.finish(&["hot_folders", "csv", "deliveries"], problems);
+            read
+        });
+        #[cfg(target_os = "linux")]
+        let fixity = root.section("fixity", problems).map(|mut section| {
+            let read = fixity::settings::read(&mut section, problems);
+            section.finish(&["pace", "every", "storages"], problems);
+            read
+        });
+        let known = ["agent", "mqtt", "interval", "deadline", "spool", "uplink", "sensors", "digitization", "fixity"];
+        root.finish(&known, problems);
         for (key, is_missing) in [("agent", agent.is_none()), ("mqtt", mqtt.is_none())] {
             if is_missing && !problems.iter().any(|problem| problem.key == key) {
                 problems.note(line, key, "is missing; `veghe-agent join` writes it");
@@ -173,6 +198,11 @@ impl Config {
         config.sensors = settings;
         config.spool = limits;
         config.backfill_per_second = backfill_per_second.unwrap_or(config.backfill_per_second);
+        #[cfg(target_os = "linux")]
+        {
+            config.digitization = digitization.unwrap_or_default();
+            config.fixity = fixity.unwrap_or_default();
+        }
         Some(config)
     }
 
@@ -200,6 +230,11 @@ impl Config {
             let own = options::write(name, self.sensors.ignored.get(name), &self.sensors.options);
             writeln!(text, "  {name}: {{enabled: {enabled}, interval: {interval}, deadline: {deadline}{own}}}")
                 .expect("invariant: a string takes every write");
+        }
+        #[cfg(target_os = "linux")]
+        {
+            text.push_str(&digitization::settings::write(&self.digitization));
+            text.push_str(&fixity::settings::write(&self.fixity));
         }
         text
     }

@@ -6,7 +6,11 @@ pub mod clock;
 pub mod config;
 mod crew;
 pub mod delivery;
+#[cfg(target_os = "linux")]
+pub mod digitization;
 pub mod exposition;
+#[cfg(target_os = "linux")]
+pub mod fixity;
 pub mod health;
 pub mod identity;
 pub mod inspect;

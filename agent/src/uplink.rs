@@ -4,18 +4,20 @@
 //! One task owns spool, session and delivery; a second one drives the present connection and tells the first what
 //! happens there. Invariants: a round is in the spool before it is sent; being offline, held or refused never stops the
 //! spooling; a batch is settled only by the collector's acknowledgement, never by the broker's.
+//! Events come as messages of which one is under way at a time; the collector's own broker answers it once they are on disk.
 //! What it deliberately does not do: decide which batch is next (see [`crate::delivery`]), read sensors.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Filter, LastWill, Packet, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, SubscribeReasonCode};
+use rumqttc::v5::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use veghe_wire::ack::{Ack, HoldCause, MessageError, Presence};
@@ -108,6 +110,17 @@ pub struct Uplink {
     is_dropping: bool,
     /// What was told about the lack of a connection since there was one.
     told_trouble: Option<Trouble>,
+    /// Where events come from.
+    events: Option<mpsc::Receiver<EventMessage>>,
+}
+
+/// Events on their way; `kept` is answered when the collector has them on disk, and dropped when that is not known.
+#[derive(Debug)]
+pub struct EventMessage {
+    /// A JSON array of `CloudEvents`.
+    pub body: String,
+    /// The acknowledgement.
+    pub kept: oneshot::Sender<()>,
 }
 
 /// Why there is no connection, as far as it makes a difference to whoever reads the log.
@@ -127,13 +140,36 @@ struct Link {
     is_subscribed: bool,
     told_version: bool,
     told_hold: bool,
+    /// Publications handed to the connection, which numbers them in this order.
+    published: u64,
+    /// Which of them is the present event message; 0 is none.
+    event: Arc<AtomicU64>,
+    event_kept: Option<oneshot::Sender<()>>,
     _driver: DropGuard,
+}
+
+impl Link {
+    #[expect(clippy::result_large_err, reason = "it is rumqttc's, and every call here takes it apart at once")]
+    fn publish(&mut self, topic: Topic, agent: &AgentId, retain: bool, payload: Vec<u8>) -> Result<(), ClientError> {
+        self.client.try_publish(topic.of(agent), QoS::AtLeastOnce, retain, payload)?;
+        self.published += 1;
+        Ok(())
+    }
 }
 
 enum LinkEvent {
     Connected,
-    Subscribed { complete: bool },
-    Message { topic: Vec<u8>, payload: Vec<u8> },
+    Subscribed {
+        complete: bool,
+    },
+    Message {
+        topic: Vec<u8>,
+        payload: Vec<u8>,
+    },
+    /// The broker's answer to the event message.
+    EventKept {
+        kept: bool,
+    },
     Disconnecting,
     Down(Box<ConnectionError>),
 }
@@ -167,6 +203,7 @@ impl Uplink {
             has_disk_error: false,
             is_dropping: false,
             told_trouble: None,
+            events: None,
         };
         uplink.tls()?;
         uplink.tell_health();
@@ -178,12 +215,17 @@ impl Uplink {
         loop {
             self.step();
             let wake_at = self.wake_at();
+            let takes_events = self.takes_events();
             tokio::select! {
                 round = rounds.recv() => match round {
                     Some(round) => self.take(&round),
                     None => break,
                 },
                 event = next_event(self.link.as_mut()) => self.handle(event),
+                message = next_message(self.events.as_mut()), if takes_events => match message {
+                    Some(message) => self.send_events(message),
+                    None => self.events = None,
+                },
                 () = tokio::time::sleep_until(wake_at.into()) => {}
             }
         }
@@ -255,6 +297,30 @@ impl Uplink {
         left_out
     }
 
+    /// Events come from there too.
+    #[must_use]
+    pub fn with_events(mut self, events: mpsc::Receiver<EventMessage>) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// One message at a time: its acknowledgement is known by its number on the connection.
+    fn takes_events(&self) -> bool {
+        self.events.is_some() && self.link.as_ref().is_some_and(|l| l.is_subscribed && l.event_kept.is_none())
+    }
+
+    fn send_events(&mut self, message: EventMessage) {
+        let Some(link) = &mut self.link else { return };
+        link.event.store(link.published + 1, Relaxed);
+        match link.publish(Topic::Event, &self.identity.agent, false, message.body.into_bytes()) {
+            Ok(()) => link.event_kept = Some(message.kept),
+            Err(error) => {
+                tracing::warn!(%error, "the connection does not take any more");
+                self.lose_link();
+            }
+        }
+    }
+
     fn is_online(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.is_subscribed)
     }
@@ -320,7 +386,8 @@ impl Uplink {
         let (client, eventloop) = AsyncClient::new(options, QUEUED_REQUESTS);
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
         let stop = CancellationToken::new();
-        self.tasks.spawn(drive(eventloop, sender, stop.clone()));
+        let event = Arc::new(AtomicU64::new(0));
+        self.tasks.spawn(drive(eventloop, sender, Arc::clone(&event), stop.clone()));
         tracing::debug!(host = self.settings.host, port = self.settings.port, "connecting to the collector");
         self.link = Some(Link {
             client,
@@ -329,6 +396,9 @@ impl Uplink {
             is_subscribed: false,
             told_version: false,
             told_hold: false,
+            published: 0,
+            event,
+            event_kept: None,
             _driver: stop.drop_guard(),
         });
     }
@@ -361,6 +431,15 @@ impl Uplink {
                         self.take_certificate(&payload);
                     }
                     _ => tracing::debug!("message on a topic that is none of ours"),
+                }
+            }
+            LinkEvent::EventKept { kept } => {
+                let answer = self.link.as_mut().and_then(|link| link.event_kept.take());
+                if let (true, Some(answer)) = (kept, answer) {
+                    // Whoever asked may have ended.
+                    answer.send(()).ok();
+                } else if !kept {
+                    tracing::error!("the broker refuses events; check its access rules");
                 }
             }
             LinkEvent::Disconnecting => {}
@@ -432,7 +511,7 @@ impl Uplink {
         link.connected_at = Some(clock::instant());
         let filters = [Topic::Ack, Topic::Certificate].map(|t| Filter::new(t.of(&agent), QoS::AtLeastOnce));
         let subscribed = link.client.try_subscribe_many(filters);
-        let told = link.client.try_publish(Topic::Presence.of(&agent), QoS::AtLeastOnce, true, presence);
+        let told = link.publish(Topic::Presence, &agent, true, presence);
         if let Some(error) = subscribed.err().or(told.err()) {
             tracing::warn!(%error, "cannot greet the collector");
             self.lose_link();
@@ -456,7 +535,6 @@ impl Uplink {
         if !self.is_online() {
             return;
         }
-        let topic = Topic::Batch.of(&self.identity.agent);
         loop {
             let payload = match self.delivery.next_payload(&mut self.spool, &self.session, now) {
                 Ok(Some(payload)) => payload,
@@ -466,8 +544,8 @@ impl Uplink {
                     continue;
                 }
             };
-            let Some(link) = &self.link else { return };
-            if let Err(error) = link.client.try_publish(topic.as_str(), QoS::AtLeastOnce, false, payload) {
+            let Some(link) = &mut self.link else { return };
+            if let Err(error) = link.publish(Topic::Batch, &self.identity.agent, false, payload) {
                 tracing::warn!(%error, "the connection does not take any more");
                 return self.lose_link();
             }
@@ -531,12 +609,11 @@ impl Uplink {
         if !is_due || asked_lately || !self.is_online() {
             return;
         }
-        let Some(link) = &self.link else { return };
+        let Some(link) = &mut self.link else { return };
         let agent = &self.identity.agent;
         match KeyRequest::new(agent) {
             Ok(request) => {
-                let (topic, body) = (Topic::Renewal.of(agent), request.request.clone());
-                match link.client.try_publish(topic, QoS::AtLeastOnce, false, body) {
+                match link.publish(Topic::Renewal, agent, false, request.request.clone().into()) {
                     Ok(()) => tracing::info!("asked the collector for the next certificate"),
                     Err(error) => tracing::warn!(%error, "cannot ask for the next certificate"),
                 }
@@ -588,11 +665,10 @@ impl Uplink {
         }
         self.tell_health();
         let presence = self.presence(false);
-        let topic = Topic::Presence.of(&self.identity.agent);
         if let Some(mut link) = self.link.take()
             && link.connected_at.is_some()
         {
-            let is_told = link.client.try_publish(topic, QoS::AtLeastOnce, true, presence).is_ok();
+            let is_told = link.publish(Topic::Presence, &self.identity.agent, true, presence).is_ok();
             if is_told && link.client.try_disconnect().is_ok() {
                 let until = tokio::time::sleep(FAREWELL_PATIENCE);
                 tokio::pin!(until);
@@ -671,9 +747,22 @@ async fn next_event(link: Option<&mut Link>) -> LinkEvent {
     }
 }
 
+async fn next_message(events: Option<&mut mpsc::Receiver<EventMessage>>) -> Option<EventMessage> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Drives one connection to its end. Reconnecting is a new connection's business, so that nothing of the old one is
 /// sent there.
-async fn drive(mut eventloop: EventLoop, events: mpsc::Sender<LinkEvent>, stop: CancellationToken) {
+async fn drive(
+    mut eventloop: EventLoop,
+    events: mpsc::Sender<LinkEvent>,
+    event_message: Arc<AtomicU64>,
+    stop: CancellationToken,
+) {
+    let (mut published, mut event_packet) = (0_u64, None);
     loop {
         let polled = tokio::select! {
             () = stop.cancelled() => return,
@@ -687,6 +776,19 @@ async fn drive(mut eventloop: EventLoop, events: mpsc::Sender<LinkEvent>, stop: 
             }
             Ok(Event::Incoming(Packet::Publish(publish))) => {
                 LinkEvent::Message { topic: publish.topic.to_vec(), payload: publish.payload.to_vec() }
+            }
+            Ok(Event::Outgoing(Outgoing::Publish(packet))) => {
+                published += 1;
+                if published == event_message.load(Relaxed) {
+                    event_packet = Some(packet);
+                }
+                continue;
+            }
+            Ok(Event::Incoming(Packet::PubAck(answer))) if event_packet == Some(answer.pkid) => {
+                event_packet = None;
+                // Nobody subscribes to a collector's events: it takes them before it answers.
+                let kept = matches!(answer.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                LinkEvent::EventKept { kept }
             }
             Ok(Event::Outgoing(Outgoing::Disconnect)) => LinkEvent::Disconnecting,
             Ok(_) => continue,

@@ -125,3 +125,99 @@ fn inspect_tells_of_every_file_below_a_directory_and_counts_them() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(text(&missing.stderr).contains("none"), "{}", text(&missing.stderr));
 }
+
+#[test]
+fn the_example_of_a_digitization_is_good_settings_and_what_is_printed_of_it_is_the_same() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/agent-digitization.yaml");
+    let first = agent(&["check-config", example]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    let told = text(&first.stdout);
+    for part in [
+        "hot_folders:",
+        "template: \"{unit}/{batch}/{station}/...\"",
+        "encoding: windows-1250",
+        "copies: masters, exclude:",
+    ] {
+        assert!(told.contains(part), "{part} is not in\n{told}");
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("effective.yaml").display().to_string();
+    fs::write(&path, told).expect("write");
+    let second = agent(&["check-config", &path]);
+    assert_eq!(text(&second.stdout), told, "{}", text(&second.stderr));
+}
+
+#[test]
+fn problems_of_a_digitizations_settings_name_line_key_and_remedy() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("agent.yaml").display().to_string();
+    let settings = "agent: scan-1
+mqtt: mqtts://veghe.cjtimis.ro
+digitization:
+  hot_folders:
+    - {name: a b, path: scans, template: \"{batch}/...\", watch: inotify}
+    - {name: x, path: /x, template: \"{unit}/{unti}/...\", setle: 5s}
+  csv:
+    - {name: c, files: /c/*.csv, columns: {unit: Cod, pages: P}, time_zone: Lugoj}
+  deliveries:
+    - {name: d, path: /d, template: \"{unit}/...\"}
+fixity:
+  storages: [{name: n, path: /n, pace: 5}]
+";
+    fs::write(&path, settings).expect("write");
+    let output = agent(&["check-config", &path]);
+    assert_eq!(output.status.code(), Some(64));
+    let told = text(&output.stderr);
+    for problem in [
+        "hot_folders[0].name: `a b` is not a short name",
+        "hot_folders[0].path: `scans` is no absolute path",
+        "hot_folders[0].template: `{batch}/...` names no {unit}",
+        "hot_folders[0].watch: `inotify` is none of auto, scan",
+        "hot_folders[1].template: has the field {unti}",
+        "hot_folders[1].setle",
+        "csv[0].time_zone: `Lugoj` is no time zone",
+        "csv[0].columns: `pages` is no field of image.captured",
+        "csv[0].columns: lacks `frames`",
+        "deliveries[0].template: ends with `...`",
+        "fixity.storages[0].pace",
+    ] {
+        assert!(told.contains(problem), "{problem} is not in\n{told}");
+    }
+    assert!(told.contains(&format!("{path}:5")) && told.contains(&format!("{path}:12")), "{told}");
+}
+
+#[test]
+fn fixity_finds_one_bit_names_the_file_and_says_so_by_its_exit_status() {
+    let dir = tempfile::tempdir().expect("directory");
+    let masters = dir.path().join("masters");
+    fs::create_dir_all(masters.join("CJT-1")).expect("folder");
+    for number in 0..5 {
+        fs::write(masters.join(format!("CJT-1/{number}.tif")), vec![number; 300_000]).expect("write");
+    }
+    let (masters, database) = (masters.display().to_string(), dir.path().join("fixity.db").display().to_string());
+    let verify = || agent(&["fixity", "verify", &masters, "--database", &database]);
+    for pass in 1..=2 {
+        let output = verify();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stdout).starts_with(&format!("pass {pass} finished: 5 objects")),
+            "{}",
+            text(&output.stdout)
+        );
+    }
+    let path = format!("{masters}/CJT-1/3.tif");
+    let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("time");
+    let mut content = fs::read(&path).expect("read");
+    content[222_222] ^= 1;
+    fs::write(&path, content).expect("write");
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(modified)).expect("time");
+    let output = verify();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("mismatch  damaged  CJT-1/3.tif  expected "), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("1 of 5 objects are not as they were"), "{}", text(&output.stderr));
+    let report = agent(&["fixity", "report", "--database", &database]);
+    assert!(text(&report.stdout).contains("CJT-1/3.tif"), "{}", text(&report.stdout));
+    let accepted = agent(&["fixity", "accept", &path, "--database", &database]);
+    assert_eq!(accepted.status.code(), Some(0), "{}", text(&accepted.stderr));
+    assert_eq!(verify().status.code(), Some(0));
+}

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::backup::{self, Progress, Verified};
 use crate::clock;
 use crate::digitization::Digitization;
-use crate::digitization::office;
+use crate::digitization::{office, pack};
 use crate::import::{self, Format, Summary};
 use crate::ingest::agents::{TOKEN_LIFE, parse_agent};
 use crate::ingest::{AgentInfo, IngestHandle};
@@ -65,6 +65,11 @@ pub enum Request {
     Inventory {
         /// What.
         question: office::Question,
+    },
+    /// Something about the reports of the digitization.
+    Reports {
+        /// What.
+        question: pack::Question,
     },
     /// A copy of everything in a directory.
     Backup {
@@ -116,6 +121,11 @@ pub enum Response {
     Inventory {
         /// The answer.
         answer: Box<office::Answer>,
+    },
+    /// To [`Request::Reports`].
+    Reports {
+        /// The answer.
+        answer: Box<pack::Answer>,
     },
     /// What was asked goes on; more lines follow.
     Progress {
@@ -470,6 +480,15 @@ async fn answer(request: Request, ingest: &IngestHandle, project: &Digitization)
             let work = tokio::task::spawn_blocking(move || office::answer(&project, question, clock::now()));
             match work.await {
                 Ok(Ok(answer)) => Response::Inventory { answer: Box::new(answer) },
+                Ok(Err(error)) => failed(&*error),
+                Err(_panicked) => Response::Error { message: "the request failed unexpectedly".to_owned() },
+            }
+        }
+        Request::Reports { question } => {
+            let project = project.clone();
+            let work = tokio::task::spawn_blocking(move || pack::answer(&project, &question, clock::now()));
+            match work.await {
+                Ok(Ok(answer)) => Response::Reports { answer: Box::new(answer) },
                 Ok(Err(error)) => failed(&*error),
                 Err(_panicked) => Response::Error { message: "the request failed unexpectedly".to_owned() },
             }

@@ -5,6 +5,7 @@
 //! disk and acknowledged), alerting and status, at last the web.
 
 mod inventory;
+mod reports;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -33,6 +34,7 @@ use crate::admin::{Request, Response};
 use crate::alerting::{Alerting, AlertingHandle};
 use crate::cli::{AgentsCommand, Cli, Command, Promql, TokenCommand, Up};
 use crate::config::Config;
+use crate::digitization::sender::Sender;
 use crate::digitization::{self, Digitization, event};
 use crate::ingest::{self, AgentInfo, EnrolError, Ingest, IngestHandle, IngestSettings};
 use crate::ledger::Ledger;
@@ -49,6 +51,8 @@ use crate::{admin, backup, clock, housekeeping, import, remote};
 const WINDOW: Duration = Duration::from_hours(2);
 /// Threads that run queries and disk work at most; each is there only while it is needed.
 const MAX_BLOCKING_THREADS: usize = 64;
+/// How long a thread for queries and disk waits for more work: what it freed last goes back to the system when it ends.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// Does what the command line says.
 ///
@@ -95,6 +99,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Promql(promql) => ask(&promql),
         Command::Inventory(command) => say(&inventory::run(command)?),
+        Command::Digitization(command) => say(&reports::run(command)?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "veghe-collector", &mut script);
@@ -165,6 +170,7 @@ fn serve(config: Config, agent: InProcessAgent) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
@@ -210,6 +216,7 @@ struct Collector {
     background: TaskTracker,
     serving: TaskTracker,
     _retention: tokio_cron_scheduler::JobScheduler,
+    _reports: Option<tokio_cron_scheduler::JobScheduler>,
     listeners_file: PathBuf,
 }
 
@@ -277,11 +284,16 @@ impl Collector {
             config.alerting.clone(),
             ledger.clone(),
             queries.clone(),
+            &ingest.unstored_since(),
             &registry,
             rest.clone(),
             &background,
         )?;
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
+        let reports = match config.digitization.reports.clone() {
+            Some(schedule) => Some(reports::start(project.clone(), schedule, &config.alerting.receivers).await?),
+            None => None,
+        };
         let status = Status::start(config.status.clone(), ledger.clone(), queries.clone(), rest.clone(), &background)?;
         // Before sealing begins: what targets have not read yet must stay in the log.
         let (targets, external) = (&config.remote_write, &config.external_labels);
@@ -316,7 +328,7 @@ impl Collector {
                 started,
                 data_dir: data_dir.clone(),
                 retention: config.storage.retention.to_string(),
-                config_yaml: config.show(),
+                config_yaml: config.show_without_secrets(),
                 flags: BTreeMap::new(),
                 status_url: Some(listeners.status.clone()),
             },
@@ -356,6 +368,7 @@ impl Collector {
             background,
             serving,
             _retention: retention,
+            _reports: reports,
             listeners_file,
         })
     }
@@ -521,11 +534,12 @@ fn ingest_settings(config: &Config) -> IngestSettings {
 struct Happenings(Digitization);
 
 impl ingest::EventSink for Happenings {
-    fn take(&self, payload: &[u8]) -> Result<Option<String>, ingest::EventsNotKept> {
+    fn take(&self, agent: &AgentId, payload: &[u8]) -> Result<Option<String>, ingest::EventsNotKept> {
         let events = match event::parse(payload) {
             Ok(events) => events,
             Err(error) => return Ok(Some(format!("the message {error}"))),
         };
+        let events = Sender::Agent(agent.as_str()).keep_own(events);
         let receipt = self.0.submit(events, clock::now()).map_err(|_logged| ingest::EventsNotKept)?;
         let first = receipt.refused.first().map(|(place, refused)| {
             let (field, message) = refused.problems.first().cloned().unwrap_or_default();

@@ -11,6 +11,7 @@ use veghe_model::Timestamp;
 use veghe_wire::AgentId;
 use veghe_wire::document::parse_duration;
 
+use crate::digitization::pack::{Form, Language, Period};
 use crate::import::Format;
 use crate::terminal::{Output, Question};
 
@@ -154,6 +155,9 @@ Examples:
     /// Import, export or show the inventory of what is digitized
     #[command(subcommand)]
     Inventory(InventoryCommand),
+    /// Write reports of the digitization, and check that none was changed
+    #[command(subcommand)]
+    Digitization(DigitizationCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example: veghe-collector completion bash > /etc/bash_completion.d/veghe-collector")]
     Completion {
@@ -324,6 +328,65 @@ Examples:
     },
 }
 
+/// Commands on reports of the digitization.
+#[derive(Debug, Subcommand)]
+pub enum DigitizationCommand {
+    /// Write the report of a week or month as a workbook with charts, CSV or JSON
+    ///
+    /// Until it is frozen it is a draft, and says so. Freezing fixes every day up to the end of the period: what comes for
+    /// them later counts on the day of its arrival and is listed in the next report. Each frozen report has a digest that
+    /// covers its data and the digest of the report before.
+    #[command(after_help = "\
+Examples:
+  veghe-collector digitization report 2026-05 --data-dir /var/lib/veghe
+  veghe-collector digitization report 2026-W19 --freeze --format csv --language en --output week-19.csv")]
+    Report {
+        /// A week of ISO 8601 or a month
+        #[arg(value_name = "PERIOD", value_parser = str::parse::<Period>)]
+        period: Period,
+        /// xlsx, csv or json
+        #[arg(long, value_name = "FORMAT", default_value = "xlsx", value_parser = parse_form)]
+        format: Form,
+        /// ro or en
+        #[arg(long, value_name = "LANGUAGE", default_value = "ro", value_parser = parse_language)]
+        language: Language,
+        /// Where to; if not said, a file of this directory that is named after the period
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Freeze the period first, which can't be undone
+        #[arg(long)]
+        freeze: bool,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// List the frozen reports with their digests
+    #[command(after_help = "Example: veghe-collector digitization reports --data-dir /var/lib/veghe")]
+    Reports {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Check that every report is as it was made and follows from the one before; exit code 1 if one does not
+    #[command(after_help = "Example: veghe-collector digitization verify --data-dir /var/lib/veghe")]
+    Verify {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+}
+
+fn parse_form(text: &str) -> Result<Form, String> {
+    Form::ALL
+        .into_iter()
+        .find(|form| form.extension() == text)
+        .ok_or_else(|| "is none of xlsx, csv and json".to_owned())
+}
+
+fn parse_language(text: &str) -> Result<Language, String> {
+    Language::ALL.into_iter().find(|language| language.tag() == text).ok_or_else(|| "is neither ro nor en".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,6 +417,10 @@ mod tests {
             "inventory import",
             "inventory export",
             "inventory show",
+            "digitization",
+            "digitization report",
+            "digitization reports",
+            "digitization verify",
             "completion",
         ] {
             let sub =

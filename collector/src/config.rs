@@ -52,8 +52,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("mqtt", &["listen", "advertise"]),
     ("agents", &["certificate_lifetime", "max_series"]),
     ("storage", &["retention", "max_series", "min_free"]),
-    ("storage.retention", &["raw", "max_size", "classes"]),
-    ("storage.retention.classes[]", &["match", "raw"]),
+    ("storage.retention", &["raw", "rollup_5m", "rollup_1h", "max_size", "classes"]),
+    ("storage.retention.classes[]", &["match", "raw", "rollup_5m", "rollup_1h"]),
     ("query", &["timeout", "max_concurrency", "max_samples", "lookback"]),
     (
         "alerting",
@@ -92,11 +92,18 @@ const KEYS: &[(&str, &[&str])] = &[
             "plan",
             "pages_per_metre",
             "pages_per_day",
+            "reports",
+            "quality",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
     ("digitization.plan", &["from", "finish"]),
     ("digitization.pages_per_day", &["low", "likely", "high"]),
+    (
+        "digitization.quality[]",
+        &["series", "binding", "min_ppi", "level", "min_bits", "formats", "compressions", "icc"],
+    ),
+    ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",
         &[
@@ -282,7 +289,12 @@ impl Config {
 
     /// The configuration in force, as a file that gives the same.
     pub fn show(&self) -> String {
-        show::file(self)
+        show::file(self, show::Secrets::Shown)
+    }
+
+    /// The same for whoever may read the API: what may be a secret in headers and addresses is `<secret>`.
+    pub fn show_without_secrets(&self) -> String {
+        show::file(self, show::Secrets::Hidden)
     }
 }
 
@@ -348,7 +360,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status.finish(keys("status"), p);
     }
     if let Some(mut digitization) = file.section("digitization", p) {
-        config.digitization = digitization::read(&mut digitization, p);
+        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, p);
         digitization.finish(keys("digitization"), p);
     }
     if let Some(mut labels) = file.section("external_labels", p) {

@@ -17,6 +17,8 @@ const MIGRATIONS: &[&str] = &[
     crate::web::SCHEMA,
     crate::digitization::SCHEMA,
     crate::digitization::CHECKPOINT_SCHEMA,
+    crate::digitization::REPORT_SCHEMA,
+    crate::digitization::TIME_SCHEMA,
 ];
 
 /// Why the ledger can't be used.

@@ -9,10 +9,13 @@ if (!base || !directory || !unit) {
   console.error('usage: node digitization.mjs OPERATIONS_URL SCREENSHOT_DIR UNIT');
   process.exit(64);
 }
-const paths = [['project', '/digitization'], ['units', '/digitization/units'], ['unit', `/digitization/units/${unit}`]];
+const paths = [['project', '/digitization'], ['units', '/digitization/units'], ['unit', `/digitization/units/${unit}`],
+  ['stations', '/digitization/stations'], ['quality', '/digitization/quality'], ['fixity', '/digitization/fixity'],
+  ['reports', '/digitization/reports'], ['report', '/digitization/reports/2026-05'], ['events', '/digitization/events?day=2026-05-14'],
+];
 const pages = paths.flatMap(([title, path]) => ['ro', 'en'].map((language) => ({
   name: `digitization-${title}-${language}`,
-  url: new URL(`${path}?lang=${language}`, base).href,
+  url: new URL(`${path}${path.includes('?') ? '&' : '?'}lang=${language}`, base).href,
   language,
   status: 200,
 })));

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod digitize;
 pub mod fleet;
 pub mod fuzz;
+pub mod hot_folder;
 pub mod http;
 pub mod load;
 pub mod nothing_lost;

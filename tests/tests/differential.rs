@@ -13,6 +13,9 @@
 //! or a mean: remainders, differences and comparisons of two vectors, rounding, deviations and regressions. Their operands
 //! are generated from operations that are exact on whole numbers and eighths ([`Random::exact`]), so both must agree on
 //! every bit of them.
+//!
+//! With `VEGHE_PROMETHEUS=FILE` another Prometheus is the peer. One of version 3 must answer everything alike, the cases of
+//! [`DIFFERENCES`] too, with the same error texts, warnings and infos, and is asked what only 3 has ([`Random::newer`]).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -59,8 +62,8 @@ fn generated_queries_give_what_prometheus_gives() {
         }
     }
 
-    by_version(&peer.base, &collector.listeners.ops, start_ms);
-    let mut random = Random::new(0x5eed);
+    by_version(&peer, &collector.listeners.ops, start_ms);
+    let mut random = Random { newer: peer.is_3, ..Random::new(0x5eed) };
     let (mut differences, mut told, mut empty) = (0, String::new(), 0);
     let mut shown: Vec<&str> = Vec::new();
     for _ in 0..QUERIES {
@@ -80,7 +83,9 @@ fn generated_queries_give_what_prometheus_gives() {
         } else {
             shown.extend(FORMS.iter().copied().filter(|form| parameters[0].1.contains(form)));
         }
-        if let Err(difference) = compare(&theirs, &ours, parameters[0].1.starts_with("sort")) {
+        let alike = compare(&theirs, &ours, parameters[0].1.starts_with("sort"))
+            .and_then(|()| if peer.is_3 { compare_words(&theirs, &ours) } else { Ok(()) });
+        if let Err(difference) = alike {
             differences += 1;
             if differences <= 30 {
                 writeln!(told, "{parameters:?}\n  {difference}").expect("text");
@@ -193,6 +198,8 @@ struct Difference {
     steps: i64,
     /// Whether it is asked at a sample's very time.
     on_border: bool,
+    /// Whether 3.5 still answers as 2.42 does.
+    is_later: bool,
     /// Whether both answers are what is claimed: of 2.42 and of the collector.
     holds: fn(&Value, &Value) -> bool,
 }
@@ -213,6 +220,7 @@ const DIFFERENCES: &[Difference] = &[
         row: ROWS / 2,
         steps: 0,
         on_border: true,
+        is_later: false,
         holds: |theirs, ours| values(theirs) == [3.0] && values(ours) == [2.0],
     },
     Difference {
@@ -222,6 +230,7 @@ const DIFFERENCES: &[Difference] = &[
         row: YOUNG_FROM + 12,
         steps: 0,
         on_border: false,
+        is_later: false,
         // 120 in 180 s: the zero is 12 s before, the bound 7.5 s.
         holds: |theirs, ours| {
             let stretched = |to_start: f64| 120.0 * (180.0 + to_start + END_GAP_S) / 180.0;
@@ -235,6 +244,7 @@ const DIFFERENCES: &[Difference] = &[
         row: ROWS / 2,
         steps: 0,
         on_border: false,
+        is_later: false,
         holds: |theirs, ours| {
             let name = |answer: &Value| answer["data"]["result"][0]["metric"]["__name__"].clone();
             name(theirs) == "size_bytes" && name(ours).is_null() && values(theirs) == values(ours)
@@ -247,15 +257,17 @@ const DIFFERENCES: &[Difference] = &[
         row: ROWS / 2,
         steps: 0,
         on_border: false,
+        is_later: false,
         holds: |theirs, ours| values(theirs) == [0.0] && values(ours)[0].is_nan(),
     },
     Difference {
-        reason: "3: what a comparison drops takes part in the check for several matches, not in 2 (promql/engine.go: \
+        reason: "later than 3.5: what a comparison drops takes part in the check for several matches, not in 2 (promql/engine.go: \
                  `VectorBinop`, `!keep && !returnBool` comes after `matchedSigs`)",
         query: r#"cpu_seconds_total{instance="host-0"} < on (instance) alive"#,
         row: ROWS / 2,
         steps: 0,
         on_border: false,
+        is_later: true,
         holds: |theirs, ours| {
             let error = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
             theirs["status"] == "success" && values(theirs).is_empty() && ours["error"] == error
@@ -268,6 +280,7 @@ const DIFFERENCES: &[Difference] = &[
         row: ROWS / 2,
         steps: 2,
         on_border: false,
+        is_later: false,
         // The same line all the time: equally far apart.
         holds: |theirs, ours| {
             let [a, b, c] = values(ours)[..] else { return false };
@@ -281,8 +294,8 @@ const DIFFERENCES: &[Difference] = &[
 const END_GAP_S: f64 = 15.0 - (SAMPLE_MS - EVALUATION_MS) as f64 / 1000.0;
 
 /// Each difference by version is what it is said to be.
-fn by_version(theirs: &Url, ours: &Url, start_ms: i64) {
-    for Difference { reason, query, row, steps, on_border, holds } in DIFFERENCES {
+fn by_version(peer: &Prometheus, ours: &Url, start_ms: i64) {
+    for Difference { reason, query, row, steps, on_border, is_later, holds } in DIFFERENCES {
         let sample = start_ms + row * SCRAPE_MS;
         // Before the next sample comes, if not on one.
         let at = if *on_border { sample } else { sample + SCRAPE_MS - SAMPLE_MS + EVALUATION_MS };
@@ -297,14 +310,21 @@ fn by_version(theirs: &Url, ours: &Url, start_ms: i64) {
                 ("step", seconds(60_000)),
             ]
         };
-        let (theirs, ours) = (ask(theirs, &parameters), ask(ours, &parameters));
+        let (theirs, ours) = (ask(&peer.base, &parameters), ask(ours, &parameters));
+        if peer.is_3 && !is_later {
+            let alike = compare(&theirs, &ours, false).and_then(|()| compare_words(&theirs, &ours));
+            assert_eq!(alike, Ok(()), "{query} differs from a Prometheus of version 3");
+            continue;
+        }
         assert!(holds(&theirs, &ours), "{query} does not differ as said ({reason}):\n  {theirs}\n  {ours}");
     }
 }
 
-/// Debian's Prometheus with a remote write receiver.
+/// A Prometheus with a remote write receiver: Debian's, or the one that `VEGHE_PROMETHEUS` names.
 struct Prometheus {
     base: Url,
+    /// Whether its version is 3.
+    is_3: bool,
     _process: Process,
 }
 
@@ -313,20 +333,24 @@ impl Prometheus {
         let settings = dir.join("prometheus.yml");
         fs::write(&settings, "global: {}\n").expect("settings");
         let port = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address").port();
-        let mut command = Command::new("prometheus");
+        let program = std::env::var_os("VEGHE_PROMETHEUS").unwrap_or_else(|| "prometheus".into());
+        let version = Command::new(&program).arg("--version").output().expect("Debian's package prometheus");
+        let is_3 = String::from_utf8_lossy(&version.stdout).starts_with("prometheus, version 3.");
+        let mut command = Command::new(program);
+        if is_3 {
+            command.arg("--enable-feature=promql-experimental-functions,promql-duration-expr");
+        } else {
+            command.arg("--enable-feature=promql-negative-offset");
+        }
         command.arg(format!("--config.file={}", settings.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("prometheus").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-        command.args([
-            "--web.enable-remote-write-receiver",
-            "--enable-feature=promql-negative-offset",
-            "--log.level=warn",
-        ]);
+        command.args(["--web.enable-remote-write-receiver", "--log.level=warn"]);
         let process = Process::start(&mut command, &dir.join("prometheus.log")).expect("Debian's package prometheus");
         let base: Url = format!("http://127.0.0.1:{port}/").parse().expect("url");
         let ready = base.join("-/ready").expect("url");
         wait_for("Prometheus is ready", || Ok(http::get(&ready).ok())).expect("ready");
-        Self { base, _process: process }
+        Self { base, is_3, _process: process }
     }
 }
 
@@ -367,7 +391,8 @@ fn compare(theirs: &Value, ours: &Value, sorted: bool) -> Result<(), String> {
         }
     }
     if theirs.len() != ours.len() {
-        return Err(format!("{} series or {}: {theirs:?}\n  {ours:?}", theirs.len(), ours.len()));
+        let names = |rows: &[Value]| rows.iter().map(|row| row["metric"].to_string()).collect::<Vec<_>>().join(" ");
+        return Err(format!("series {}\n  or {}", names(&theirs), names(&ours)));
     }
     for (theirs, ours) in theirs.iter().zip(&ours) {
         if theirs["metric"] != ours["metric"] {
@@ -385,6 +410,31 @@ fn compare(theirs: &Value, ours: &Value, sorted: bool) -> Result<(), String> {
             if a[0] != b[0] || !near(number(&a[1]), number(&b[1])) {
                 return Err(format!("{}: {a} or {b}", theirs["metric"]));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Errors, warnings and infos are the same texts, but for what changed after 3.5: no warning there that a range is not
+/// sorted, and the name is told of metrics that have none.
+fn compare_words(theirs: &Value, ours: &Value) -> Result<(), String> {
+    for kind in ["error", "warnings", "infos"] {
+        let words = |answer: &Value| match &answer[kind] {
+            Value::Array(texts) => {
+                let mut texts: Vec<String> = texts
+                    .iter()
+                    .map(|text| text.to_string().replace(r#" for metric name \"\""#, ""))
+                    .filter(|text| !text.contains(" is ineffective for range queries"))
+                    .collect();
+                texts.sort();
+                texts
+            }
+            Value::Null => vec![],
+            text => vec![text.to_string()],
+        };
+        let (theirs, ours) = (words(theirs), words(ours));
+        if theirs != ours {
+            return Err(format!("{kind}: {theirs:?}\n  ours {ours:?}"));
         }
     }
     Ok(())
@@ -473,11 +523,13 @@ struct Random {
     state: u64,
     in_subquery: bool,
     exact: bool,
+    /// Whether to generate what only Prometheus 3 has.
+    newer: bool,
 }
 
 impl Random {
     fn new(seed: u64) -> Self {
-        Self { state: seed, in_subquery: false, exact: false }
+        Self { state: seed, in_subquery: false, exact: false, newer: false }
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -535,6 +587,11 @@ impl Random {
     }
 
     fn query(&mut self) -> String {
+        if self.newer && self.chance(2) {
+            // Not within others: a power of it magnifies the last bit.
+            let (smoothing, trend) = (1 + self.below(98), 1 + self.below(98));
+            return format!("double_exponential_smoothing({}, 0.{smoothing:02}, 0.{trend:02})", self.range(0));
+        }
         match self.below(20) {
             0 => format!("{}({})", self.pick(&["sort", "sort_desc"]), self.distinct()),
             1 => self.scalar(2),
@@ -632,6 +689,9 @@ impl Random {
         }
         if self.exact {
             return self.exact_vector(depth);
+        }
+        if self.newer && self.chance(20) {
+            return self.newer_vector(depth);
         }
         match self.below(15) {
             11 => self.magnifying(depth),
@@ -740,6 +800,35 @@ impl Random {
                     _ => format!("({one}) {operator} ignoring (none) ({one})"),
                 }
             }
+        }
+    }
+
+    /// What Prometheus 2 does not have.
+    fn newer_vector(&mut self, depth: u32) -> String {
+        match self.below(8) {
+            0 => {
+                let function = *self.pick(&["ts_of_min_over_time", "ts_of_max_over_time", "ts_of_last_over_time"]);
+                format!("{function}({})", self.exact_range(depth))
+            }
+            1 => format!("mad_over_time({})", self.range(depth)),
+            // Which ones is not defined.
+            2 => format!("count(limitk{} ({}, {}))", self.grouping(), self.below(5), self.vector(depth - 1)),
+            3 => {
+                let ratio = self.below(20) as f64 / 10.0 - 1.0;
+                format!("limit_ratio{} ({ratio}, {})", self.grouping(), self.vector(depth - 1))
+            }
+            4 => {
+                let metric = *self.pick(&["cpu_seconds_total", "alive", "free_bytes"]);
+                format!(r#"info({metric}, {{__name__="info"}})"#)
+            }
+            5 => {
+                let function = *self.pick(&["rate", "avg_over_time", "count_over_time", "delta"]);
+                let range = *self.pick(&["5m + 30s", "2 * 3m", "10m / 3", "2m ^ 1.1", "(1m + 2m) * 2"]);
+                format!("{function}({}[{range}] offset (1m * {}))", self.selector(), self.below(4))
+            }
+            // A bound in the first bucket is NaN in 3.5 and not later.
+            6 => format!("histogram_fraction(0.5, {}, {})", self.number(), self.vector(depth - 1)),
+            _ => format!("histogram_quantile({}, {})", self.number(), self.vector(depth - 1)),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+mod digitization;
 mod host;
 mod machine;
 mod network;
@@ -101,8 +102,8 @@ impl Metric {
 }
 
 /// All lists; a name is in one of them.
-const LISTS: [&[Metric]; 6] =
-    [METRICS, host::METRICS, machine::METRICS, network::METRICS, storage::METRICS, xfs::METRICS];
+const LISTS: [&[Metric]; 7] =
+    [METRICS, digitization::METRICS, host::METRICS, machine::METRICS, network::METRICS, storage::METRICS, xfs::METRICS];
 
 /// The entry for the metric, or for a series of the histogram, called `name`.
 pub fn lookup(name: &str) -> Option<&'static Metric> {

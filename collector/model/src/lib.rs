@@ -12,5 +12,5 @@ mod sample;
 pub use labels::{Label, Labels, LabelsBuilder, METRIC_NAME, is_label_name, is_metric_name};
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use relabel::{RelabelAction, RelabelError, RelabelRule, RelabelSettings, relabel};
-pub use rollup::{Bucket, RollupSeries};
+pub use rollup::{Bucket, Expired, RollupSeries};
 pub use sample::{STALE_NAN_BITS, Sample, SeriesData, Timestamp, is_stale, stale_nan};

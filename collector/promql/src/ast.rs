@@ -31,6 +31,8 @@ pub(crate) enum ExprKind {
         is_duration: bool,
     },
     String(String),
+    /// A string that is not UTF-8, so neither a label's name nor its value.
+    Bytes(Vec<u8>),
     Selector(Selector),
     Matrix {
         selector: Selector,
@@ -304,7 +306,11 @@ impl Expr {
     pub(crate) fn walk<'a>(&'a self, visit: &mut dyn FnMut(&'a Self)) {
         visit(self);
         match &self.kind {
-            ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Selector(_) | ExprKind::Matrix { .. } => {}
+            ExprKind::Number { .. }
+            | ExprKind::String(_)
+            | ExprKind::Bytes(_)
+            | ExprKind::Selector(_)
+            | ExprKind::Matrix { .. } => {}
             ExprKind::Subquery { expr, .. } | ExprKind::Negate(expr) | ExprKind::Plus(expr) | ExprKind::Paren(expr) => {
                 expr.walk(visit);
             }

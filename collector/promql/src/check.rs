@@ -38,7 +38,7 @@ impl Checker<'_> {
     fn expr(&self, expr: &Expr) -> Parsed<QueryKind> {
         match &expr.kind {
             ExprKind::Number { .. } => Ok(QueryKind::Scalar),
-            ExprKind::String(_) => Ok(QueryKind::String),
+            ExprKind::String(_) | ExprKind::Bytes(_) => Ok(QueryKind::String),
             ExprKind::Selector(selector) => {
                 self.selector(expr.span, selector)?;
                 Ok(QueryKind::Vector)
@@ -216,7 +216,7 @@ impl Checker<'_> {
 pub(crate) fn kind_of(expr: &Expr) -> QueryKind {
     match &expr.kind {
         ExprKind::Number { .. } => QueryKind::Scalar,
-        ExprKind::String(_) => QueryKind::String,
+        ExprKind::String(_) | ExprKind::Bytes(_) => QueryKind::String,
         ExprKind::Selector(_) | ExprKind::Aggregate { .. } => QueryKind::Vector,
         ExprKind::Matrix { .. } | ExprKind::Subquery { .. } => QueryKind::Matrix,
         ExprKind::Call { function, .. } => function.returns,

@@ -10,6 +10,8 @@ pub(crate) enum Token {
     /// Milliseconds; as a number it counts in seconds.
     Duration(i64),
     String(String),
+    /// A string that is not UTF-8.
+    Bytes(Vec<u8>),
     /// Operators and punctuation.
     Sign(&'static str),
     /// What can't be read, and why; nothing follows it.
@@ -84,7 +86,7 @@ impl Lexeme {
             Token::Word(_) => format!("identifier {here:?}"),
             Token::Number(_) => format!("number {}", shortened(here)),
             Token::Duration(_) => format!("duration {}", shortened(here)),
-            Token::String(_) => format!("string {}", shortened(here)),
+            Token::String(_) | Token::Bytes(_) => format!("string {}", shortened(here)),
             Token::Sign("(" | ")" | "{" | "}" | "[" | "]" | "," | ":" | "=") => format!("{here:?}"),
             Token::Sign(_) => format!("<op:{here}>"),
         }
@@ -288,7 +290,6 @@ pub(crate) fn parse_duration_ms(word: &str) -> Result<i64, String> {
 }
 
 fn string(at: usize, rest: &str, quote: char) -> Lexed {
-    let mut value = String::new();
     let mut bytes = Vec::new();
     let mut chars = rest.char_indices().skip(1);
     let unterminated = || {
@@ -299,12 +300,10 @@ fn string(at: usize, rest: &str, quote: char) -> Lexed {
     loop {
         let (i, c) = chars.next().ok_or_else(unterminated)?;
         if c == quote {
-            let value_bytes = std::mem::take(&mut bytes);
-            // An escape may name any byte; a label's value is text, so what is no UTF-8 is refused here.
-            value.push_str(
-                &String::from_utf8(value_bytes).ok().ok_or_else(|| (at, "invalid UTF-8 in string".to_owned()))?,
-            );
-            return Ok((Token::String(value), i + 1));
+            // An escape may name any byte.
+            let token = String::from_utf8(std::mem::take(&mut bytes))
+                .map_or_else(|error| Token::Bytes(error.into_bytes()), Token::String);
+            return Ok((token, i + 1));
         }
         if quote == '`' || (c != '\\' && c != '\n') {
             bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());

@@ -10,6 +10,15 @@
 //! - `min` and `max` of durations, renamed to `min_of` and `max_of` in Prometheus 3.13, are still taken.
 //! - Regular expressions are those of the crate `regex`, which knows all of RE2's syntax but for `\\C`.
 //!
+//! Where a source has roll-ups ([`Source::rollups`]), long ranges are answered from them, by this rule:
+//! - Range selectors whose windows begin and end at multiples of the source's resolution R (range, step and first end are), over
+//!   a day or more, under `min`, `max`, `count`, `present`, `first`, `last`, `ts_of_first` and `ts_of_last_over_time`: equal to what
+//!   samples give; under `sum` and `avg_over_time`, `rate`, `increase` and `delta`: within rounding, 1e-9 of the largest number that is
+//!   added (values beyond 1e300 apart).
+//! - Where samples are gone ([`Source::expired`]), windows of these functions begin and end at multiples of R, and for all else the last
+//!   value of each bucket stands for its samples, good for R beyond the lookback; an info says so.
+//! - Else samples answer.
+//!
 //! Native histograms are missing, exactly:
 //! - samples, and the literals `{{...}}` of test scripts: a sample is a float ([`Source`], [`Value`]);
 //! - `rate`, `increase`, `delta`, `irate`, `idelta`, `resets`, `changes` and the `*_over_time` functions of them, and
@@ -32,9 +41,10 @@ mod print;
 mod tree;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
+use veghe_model::{Expired, Labels, Matcher, RollupSeries, SeriesData, Timestamp};
 
 /// Where series come from.
 pub trait Source: Sync {
@@ -67,12 +77,66 @@ pub trait Source: Sync {
         Ok((samples <= max_samples).then_some(series))
     }
 
+    /// [`Source::select_at_most`], one series after the other: `each` gets every series with its place in their order, at
+    /// once or from several threads, in any order of time; places may be left out. It ends the selection with `Break`. A
+    /// source that can tell series without holding all of them overrides this.
+    ///
+    /// # Errors
+    /// As [`Source::select`].
+    fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(all) = self.select_at_most(matchers, start, end, max_samples)? else { return Ok(None) };
+        for (place, series) in all.into_iter().enumerate() {
+            if each(place, series).is_break() {
+                break;
+            }
+        }
+        Ok(Some(()))
+    }
+
     /// When the count began that each sample of a series from [`select`](Self::select) belongs to, in milliseconds
     /// since the epoch, 0 where unknown: OpenMetrics' `_created`, OTLP's start time. With it a counter's reset is seen
     /// even where its value did not fall, and `rate` needs no guess at the window's start; this is Prometheus' feature
     /// `use-start-timestamps`. `None`, the default, where the storage keeps none.
     fn start_timestamps(&self, series: &SeriesData) -> Option<Vec<i64>> {
         let _ = series;
+        None
+    }
+
+    /// The length of the buckets whose roll-ups cost less to read than their samples; none, the default, where there are no
+    /// roll-ups. A source that has some must not have [`start_timestamps`](Self::start_timestamps).
+    fn rollup_resolution(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The buckets that end in `[start, end]` of the series that satisfy all `matchers`, in ascending order of labels, as exact as
+    /// [`RollupSeries`] says; series without a bucket are left out. `None`, the default, where there are none of that length, or
+    /// more than `max_buckets`.
+    ///
+    /// # Errors
+    /// As [`Source::select`].
+    fn rollups(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        resolution: Duration,
+        max_buckets: usize,
+    ) -> Result<Option<Vec<RollupSeries>>, Box<dyn std::error::Error + Send + Sync>> {
+        let _ = (matchers, start, end, resolution, max_buckets);
+        Ok(None)
+    }
+
+    /// Where series that satisfy all `matchers` have roll-ups and no samples any more in `[start, end]`; `None`, the default,
+    /// where samples are all there ever were.
+    fn expired(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Option<Expired> {
+        let _ = (matchers, start, end);
         None
     }
 }
@@ -152,10 +216,16 @@ pub enum ParseError {
         /// What is wrong.
         message: String,
     },
+    /// There is no text.
+    #[error("unknown position: parse error: {0}")]
+    Nothing(String),
 }
 
 impl ParseError {
     pub(crate) fn new(text: &str, offset: usize, message: String) -> Self {
+        if text.is_empty() {
+            return Self::Nothing(message);
+        }
         let (line, column) = line_and_column(text, offset);
         Self::Syntax { line, column, message }
     }

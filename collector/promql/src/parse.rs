@@ -467,6 +467,10 @@ impl Parser<'_> {
                 self.next();
                 self.node(start, 1, ExprKind::String(value))
             }
+            Token::Bytes(bytes) => {
+                self.next();
+                self.node(start, 1, ExprKind::Bytes(bytes))
+            }
             Token::Sign("(") => {
                 self.next();
                 let expr = self.expression(0)?;

@@ -47,16 +47,30 @@ pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        QuotedBytes(self.0.as_bytes()).fmt(f)
+    }
+}
+
+/// The same of a string that may not be UTF-8.
+pub(crate) struct QuotedBytes<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for QuotedBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
-        for c in self.0.chars() {
-            match c {
-                '"' => f.write_str("\\\"")?,
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("\\n")?,
-                '\t' => f.write_str("\\t")?,
-                '\r' => f.write_str("\\r")?,
-                c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
-                c => write!(f, "{c}")?,
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '"' => f.write_str("\\\"")?,
+                    '\\' => f.write_str("\\\\")?,
+                    '\n' => f.write_str("\\n")?,
+                    '\t' => f.write_str("\\t")?,
+                    '\r' => f.write_str("\\r")?,
+                    c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
+                    c => write!(f, "{c}")?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
             }
         }
         f.write_str("\"")
@@ -243,6 +257,7 @@ impl fmt::Display for Expr {
         match &self.kind {
             ExprKind::Number { value, is_duration } => literal(f, *value, *is_duration),
             ExprKind::String(s) => Quoted(s).fmt(f),
+            ExprKind::Bytes(bytes) => QuotedBytes(bytes).fmt(f),
             ExprKind::Selector(selector) => selector.fmt_with_range(f, None),
             ExprKind::Matrix { selector, range } => selector.fmt_with_range(f, Some(range)),
             ExprKind::Subquery { expr, range, step, when } => {
@@ -301,7 +316,11 @@ impl Pretty {
         let flat = || format!("{}{expr}", indent(level));
         let fits = || expr.to_string().len() <= self.line_max_bytes;
         match &expr.kind {
-            ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Selector(_) | ExprKind::Matrix { .. } => flat(),
+            ExprKind::Number { .. }
+            | ExprKind::String(_)
+            | ExprKind::Bytes(_)
+            | ExprKind::Selector(_)
+            | ExprKind::Matrix { .. } => flat(),
             ExprKind::Negate(inner) => format!("{}-{}", indent(level), self.expr(inner, level).trim()),
             ExprKind::Plus(inner) => format!("{}+{}", indent(level), self.expr(inner, level).trim()),
             // A subquery that fits stands without indentation, which is how Prometheus prints it.

@@ -23,7 +23,11 @@ pub(crate) fn tree(expr: &Expr) -> Option<Value> {
 /// Levels with every operator of a chain as one.
 fn depth(expr: &Expr) -> usize {
     match &expr.kind {
-        ExprKind::Number { .. } | ExprKind::String(_) | ExprKind::Selector(_) | ExprKind::Matrix { .. } => 1,
+        ExprKind::Number { .. }
+        | ExprKind::String(_)
+        | ExprKind::Bytes(_)
+        | ExprKind::Selector(_)
+        | ExprKind::Matrix { .. } => 1,
         ExprKind::Subquery { expr, .. } | ExprKind::Negate(expr) | ExprKind::Plus(expr) | ExprKind::Paren(expr) => {
             depth(expr) + 1
         }
@@ -37,6 +41,7 @@ fn node(expr: &Expr) -> Value {
     match &expr.kind {
         ExprKind::Number { value, .. } => json!({"type": "numberLiteral", "val": Number(*value).to_string()}),
         ExprKind::String(text) => json!({"type": "stringLiteral", "val": text}),
+        ExprKind::Bytes(bytes) => json!({"type": "stringLiteral", "val": String::from_utf8_lossy(bytes)}),
         ExprKind::Selector(selector) => selector_node("vectorSelector", selector),
         ExprKind::Matrix { selector, range } => {
             let mut value = selector_node("matrixSelector", selector);

@@ -2,12 +2,13 @@
 
 mod memory;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use memory::{Memory, limits};
 use proptest::prelude::*;
-use veghe_model::{Labels, Timestamp, stale_nan};
-use veghe_promql::{EvalError, Limits, NameRemoval, Query, QueryKind, Value};
+use veghe_model::{Labels, Matcher, SeriesData, Timestamp, stale_nan};
+use veghe_promql::{EvalError, Limits, NameRemoval, Query, QueryKind, Source, Value};
 
 /// Expressions that exercise every kind of node.
 const EXPRESSIONS: &[&str] = &[
@@ -509,7 +510,8 @@ fn a_result_tells_what_it_took() {
     let per_step = |n: u64| [60_000, 70_000, 80_000].map(|t| (Timestamp(t), n)).to_vec();
     let stats = range("sum(x)");
     assert_eq!((stats.total, stats.per_step, stats.read), (6, per_step(2), 18));
-    assert!(stats.peak >= 18);
+    // Two columns of three values, and one series at a time beside them.
+    assert_eq!(stats.peak, 6 + 9);
     // Each window has three samples of each series, though most are read once.
     let stats = range("sum_over_time(x[30s])");
     assert_eq!((stats.total, stats.per_step, stats.read), (18, per_step(6), 10));
@@ -585,4 +587,89 @@ fn a_query_tells_its_selectors_and_its_kind() {
     assert_eq!(names, [Some("a.b".to_owned()), Some("up".to_owned()), None]);
     assert_eq!(query.kind(), QueryKind::Vector);
     assert_eq!(Query::parse("x[5m]").expect("a query").kind(), QueryKind::Matrix);
+}
+
+/// Gives series from two threads, the last first.
+struct Scattered<'a>(&'a Memory);
+
+impl Source for Scattered<'_> {
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
+        self.0.select(matchers, start, end)
+    }
+
+    fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(all) = self.select_at_most(matchers, start, end, max_samples)? else { return Ok(None) };
+        std::thread::scope(|scope| {
+            for odd in [0, 1] {
+                let all = &all;
+                scope.spawn(move || {
+                    for (place, series) in all.iter().enumerate().rev().filter(|(place, _)| place % 2 == odd) {
+                        if each(place * 3, series.clone()).is_break() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Ok(Some(()))
+    }
+}
+
+#[test]
+fn series_in_any_order_from_several_threads_give_the_same_to_the_last_bit() {
+    let mut memory = Memory::default();
+    for i in 0..40_i64 {
+        let labels =
+            Labels::from_pairs([("__name__", "x".to_owned()), ("i", i.to_string()), ("g", (i % 3).to_string())]);
+        memory.append(labels, (0..60).map(|t| (t * 10_000 + i, ((t * 7919 + i * 31) % 997) as f64 / 7.0)));
+    }
+    let scattered = Scattered(&memory);
+    for text in [
+        "x",
+        "sum by (g) (rate(x[1m]))",
+        "avg(x) + stddev(x)",
+        "topk(3, x)",
+        "quantile(0.3, max_over_time(x[45s]))",
+        "sum_over_time(rate(x[1m])[2m:30s])",
+        "absent_over_time(x[1m])",
+        "predict_linear(x[2m], 60)",
+        "rate(x[1m] smoothed)",
+        "x smoothed",
+        "limitk(5, x)",
+        "timestamp(x)",
+    ] {
+        let query = Query::parse(text).expect("a query");
+        let range = |source: &dyn Source| {
+            let step = Duration::from_secs(15);
+            query.range(source, Timestamp(100_000), Timestamp(500_000), step, &limits(), &|| false).expect("a result")
+        };
+        let (one, other) = (range(&memory), range(&scattered));
+        assert_eq!(format!("{:?}", one.value), format!("{:?}", other.value), "{text}");
+        assert_eq!((one.stats, one.infos, one.warnings), (other.stats, other.infos, other.warnings), "{text}");
+        let instant = |source: &dyn Source| query.instant(source, Timestamp(300_000), &limits(), &|| false);
+        let (one, other) = (instant(&memory).expect("a result"), instant(&scattered).expect("a result"));
+        assert_eq!(format!("{:?}", one.value), format!("{:?}", other.value), "{text}");
+        // What is too large is refused alike, and what is stopped ends.
+        for max_samples in [0, 100, 1_000, 2_000, 3_000] {
+            let few = Limits { max_samples, ..limits() };
+            let step = Duration::from_secs(15);
+            let range = |source: &dyn Source| {
+                query.range(source, Timestamp(100_000), Timestamp(500_000), step, &few, &|| false).is_ok()
+            };
+            assert_eq!(range(&memory), range(&scattered), "{text} with {max_samples} samples");
+        }
+        assert!(matches!(query.instant(&scattered, Timestamp(300_000), &limits(), &|| true), Err(EvalError::Stopped)));
+    }
 }

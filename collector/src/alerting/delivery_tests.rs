@@ -94,7 +94,7 @@ async fn outcomes(journal: &Journal, count: usize) -> Vec<NotificationOutcome> {
     }
 }
 
-async fn http(
+pub(super) async fn http(
     answer: impl Fn(usize) -> Option<StatusCode> + Send + Sync + Clone + 'static,
 ) -> (Url, mpsc::Receiver<(HeaderMap, serde_json::Value)>) {
     let (seen, requests) = mpsc::channel(64);
@@ -117,7 +117,7 @@ async fn http(
     (Url::parse(&url).expect("url"), requests)
 }
 
-fn hook(url: Url) -> webhook::Settings {
+pub(super) fn hook(url: Url) -> webhook::Settings {
     webhook::Settings { timeout: Duration::from_millis(300), ..webhook::Settings::new(url) }
 }
 

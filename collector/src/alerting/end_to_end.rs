@@ -125,7 +125,9 @@ fn start(dir: &Path, store: &Store, settings: Settings) -> Running {
     let lookback = Duration::from_millis(500);
     let query = QueryService::new(store.clone(), query::Settings { lookback, ..query::Settings::default() });
     let (registry, stop, tasks) = (prometheus::Registry::new(), CancellationToken::new(), TaskTracker::new());
-    let handle = Alerting::start(settings, ledger, query, &registry, stop.clone(), &tasks).expect("alerting");
+    let unstored = tokio::sync::watch::channel(None).1;
+    let handle =
+        Alerting::start(settings, ledger, query, &unstored, &registry, stop.clone(), &tasks).expect("alerting");
     Running { handle, registry, stop, tasks }
 }
 

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
@@ -293,18 +293,48 @@ fn escape(text: &str) -> String {
 /// [`SendError::Refused`] where the server refuses the mail for good, otherwise [`SendError::Unavailable`]; a refused
 /// password counts as the latter: somebody will mend it.
 pub(super) async fn send(settings: &Settings, message: &Message, external_url: &str) -> Result<String, SendError> {
-    let refused = |error: &dyn std::error::Error| SendError::Refused(error.to_string());
     let letter = letter(settings, message, external_url);
+    deliver(settings, letter.subject, MultiPart::alternative_plain_html(letter.text, letter.html)).await
+}
+
+/// A file that goes with a mail.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// Its name.
+    pub name: String,
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Sends a text with files to all recipients of `settings` in one mail.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_files(
+    settings: &Settings,
+    subject: &str,
+    text: String,
+    files: Vec<Attachment>,
+) -> Result<String, SendError> {
+    let mut parts = MultiPart::mixed().singlepart(SinglePart::plain(text));
+    for file in files {
+        let kind = ContentType::parse(file.media_type).map_err(|error| SendError::Refused(error.to_string()))?;
+        parts = parts.singlepart(lettre::message::Attachment::new(file.name).body(file.bytes, kind));
+    }
+    deliver(settings, subject.replace(['\r', '\n'], " "), parts).await
+}
+
+async fn deliver(settings: &Settings, subject: String, parts: MultiPart) -> Result<String, SendError> {
+    let refused = |error: &dyn std::error::Error| SendError::Refused(error.to_string());
     let address = |text: &str| text.parse::<Mailbox>().map_err(|error| refused(&error));
     let automatic = HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned());
-    let mut builder =
-        lettre::Message::builder().from(address(&settings.from)?).subject(letter.subject).raw_header(automatic);
+    let mut builder = lettre::Message::builder().from(address(&settings.from)?).subject(subject).raw_header(automatic);
     for recipient in &settings.to {
         builder = builder.to(address(recipient)?);
     }
-    let mail = builder
-        .multipart(MultiPart::alternative_plain_html(letter.text, letter.html))
-        .map_err(|error| refused(&error))?;
+    let mail = builder.multipart(parts).map_err(|error| refused(&error))?;
 
     let transport = transport(settings).await?;
     let response = match tokio::time::timeout(settings.timeout, transport.send(mail)).await {

@@ -13,6 +13,7 @@ mod notify;
 mod rules;
 mod state;
 mod template;
+mod unstored;
 mod view;
 pub mod webhook;
 
@@ -42,6 +43,7 @@ pub use self::journal::{NotificationOutcome, NotificationRecord};
 pub use self::mail::{Language, Security, Settings as MailSettings};
 pub use self::notify::Route;
 pub use self::rules::{Group, Rule, RuleProblems, RuleSet, SHIPPED_FILE, Sources};
+pub use self::unstored::UnstoredSince;
 pub use self::view::{AlertView, RuleGroupView, RuleView};
 pub use self::webhook::Settings as WebhookSettings;
 
@@ -49,6 +51,9 @@ use self::engine::{Beginnings, Command, Engine, Surroundings, Views};
 use self::journal::Journal;
 use self::metrics::AlertingMetrics;
 use self::notify::{Dispatcher, Message, Notice};
+
+/// How long nothing can be stored before receivers are told: a disk that is busy or full for a moment is none of this.
+const UNSTORED_PATIENCE: Duration = Duration::from_mins(2);
 
 /// What alerting is told.
 #[derive(Clone, Debug)]
@@ -189,7 +194,7 @@ pub struct Alerting;
 
 impl Alerting {
     /// Reads rules, restores alerts and what was told of them, and starts evaluation and delivery on `tasks` until
-    /// `stop`. Must be called in a runtime.
+    /// `stop`. `unstored_since` stands in for rules while nothing can be stored. Must be called in a runtime.
     ///
     /// # Errors
     /// [`StartError`]: every problem of rules or settings at once, or a ledger that can't be read.
@@ -197,6 +202,7 @@ impl Alerting {
         settings: Settings,
         ledger: Ledger,
         query: QueryService,
+        unstored_since: &UnstoredSince,
         registry: &prometheus::Registry,
         stop: CancellationToken,
         tasks: &TaskTracker,
@@ -243,6 +249,17 @@ impl Alerting {
                 bell,
             };
             tasks.spawn(courier.run(stop.clone()));
+            if settings.route.receivers.is_empty() || settings.route.receivers.contains(&receiver.name) {
+                let teller = unstored::Teller {
+                    receiver: receiver.clone(),
+                    retry: settings.retry.clone(),
+                    repeat: settings.route.repeat_interval,
+                    external_url: settings.external_url.clone(),
+                    since: unstored_since.clone(),
+                    patience: UNSTORED_PATIENCE,
+                };
+                tasks.spawn(teller.run(stop.clone()));
+            }
         }
         let around = Surroundings {
             query,

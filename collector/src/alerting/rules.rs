@@ -352,7 +352,7 @@ fn read_rule(node: &Node, group_labels: &Pairs<'_>, problems: &mut Problems) -> 
     let expr = expr.and_then(|node| {
         let text = node.text(problems)?.trim().to_owned();
         let query = Query::parse(&text).map_err(|error| {
-            let ParseError::Syntax { line, .. } = &error;
+            let line = if let ParseError::Syntax { line, .. } = &error { *line } else { 1 };
             // The text of a block (`expr: |`) begins below its key; only a block keeps its line ends.
             let at = if text.contains('\n') { node.line + line } else { node.line };
             let hint = "line and column count from the start of the expression";

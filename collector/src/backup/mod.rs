@@ -36,9 +36,11 @@ const DATA: &str = "data";
 /// Says that a directory is a backup that was not finished, and may be cleared.
 const UNFINISHED: &str = "unfinished";
 const FORMAT: u32 = 1;
+/// Where snapshots lie, in the data directory as Prometheus has them.
+const SNAPSHOTS: &str = "snapshots";
 /// The store has a way of its own; addresses, sockets and first words belong to one run.
 const LEFT_OUT: &[&str] =
-    &["tsdb", "listeners.json", "listeners.part", "admin.sock", ".admin", "agent/spool", "agent/spool.lock"];
+    &["tsdb", SNAPSHOTS, "listeners.json", "listeners.part", "admin.sock", ".admin", "agent/spool", "agent/spool.lock"];
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 const BLOCK_BYTES: usize = 1 << 20;
 /// A manifest names some thousand files.
@@ -187,6 +189,39 @@ pub fn backup(
     if real(dir)?.starts_with(&from) {
         return Err(inside());
     }
+    copy(data_dir, store, dir, now, watch)
+}
+
+/// As [`backup`], in `snapshots/NAME` of the data directory itself: for who then takes it elsewhere. Blocks.
+///
+/// # Errors
+/// [`BackupError`].
+pub fn snapshot(
+    data_dir: &Path,
+    store: &Store,
+    name: &str,
+    now: Timestamp,
+    watch: Watch<'_>,
+) -> Result<Manifest, BackupError> {
+    let all = data_dir.join(SNAPSHOTS);
+    match DirBuilder::new().mode(0o700).create(&all) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(BackupError::Write { path: all, source });
+        }
+        _ => {}
+    }
+    let dir = all.join(name);
+    prepare(&dir)?;
+    copy(data_dir, store, &dir, now, watch).inspect_err(|_| {
+        // Half a copy is of use to nobody, and takes room.
+        if let Err(error) = fs::remove_dir_all(&dir) {
+            tracing::warn!(error = &error as &dyn std::error::Error, directory = %dir.display(), "cannot remove an unfinished snapshot");
+        }
+    })
+}
+
+/// Copies everything into `dir`, which is [prepared](prepare).
+fn copy(data_dir: &Path, store: &Store, dir: &Path, now: Timestamp, watch: Watch<'_>) -> Result<Manifest, BackupError> {
     let data = dir.join(DATA);
     make_dir(&data)?;
     let mut store_bytes = 0;

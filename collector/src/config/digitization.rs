@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use veghe_wire::document::{Node, Problems, Section};
+use veghe_wire::document::{Node, Problems, Section, parse_bool};
 
 use super::{keys, parse_text, parse_time_zone, required, set, values};
+use crate::alerting::{Channel, Receiver};
 use crate::digitization::Day;
+use crate::digitization::pack::{Language, Schedule};
+use crate::digitization::quality::{Level, Rule};
 use crate::digitization::settings::{MAX_SHIFTS, OUTSIDE, PacePrior, Plan, Settings, Shift};
 
-pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
+pub(super) fn read(section: &mut Section<'_>, receivers: &[Receiver], p: &mut Problems) -> Settings {
     let mut settings = Settings::default();
     set(&mut settings.project, section.value("project", p, parse_text));
     set(&mut settings.time_zone, section.value("time_zone", p, parse_time_zone));
@@ -43,7 +46,64 @@ pub(super) fn read(section: &mut Section<'_>, p: &mut Problems) -> Settings {
         }
         Some(prior)
     });
+    settings.reports = section.section("reports", p).map(|mut reports| {
+        let schedule = read_schedule(&mut reports, receivers, p);
+        reports.finish(keys("digitization.reports"), p);
+        schedule
+    });
+    settings.quality = section.list("quality", p).iter().map(|node| read_rule(node, p)).collect();
     settings
+}
+
+fn read_rule(node: &Node, p: &mut Problems) -> Rule {
+    let mut section = node.section(p);
+    let mut rule = Rule {
+        series: section.value("series", p, parse_text),
+        binding: section.value("binding", p, parse_text),
+        min_ppi: section.value("min_ppi", p, parse_positive),
+        level: section.value("level", p, |name| {
+            let names = || Level::ALL.map(Level::name).join(", ");
+            let known = Level::ALL.into_iter().find(|level| level.name() == name);
+            known.ok_or_else(|| format!("`{name}` is none of {}", names()))
+        }),
+        min_bits: section.value("min_bits", p, |text| match text.parse::<u32>() {
+            Ok(bits) if (1..=64).contains(&bits) => Ok(bits),
+            _ => Err(format!("`{text}` is not a number of 1 to 64, for example `8`")),
+        }),
+        formats: values(&mut section, "formats", p, parse_text),
+        compressions: values(&mut section, "compressions", p, parse_text),
+        icc: false,
+    };
+    set(&mut rule.icc, section.value("icc", p, parse_bool));
+    section.finish(keys("digitization.quality[]"), p);
+    let asks = rule.least_ppi().is_some() || rule.min_bits.is_some() || rule.icc;
+    if !asks && rule.formats.is_empty() && rule.compressions.is_empty() {
+        p.note(node.line, &*node.key, "asks for nothing; give min_ppi, level, min_bits, formats, compressions or icc");
+    }
+    rule
+}
+
+fn read_schedule(section: &mut Section<'_>, receivers: &[Receiver], p: &mut Problems) -> Schedule {
+    let mut schedule = Schedule::default();
+    set(&mut schedule.weekly, section.value("weekly", p, parse_bool));
+    set(&mut schedule.monthly, section.value("monthly", p, parse_bool));
+    set(&mut schedule.at, section.value("at", p, parse_time));
+    let languages = values(section, "languages", p, |tag| {
+        let known = Language::ALL.into_iter().find(|language| language.tag() == tag);
+        known.ok_or_else(|| format!("`{tag}` is neither `ro` nor `en`"))
+    });
+    if !languages.is_empty() {
+        schedule.languages = languages;
+    }
+    schedule.mail = values(section, "mail", p, |name| {
+        let receiver = receivers.iter().find(|receiver| receiver.name == name);
+        match receiver.map(|receiver| &receiver.channel) {
+            Some(Channel::Mail(_)) => Ok(name.to_owned()),
+            Some(_) => Err(format!("`{name}` gets no mail; name a receiver of `alerting.receivers` with `mail`")),
+            None => Err(format!("`{name}` is not among `alerting.receivers`; add it there with `mail`")),
+        }
+    });
+    schedule
 }
 
 fn days(section: &mut Section<'_>, key: &str, p: &mut Problems) -> BTreeSet<Day> {

@@ -1,9 +1,10 @@
-//! Writes the configuration in force as a file that gives the same.
+//! Writes the configuration in force as a file that gives the same, or for others to read, without its secrets.
 
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use url::{Position, Url};
 use veghe_model::{RelabelAction, RelabelSettings};
 use veghe_wire::document::{format_bytes, format_duration};
 
@@ -13,7 +14,32 @@ use crate::alerting::{Channel, Language, Security};
 use crate::remote::{Credentials, Target};
 use crate::status::{ComponentSource, Localized, Need};
 
-pub(super) fn file(config: &Config) -> String {
+/// What stands where a secret is; Prometheus' own word.
+const SECRET: &str = "<secret>";
+
+/// Whether what may be secret is shown. Passwords and tokens are in files of their own, but people also put them into
+/// addresses and headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Shown,
+    Hidden,
+}
+
+impl Secrets {
+    fn text(self, text: &str) -> String {
+        if self == Self::Hidden { SECRET.to_owned() } else { text.to_owned() }
+    }
+
+    /// An address without its query; one with a password in it is refused anyway.
+    fn url(self, url: &Url) -> String {
+        if self == Self::Shown || url.query().is_none() {
+            return url.as_str().to_owned();
+        }
+        format!("{}?{SECRET}", &url[..Position::AfterPath])
+    }
+}
+
+pub(super) fn file(config: &Config, secrets: Secrets) -> String {
     let mut out = Lines::default();
     out.entry(0, "data_dir", path(&config.data_dir));
     out.open(0, "ops");
@@ -41,7 +67,7 @@ pub(super) fn file(config: &Config) -> String {
     out.entry(1, "max_concurrency", config.query.max_concurrency);
     out.entry(1, "max_samples", config.query.max_samples);
     out.entry(1, "lookback", span(config.query.lookback));
-    alerting(config, &mut out);
+    alerting(config, secrets, &mut out);
     status(config, &mut out);
     digitization(&config.digitization, &mut out);
     let labels: Vec<(&str, &str)> = config.external_labels.iter().map(|label| (&*label.name, &*label.value)).collect();
@@ -52,7 +78,7 @@ pub(super) fn file(config: &Config) -> String {
     }
     out.open(0, "remote_write");
     for target in &config.remote_write {
-        remote_write(target, &mut out);
+        remote_write(target, secrets, &mut out);
     }
     out.0
 }
@@ -86,15 +112,45 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         out.entry(2, "likely", pace.likely);
         out.entry(2, "high", pace.high);
     }
+    if let Some(reports) = &settings.reports {
+        out.open(1, "reports");
+        out.entry(2, "weekly", reports.weekly);
+        out.entry(2, "monthly", reports.monthly);
+        out.entry(2, "at", time(reports.at));
+        out.texts(
+            2,
+            "languages",
+            &reports.languages.iter().map(|language| language.tag().to_owned()).collect::<Vec<_>>(),
+        );
+        out.texts(2, "mail", &reports.mail);
+    }
+    if settings.quality.is_empty() {
+        out.entry(1, "quality", "[]");
+    } else {
+        out.open(1, "quality");
+    }
+    for rule in &settings.quality {
+        // The switch first: an item needs a key that is always there.
+        out.item(2, "icc", rule.icc);
+        for (name, text) in [("series", &rule.series), ("binding", &rule.binding)] {
+            out.option(3, name, text.as_ref().map(|text| quote(text)));
+        }
+        out.option(3, "min_ppi", rule.min_ppi.map(|ppi| ppi.to_string()));
+        out.option(3, "level", rule.level.map(|level| level.name().to_owned()));
+        out.option(3, "min_bits", rule.min_bits.map(|bits| bits.to_string()));
+        out.texts(3, "formats", &rule.formats);
+        out.texts(3, "compressions", &rule.compressions);
+    }
 }
 
-fn remote_write(target: &Target, out: &mut Lines) {
-    out.item(1, "url", quote(target.url.as_str()));
+fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {
+    out.item(1, "url", quote(&secrets.url(&target.url)));
     out.entry(2, "name", quote(&target.name));
     let protocol = PROTOCOLS.iter().find(|(_, protocol)| *protocol == target.protocol);
     out.option(2, "protobuf_message", protocol.map(|(name, _)| (*name).to_owned()));
     out.entry(2, "remote_timeout", span(target.timeout));
-    out.pairs(2, "headers", target.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
+    let headers: Vec<_> = target.headers.iter().map(|(name, value)| (name.as_str(), secrets.text(value))).collect();
+    out.pairs(2, "headers", headers.iter().map(|(name, value)| (*name, value.as_str())).collect());
     if target.relabel.is_empty() {
         out.entry(2, "write_relabel_configs", "[]");
     } else {
@@ -152,7 +208,7 @@ fn relabel_rule(rule: &RelabelSettings, out: &mut Lines) {
 
 fn retention(retention: &Retention, out: &mut Lines) {
     out.open(1, "retention");
-    out.entry(2, "raw", span(retention.raw));
+    ages(2, retention.ages, out);
     out.option(2, "max_size", retention.max_bytes.map(format_bytes));
     if retention.classes.is_empty() {
         return;
@@ -160,11 +216,17 @@ fn retention(retention: &Retention, out: &mut Lines) {
     out.open(2, "classes");
     for class in &retention.classes {
         out.item(3, "match", quote(&class.selector));
-        out.entry(4, "raw", span(class.raw));
+        ages(4, class.ages, out);
     }
 }
 
-fn alerting(config: &Config, out: &mut Lines) {
+fn ages(depth: usize, ages: veghe_tsdb::Ages, out: &mut Lines) {
+    out.entry(depth, "raw", span(ages.raw));
+    out.entry(depth, "rollup_5m", span(ages.rollup_5m));
+    out.entry(depth, "rollup_1h", span(ages.rollup_1h));
+}
+
+fn alerting(config: &Config, secrets: Secrets, out: &mut Lines) {
     let settings = &config.alerting;
     out.open(0, "alerting");
     let files: Vec<String> = settings.rule_files.iter().map(|file| file.display().to_string()).collect();
@@ -189,7 +251,8 @@ fn alerting(config: &Config, out: &mut Lines) {
         match &receiver.channel {
             Channel::Webhook(webhook) => {
                 out.open(3, "webhook");
-                out.entry(4, "url", quote(webhook.url.as_str()));
+                // The address of a chat's webhook is its credential, as Alertmanager takes it.
+                out.entry(4, "url", quote(&secrets.text(webhook.url.as_str())));
                 out.option(4, "bearer_token_file", webhook.bearer_token_file.as_deref().map(path));
                 out.option(4, "ca_file", webhook.ca_file.as_deref().map(path));
                 out.entry(4, "timeout", span(webhook.timeout));

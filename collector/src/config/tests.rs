@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::*;
+use veghe_tsdb::Ages;
 
 const SHIPPED: &str = include_str!("../../../packaging/collector.yaml");
 
@@ -164,7 +165,9 @@ status:
 fn retention_is_an_age_or_ages_by_class_and_a_size() {
     let days = |n: u64| Duration::from_hours(24 * n);
     let alone = parse("storage: {retention: 90d}").storage.retention;
-    assert_eq!((alone.raw, alone.max_bytes, alone.classes.len()), (days(90), None, 0));
+    let ages =
+        |raw, rollup_5m, rollup_1h| Ages { raw: days(raw), rollup_5m: days(rollup_5m), rollup_1h: days(rollup_1h) };
+    assert_eq!((alone.ages, alone.max_bytes, alone.classes.len()), (ages(90, 90, 3650), None, 0));
     let text = r#"
 storage:
   retention:
@@ -172,13 +175,19 @@ storage:
     classes:
       - {match: '{job="node"}', raw: 30d}
       - {match: 'up{job=~"a|b"}', raw: 10y}
+      - {match: http_requests_total, raw: 30d, rollup_5m: 1y, rollup_1h: 20y}
 "#;
     let config = parse(text);
     let retention = &config.storage.retention;
-    assert_eq!((retention.raw, retention.max_bytes), (days(400), Some(200 << 30)));
+    assert_eq!((retention.ages, retention.max_bytes), (ages(400, 400, 3650), Some(200 << 30)));
     assert_eq!(retention.to_string(), "400d or 200GiB");
-    let classes: Vec<_> = retention.classes.iter().map(|c| (c.selector.as_str(), c.matchers.len(), c.raw)).collect();
-    assert_eq!(classes, [(r#"{job="node"}"#, 1, days(30)), (r#"up{job=~"a|b"}"#, 2, days(3650))]);
+    let classes: Vec<_> = retention.classes.iter().map(|c| (c.selector.as_str(), c.matchers.len(), c.ages)).collect();
+    let expected = [
+        (r#"{job="node"}"#, 1, ages(30, 30, 30)),
+        (r#"up{job=~"a|b"}"#, 2, ages(3650, 3650, 3650)),
+        ("http_requests_total", 1, ages(30, 365, 20 * 365)),
+    ];
+    assert_eq!(classes, expected);
     assert_eq!(parse(&config.show()).show(), config.show());
     let wrong = "
 storage:
@@ -189,6 +198,8 @@ storage:
       - {match: '{job=', raw: 30d}
       - {raw: 5}
       - {match: up, raw: 5d, age: 1}
+      - {match: up, raw: 5d, rollup_5m: 4d, rollup_1h: 1h}
+      - {match: up, raw: 5d, rollup_5m: 50d, rollup_1h: 49d}
 ";
     let problems = Config::parse(wrong, Problems::new("collector.yaml")).expect_err("problems");
     insta::assert_snapshot!(problems);
@@ -298,4 +309,31 @@ fn two_listeners_need_two_addresses() {
 fn it_is_shown_where_operations_speak_tls() {
     assert!(!parse("").show().contains("TLS"));
     assert!(parse("ops: {listen: '0.0.0.0:9090'}").show().contains("listen: 0.0.0.0:9090  # speaks TLS"));
+}
+
+#[test]
+fn what_may_be_secret_is_hidden_from_readers_of_the_api() {
+    let text = r"
+remote_write:
+  - url: https://metrics.example:8443/write/path?token=hunter2&x=1
+    name: far
+    headers: {X-Scope-OrgID: hunter2, X-Other: hunter2}
+  - url: http://plain.example/write
+alerting:
+  receivers:
+    - name: chat
+      webhook: {url: 'https://chat.example/hooks/hunter2'}
+";
+    let config = parse(text);
+    let shown = config.show_without_secrets();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    for line in [
+        r#"- url: "https://metrics.example:8443/write/path?<secret>""#,
+        r#"X-Scope-OrgID: "<secret>""#,
+        r#"- url: "http://plain.example/write""#,
+        r#"url: "<secret>""#,
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+    assert!(config.show().matches("hunter2").count() == 4, "{}", config.show());
 }

@@ -25,7 +25,7 @@ pub(crate) const SCHEMA: &str = "
 /// Events after which the next one is kept: a start reads so many in tens of milliseconds.
 pub(super) const EVERY_EVENTS: u64 = 10_000;
 /// Changes with what the body means or how it is written.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 4;
 /// Fast: the body shrinks to a fifth, and the ledger's log with it.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -33,7 +33,8 @@ const ZSTD_LEVEL: i32 = 1;
 /// version may book an event otherwise.
 fn basis(settings: &Settings) -> [u8; 32] {
     let (program, zone, shifts) = (env!("CARGO_PKG_VERSION"), &settings.time_zone, &settings.shifts);
-    Sha256::digest(format!("{FORMAT}\0{program}\0{zone:?}\0{shifts:?}")).into()
+    let rules = &settings.quality;
+    Sha256::digest(format!("{FORMAT}\0{program}\0{zone:?}\0{shifts:?}\0{rules:?}")).into()
 }
 
 /// Keeps `state` as the checkpoint.

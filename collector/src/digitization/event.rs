@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use veghe_model::Timestamp;
 
 use super::fields::{Fields, MAX_TEXT};
+use super::holdings::{self, FixityPass, Validated};
+use super::lots::Draw;
+use super::quality::ImageFacts;
 use super::stage::{Change, Hold, Stage};
 use super::unit::Unit;
 
@@ -75,6 +78,8 @@ pub enum Data {
     },
     /// A file with images is gone.
     Deleted(Images),
+    /// A file has the same content as one that was counted: it is no image more.
+    Duplicate(Images),
     /// A batch is complete.
     BatchClosed {
         /// Which batch.
@@ -126,7 +131,19 @@ pub enum Data {
         outcome: FixityOutcome,
         /// How much was read.
         bytes: u64,
+        /// Which object, by its path on the storage; never a label.
+        object: Option<String>,
+        /// Another storage that has it as it was.
+        good_copy: Option<String>,
     },
+    /// Images were billed.
+    Invoiced(Invoice),
+    /// A sample of a batch was drawn.
+    LotDrawn(Box<Draw>),
+    /// How far a pass over all objects of a storage is.
+    FixityPass(Box<FixityPass>),
+    /// A package was checked against its manifests.
+    Validated(Box<Validated>),
     /// A station began to do something else.
     Station {
         /// Which.
@@ -166,10 +183,22 @@ pub struct Images {
     pub bytes: u64,
     /// Whether the file is whole; one that is not does not count.
     pub is_complete: bool,
+    /// What else is said of them.
+    pub facts: ImageFacts,
+}
+
+/// What a contractor billed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Invoice {
+    /// Its number.
+    pub invoice: String,
+    /// Images on it; below 0 for a credit note.
+    pub images: i64,
 }
 
 /// A unit or all units of a batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A unit.
     Unit(String),
@@ -177,8 +206,18 @@ pub enum Target {
     Batch(String),
 }
 
+impl Target {
+    /// The unit's or batch's code.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unit(name) | Self::Batch(name) => name,
+        }
+    }
+}
+
 /// What came out of a fixity check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FixityOutcome {
     /// As it was.
     Good,
@@ -188,6 +227,18 @@ pub enum FixityOutcome {
     Missing,
     /// Unreadable.
     Failed,
+}
+
+impl FixityOutcome {
+    /// The message that says it on pages.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Good => "digi-fixity-is-good",
+            Self::Mismatch => "digi-fixity-is-mismatch",
+            Self::Missing => "digi-fixity-is-missing",
+            Self::Failed => "digi-fixity-is-failed",
+        }
+    }
 }
 
 /// What a station does.
@@ -230,7 +281,14 @@ impl Data {
     pub fn unit(&self) -> Option<&str> {
         match self {
             Self::Declared(unit) => Some(&unit.code),
-            Self::Captured(images) | Self::Deleted(images) | Self::Replaced { images, .. } => Some(&images.unit),
+            Self::Captured(images)
+            | Self::Deleted(images)
+            | Self::Duplicate(images)
+            | Self::Replaced { images, .. } => Some(&images.unit),
+            Self::Validated(validated) => match &validated.of {
+                Target::Unit(unit) => Some(unit),
+                Target::Batch(_) => None,
+            },
             Self::Stage { unit, .. }
             | Self::Moved { unit, .. }
             | Self::OcrDone { unit, .. }
@@ -249,13 +307,18 @@ impl Data {
             Self::Captured(_) => "image.captured",
             Self::Replaced { .. } => "image.replaced",
             Self::Deleted(_) => "image.deleted",
+            Self::Duplicate(_) => "image.duplicate",
             Self::BatchClosed { .. } => "batch.closed",
             Self::Qc { .. } => "qc.result",
             Self::TargetMeasured { .. } => "target.measured",
             Self::OcrDone { .. } => "ocr.done",
             Self::Delivered { .. } => "package.delivered",
             Self::Fixity { .. } => "fixity.checked",
+            Self::FixityPass(_) => "fixity.pass",
+            Self::Validated(_) => "package.validated",
             Self::Station { .. } => "station.state",
+            Self::Invoiced(_) => "invoice.received",
+            Self::LotDrawn(_) => "lot.drawn",
             Self::Correction { .. } => "correction",
             Self::BaselineAdopted { .. } => "baseline.adopted",
             Self::DaysFrozen { .. } => "days.frozen",
@@ -354,7 +417,13 @@ fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, S
     if let Some(subject) = subject
         && matches!(
             kind,
-            "unit.stage" | "custody.moved" | "image.captured" | "image.replaced" | "image.deleted" | "ocr.done"
+            "unit.stage"
+                | "custody.moved"
+                | "image.captured"
+                | "image.replaced"
+                | "image.deleted"
+                | "image.duplicate"
+                | "ocr.done"
         )
         && !data.contains_key("unit")
     {
@@ -379,6 +448,7 @@ pub(super) fn reread(kind: &str, json: &str) -> Option<Data> {
             let version = data.get("version")?.as_u64()?.try_into().ok()?;
             Some(Data::BaselineAdopted { version })
         }
+        "lot.drawn" => serde_json::from_str(json).ok().map(Data::LotDrawn),
         "days.frozen" => Some(Data::DaysFrozen { through: data.get("through")?.as_i64()?.try_into().ok()? }),
         _ => read_data(kind, data, &mut Vec::new()),
     }
@@ -417,6 +487,7 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             })
         }
         "image.deleted" => images(&mut f).map(Data::Deleted),
+        "image.duplicate" => images(&mut f).map(Data::Duplicate),
         "batch.closed" => {
             f.optional_count("units", 1_000_000);
             f.optional_count("images", 100_000_000);
@@ -466,10 +537,16 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
                 ],
             );
             let bytes = f.optional_count("bytes", 1 << 53).unwrap_or(0);
-            f.optional_text("object", 1024);
+            let (object, good_copy) = (f.optional_text("object", 1024), f.optional_word("good_copy"));
             f.optional_text("algorithm", 32);
             f.optional_text("unit", 64);
-            storage.zip(outcome).map(|(storage, outcome)| Data::Fixity { storage, outcome, bytes })
+            f.optional_word("reason");
+            storage.zip(outcome).map(|(storage, outcome)| Data::Fixity { storage, outcome, bytes, object, good_copy })
+        }
+        "fixity.pass" => holdings::read_pass(&mut f).map(|pass| Data::FixityPass(Box::new(pass))),
+        "package.validated" => {
+            let of = target(&mut f);
+            holdings::read_validated(&mut f, of).map(|validated| Data::Validated(Box::new(validated)))
         }
         "station.state" => {
             let station = f.word("station");
@@ -478,6 +555,15 @@ fn read_data(kind: &str, data: Map<String, Value>, problems: &mut Vec<(String, S
             f.optional_count("images_total", 1 << 53);
             f.optional_text("epoch", 64);
             station.zip(state).map(|(station, state)| Data::Station { station, state })
+        }
+        "invoice.received" => {
+            let invoice = f.text("invoice", 64);
+            let images = f.count("images", 100_000_000);
+            let is_credit = f.optional_flag("credit").unwrap_or(false);
+            invoice.zip(images).map(|(invoice, images)| {
+                let images = images as i64;
+                Data::Invoiced(Invoice { invoice, images: if is_credit { -images } else { images } })
+            })
         }
         "correction" => {
             let (source, id) = (f.text("source", MAX_TEXT), f.text("id", MAX_TEXT));
@@ -498,12 +584,23 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
     let (unit, station, frames) = (f.code("unit"), f.optional_word("station"), f.count("frames", MAX_FRAMES));
     let bytes = f.optional_count("bytes", 1 << 53).unwrap_or(0);
     let is_complete = f.optional_flag("complete").unwrap_or(true);
-    for (name, most) in [("width_px", 1 << 20), ("height_px", 1 << 20), ("bits", 64), ("samples", 16)] {
+    for (name, most) in [("width_px", 1 << 20), ("height_px", 1 << 20), ("samples", 16)] {
         f.optional_count(name, most);
     }
-    f.optional_number("ppi", 0.0, 100_000.0);
-    f.optional_flag("icc");
-    for name in ["batch", "compression", "observed_by", "stage", "digest"] {
+    let mut count = |name: &str, most: u64| f.optional_count(name, most).map(|count| count as u32);
+    let (bits, blank, near_duplicate) =
+        (count("bits", 64), count("blank", MAX_FRAMES), count("near_duplicate", MAX_FRAMES));
+    let facts = ImageFacts {
+        ppi: f.optional_number("ppi", 0.0, 100_000.0),
+        bits,
+        icc: f.optional_flag("icc"),
+        compression: f.optional_text("compression", 128),
+        format: f.optional_text("format", 128),
+        blank: blank.unwrap_or(0),
+        near_duplicate: near_duplicate.unwrap_or(0),
+    };
+    f.optional_word("problem");
+    for name in ["batch", "observed_by", "stage", "digest"] {
         f.optional_text(name, 128);
     }
     Some(Images {
@@ -512,6 +609,7 @@ fn images(f: &mut Fields<'_>) -> Option<Images> {
         frames: frames? as u32,
         bytes,
         is_complete,
+        facts,
     })
 }
 
@@ -563,6 +661,13 @@ mod tests {
             frames: 1,
             bytes: 1_284_332,
             is_complete: true,
+            facts: ImageFacts {
+                ppi: Some(300.0),
+                bits: Some(8),
+                compression: Some("jpeg".to_owned()),
+                icc: Some(true),
+                ..ImageFacts::default()
+            },
         };
         assert_eq!(event.data, Data::Captured(images));
         assert_eq!((event.id.as_str(), event.time), ("b3:5f1c:1", Timestamp(1_778_746_351_402)));
@@ -600,6 +705,9 @@ mod tests {
             ),
             ("image.replaced", json!({"unit": "U", "frames": 2, "frames_before": 1, "station": "S01"})),
             ("image.deleted", json!({"unit": "U", "frames": 2})),
+            ("image.captured", json!({"unit": "U", "frames": 2, "blank": 1, "near_duplicate": 2, "format": "tiff"})),
+            ("image.duplicate", json!({"unit": "U", "frames": 2, "format": "tiff"})),
+            ("image.captured", json!({"unit": "U", "frames": 0, "complete": false, "problem": "truncated"})),
             ("batch.closed", json!({"batch": "L-1", "units": 5, "images": 900})),
             ("qc.result", json!({"unit": "U", "outcome": "rejected", "reason": "skew", "checked": 10, "rejected": 1})),
             ("qc.result", json!({"batch": "L-1", "outcome": "accepted"})),
@@ -607,7 +715,23 @@ mod tests {
             ("ocr.done", json!({"unit": "U", "pages": 290, "confidence": 0.93})),
             ("package.delivered", json!({"batch": "L-1", "package": "L-1.zip", "bytes": 9, "files": 3})),
             ("fixity.checked", json!({"storage": "nas-1", "outcome": "ok", "bytes": 9, "algorithm": "blake3"})),
+            (
+                "fixity.checked",
+                json!({"storage": "nas-1", "outcome": "mismatch", "object": "a/b.tif", "good_copy": "nas-2", "reason": "damaged"}),
+            ),
+            (
+                "fixity.pass",
+                json!({"storage": "nas-1", "pass": 3, "state": "finished", "started": "2026-05-14T08:12:31Z", "objects": 9,
+                    "ok": 7, "mismatch": 1, "missing": 1, "error": 0, "new": 2, "bytes": 10, "copies_differ": 0,
+                    "oldest_verified": "2026-05-14T08:12:31Z"}),
+            ),
+            (
+                "package.validated",
+                json!({"batch": "L-1", "outcome": "failed", "files": 3, "bytes": 9, "images": 2, "mets_files": 3,
+                    "alto_pages": 2, "alto_confidence": 0.9, "algorithm": "sha512", "problems": {"checksum": 1}}),
+            ),
             ("station.state", json!({"station": "S01", "state": "jam", "images_total": 5, "epoch": "a"})),
+            ("invoice.received", json!({"invoice": "CJT 0042", "images": 98_000, "credit": true})),
             ("correction", json!({"source": "//cjt/station/S02", "id": "b3:1", "reason": "wrong folder"})),
         ] {
             let mut event = captured();

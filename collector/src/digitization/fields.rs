@@ -2,6 +2,8 @@
 //!
 //! Invariant: a text that comes out is within its bound and has no control characters.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use veghe_model::Timestamp;
 
@@ -9,6 +11,8 @@ use veghe_model::Timestamp;
 pub(super) const MAX_TEXT: usize = 256;
 /// Bytes of the name of a unit, batch or box.
 pub(super) const MAX_CODE: usize = 64;
+/// Words of a field of counts.
+const MAX_COUNTS: usize = 32;
 /// 1990-01-01: nobody digitized before.
 const EARLIEST_MS: i64 = 631_152_000_000;
 /// 2100-01-01, where the calendar ends.
@@ -85,6 +89,22 @@ impl<'a> Fields<'a> {
 
     pub(super) fn count(&mut self, name: &str, most: u64) -> Option<u64> {
         self.required(name, |f, name| f.optional_count(name, most))
+    }
+
+    /// How often each of some words.
+    pub(super) fn optional_counts(&mut self, name: &str) -> Option<BTreeMap<String, u64>> {
+        let Value::Object(map) = self.take(name)? else { return self.wrong(name, "is not an object of counts") };
+        let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let is_good = |(word, count): (String, Value)| {
+            let is_good = (1..=32).contains(&word.len()) && word.chars().all(is_word);
+            Some((word, count.as_u64().filter(|count| is_good && *count <= 1 << 53)?))
+        };
+        let length = map.len();
+        let counts: BTreeMap<String, u64> = map.into_iter().take(MAX_COUNTS).filter_map(is_good).collect();
+        if counts.len() == length {
+            return Some(counts);
+        }
+        self.wrong(name, format!("is not at most {MAX_COUNTS} short names with a whole number each"))
     }
 
     pub(super) fn optional_number(&mut self, name: &str, least: f64, most: f64) -> Option<f64> {

@@ -6,7 +6,7 @@
 //! back, drawn from the waits that the days of late had.
 //! Invariant: the same day, project and ledger give the same answer.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::calendar::{Calendar, Day, LAST_DAY};
@@ -27,7 +27,7 @@ pub const LEAST_HISTORY: usize = 15;
 const HORIZON: usize = 10_000;
 
 /// Days by which half, 85 and 95 of 100 runs are done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forecast {
     /// As likely sooner as later.
     pub p50: Day,

@@ -39,6 +39,9 @@ pub(crate) const SCHEMA: &str = "
     ) STRICT;
 ";
 
+/// Lets a day's events be found.
+pub(crate) const TIME_SCHEMA: &str = "CREATE INDEX digi_event_time ON digi_event (time_ms);";
+
 /// Names an event: no two of different (source, id) have the same.
 pub(super) type Key = u128;
 
@@ -111,35 +114,65 @@ fn one(connection: &Connection, seq: u64) -> rusqlite::Result<Option<Stored>> {
     Ok(found.flatten().map(|(stored, _)| stored))
 }
 
-/// Lets `state` take an event, with whatever the event refers to.
-pub(super) fn take(
+/// An event with whatever of the ledger it refers to: what a state needs to take it, so that taking can't fail.
+pub(super) struct Effect {
+    event: Stored,
+    /// The event that it takes back.
+    original: Option<Stored>,
+    /// The units of the version of the inventory that it adopts.
+    baseline: Option<(u32, Vec<Unit>)>,
+    /// Events that waited for the units that it makes known.
+    waited: Vec<Stored>,
+}
+
+/// Reads what `event` refers to; `is_awaited` tells for which units events wait.
+pub(super) fn effect(
     connection: &Connection,
-    state: &mut State,
-    event: &Stored,
+    event: Stored,
     corrects: Option<u64>,
-    settings: &Settings,
-) -> rusqlite::Result<()> {
+    is_awaited: impl Fn(&str) -> bool,
+) -> rusqlite::Result<Effect> {
     let original = match corrects {
         Some(seq) => one(connection, seq)?,
         None => None,
     };
-    state.take(event, original.as_ref(), settings);
-    match event.data {
-        Data::BaselineAdopted { version } => state.adopt(version, event.time, &baseline(connection, version)?),
-        Data::Declared(_) => {}
-        _ => return Ok(()),
-    }
-    let mut statement =
-        connection.prepare(&format!("SELECT {COLUMNS} FROM digi_event WHERE unit = ?1 AND seq < ?2 ORDER BY seq"))?;
-    for unit in state.known_now() {
-        let mut rows = statement.query(params![unit, event.seq as i64])?;
-        while let Some(row) = rows.next()? {
-            if let Some((waited, _)) = stored(row)? {
-                state.release(&waited, settings);
+    let (mut baseline_units, mut waited) = (None, Vec::new());
+    let known: Vec<String> = match &event.data {
+        Data::BaselineAdopted { version } => {
+            let units = baseline(connection, *version)?;
+            let known = units.iter().map(|unit| &unit.code).filter(|code| is_awaited(code)).cloned().collect();
+            baseline_units = Some((*version, units));
+            known
+        }
+        Data::Declared(unit) if is_awaited(&unit.code) => vec![unit.code.clone()],
+        _ => Vec::new(),
+    };
+    if !known.is_empty() {
+        let sql = format!("SELECT {COLUMNS} FROM digi_event WHERE unit = ?1 AND seq < ?2 ORDER BY seq");
+        let mut statement = connection.prepare_cached(&sql)?;
+        for unit in known {
+            let mut rows = statement.query(params![unit, event.seq as i64])?;
+            while let Some(row) = rows.next()? {
+                waited.extend(stored(row)?.map(|(waited, _)| waited));
             }
         }
     }
-    Ok(())
+    Ok(Effect { event, original, baseline: baseline_units, waited })
+}
+
+/// Lets `state` take an event.
+pub(super) fn take(state: &mut State, effect: &Effect, settings: &Settings) {
+    state.take(&effect.event, effect.original.as_ref(), settings);
+    if let Some((version, units)) = &effect.baseline {
+        state.adopt(*version, effect.event.time, units);
+    }
+    if effect.waited.is_empty() {
+        return;
+    }
+    let known = state.known_now();
+    for waited in effect.waited.iter().filter(|waited| waited.data.unit().is_some_and(|unit| known.contains(unit))) {
+        state.release(waited, settings);
+    }
 }
 
 /// The state that the ledger's events leave, from `state` on.
@@ -148,7 +181,8 @@ pub(super) fn replay(connection: &Connection, mut state: State, settings: &Setti
     let mut rows = statement.query([state.last_seq as i64])?;
     while let Some(row) = rows.next()? {
         if let Some((event, corrects)) = stored(row)? {
-            take(connection, &mut state, &event, corrects, settings)?;
+            let effect = effect(connection, event, corrects, |unit| state.quarantine.contains_key(unit))?;
+            take(&mut state, &effect, settings);
         }
     }
     Ok(state)
@@ -214,22 +248,56 @@ pub struct Shown {
     pub data: serde_json::Value,
 }
 
+/// Which events are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Happened at or after, in milliseconds since the epoch.
+    pub from_ms: i64,
+    /// Happened before.
+    pub to_ms: i64,
+    /// The end of their type.
+    pub kind: Option<String>,
+    /// The station in their data.
+    pub station: Option<String>,
+    /// Their unit.
+    pub unit: Option<String>,
+    /// After this place in the ledger.
+    pub after: u64,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Events that are wanted, in the ledger's order.
+pub(super) fn search(connection: &Connection, search: &Search) -> rusqlite::Result<Vec<Shown>> {
+    let sql = "SELECT seq, kind, source, id, time_ms, received_ms, corrects, data FROM digi_event
+               WHERE time_ms >= ?1 AND time_ms < ?2 AND seq > ?3 AND (?4 IS NULL OR kind = ?4)
+               AND (?5 IS NULL OR json_extract(data, '$.station') = ?5) AND (?6 IS NULL OR unit = ?6)
+               ORDER BY seq LIMIT ?7";
+    let mut statement = connection.prepare(sql)?;
+    let Search { from_ms, to_ms, kind, station, unit, after, limit } = search;
+    let rows =
+        statement.query_map(params![from_ms, to_ms, *after as i64, kind, station, unit, *limit as i64], shown)?;
+    rows.collect()
+}
+
+fn shown(row: &Row<'_>) -> rusqlite::Result<Shown> {
+    Ok(Shown {
+        seq: row.get::<_, i64>(0)? as u64,
+        kind: row.get(1)?,
+        source: row.get(2)?,
+        id: row.get(3)?,
+        time_ms: row.get(4)?,
+        received_ms: row.get(5)?,
+        corrects: row.get::<_, Option<i64>>(6)?.map(|seq| seq as u64),
+        data: serde_json::from_str(row.get_ref(7)?.as_str()?).unwrap_or_default(),
+    })
+}
+
 /// Events about a unit or its batch from `after` on, in the ledger's order.
 pub(super) fn history(connection: &Connection, unit: &str, after: u64, most: usize) -> rusqlite::Result<Vec<Shown>> {
     let sql = "SELECT seq, kind, source, id, time_ms, received_ms, corrects, data FROM digi_event
                WHERE unit = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
     let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map(params![unit, after as i64, most as i64], |row| {
-        Ok(Shown {
-            seq: row.get::<_, i64>(0)? as u64,
-            kind: row.get(1)?,
-            source: row.get(2)?,
-            id: row.get(3)?,
-            time_ms: row.get(4)?,
-            received_ms: row.get(5)?,
-            corrects: row.get::<_, Option<i64>>(6)?.map(|seq| seq as u64),
-            data: serde_json::from_str(row.get_ref(7)?.as_str()?).unwrap_or_default(),
-        })
-    })?;
+    let rows = statement.query_map(params![unit, after as i64, most as i64], shown)?;
     rows.collect()
 }

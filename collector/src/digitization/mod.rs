@@ -7,18 +7,25 @@
 
 pub mod calendar;
 mod checkpoint;
+pub mod downtime;
 pub mod event;
 pub mod facts;
 mod fields;
 pub mod forecast;
+pub mod holdings;
 #[cfg(test)]
 mod honesty_tests;
 pub mod inventory;
 mod log;
+pub mod lots;
 pub mod metrics;
 pub mod office;
+pub mod pack;
 pub mod progress;
+pub mod quality;
 pub mod report;
+pub mod sampling;
+pub mod sender;
 pub mod settings;
 pub mod stage;
 pub mod standing;
@@ -27,6 +34,7 @@ pub mod strata;
 #[cfg(test)]
 mod tests;
 pub mod unit;
+pub mod views;
 pub mod what_if;
 
 use std::collections::{HashMap, HashSet};
@@ -38,12 +46,13 @@ use serde_json::json;
 use veghe_model::Timestamp;
 
 pub use self::calendar::{Calendar, Day};
-pub use self::log::{Shown, Version};
+pub use self::log::{Search, Shown, Version};
 pub use self::settings::Settings;
 pub use self::state::State;
 
 pub(crate) use self::checkpoint::SCHEMA as CHECKPOINT_SCHEMA;
-pub(crate) use self::log::SCHEMA;
+pub(crate) use self::log::{SCHEMA, TIME_SCHEMA};
+pub(crate) use self::pack::SCHEMA as REPORT_SCHEMA;
 
 use self::event::{Data, Event, OWN_SOURCE, Refused};
 use self::inventory::Diff;
@@ -338,14 +347,7 @@ impl Digitization {
             rows.push(entry);
         }
         if !rows.is_empty() {
-            self.inner.ledger.with(|connection| {
-                let transaction = connection.transaction()?;
-                log::append(&transaction, &rows)?;
-                transaction.commit()
-            })?;
-            writer.next_seq += rows.len() as u64;
-            writer.seen.extend(rows.iter().map(|entry| entry.key));
-            self.apply(rows)?;
+            self.keep(writer, rows, |_transaction| Ok(()))?;
             writer.checkpoint(&self.inner.ledger, &self.state(), &self.inner.settings);
         }
         for (receipt, tally) in receipts.iter_mut().zip(tally) {
@@ -357,17 +359,48 @@ impl Digitization {
         Ok(())
     }
 
-    /// Lets the state take what is on disk.
-    fn apply(&self, rows: Vec<Entry>) -> Result<(), LedgerError> {
-        let settings = &self.inner.settings;
-        self.inner.ledger.with(|connection| {
-            let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
-            for row in rows {
-                let event = Stored { seq: row.seq, time: row.event.time, received: row.received, data: row.event.data };
-                log::take(connection, &mut state, &event, row.corrects, settings)?;
-            }
-            Ok(())
-        })
+    /// Writes `rows` and what `more` writes in one transaction and lets the state take them. What the state needs is read
+    /// within the transaction: once it is on disk nothing can fail.
+    fn keep<T>(
+        &self,
+        writer: &mut Writer,
+        rows: Vec<Entry>,
+        more: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let keys: Vec<Key> = rows.iter().map(|row| row.key).collect();
+        let (effects, made) = self.inner.ledger.with(|connection| {
+            let transaction = connection.transaction()?;
+            let made = more(&transaction)?;
+            log::append(&transaction, &rows)?;
+            let state = self.state();
+            // Units that a row of this transaction is about may be made known by a later one.
+            let about: HashSet<String> = rows
+                .iter()
+                .filter(|row| state.would_wait(&row.event.data))
+                .filter_map(|row| row.event.data.unit())
+                .map(str::to_owned)
+                .collect();
+            let effects: rusqlite::Result<Vec<log::Effect>> = rows
+                .into_iter()
+                .map(|row| {
+                    let Entry { seq, received, corrects, event, .. } = row;
+                    let event = Stored { seq, time: event.time, received, data: event.data };
+                    let is_awaited = |unit: &str| state.quarantine.contains_key(unit) || about.contains(unit);
+                    log::effect(&transaction, event, corrects, is_awaited)
+                })
+                .collect();
+            drop(state);
+            let effects = effects?;
+            transaction.commit()?;
+            Ok((effects, made))
+        })?;
+        writer.next_seq += keys.len() as u64;
+        writer.seen.extend(keys);
+        let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
+        for effect in &effects {
+            log::take(&mut state, effect, &self.inner.settings);
+        }
+        Ok(made)
     }
 
     /// What adopting `units` as the inventory would change, and the version it was compared with; 0 is none.
@@ -392,15 +425,7 @@ impl Digitization {
         let data = Data::BaselineAdopted { version };
         let json = json!({ "version": version, "units": units.len() }).to_string();
         let row = own(&writer, format!("baseline:{version}"), data, json, now);
-        self.inner.ledger.with(|connection| {
-            let transaction = connection.transaction()?;
-            log::keep_baseline(&transaction, version, now, &note, &csv)?;
-            log::append(&transaction, std::slice::from_ref(&row))?;
-            transaction.commit()
-        })?;
-        writer.next_seq += 1;
-        writer.seen.insert(row.key);
-        self.apply(vec![row])?;
+        self.keep(&mut writer, vec![row], |transaction| log::keep_baseline(transaction, version, now, &note, &csv))?;
         Ok(version)
     }
 
@@ -416,16 +441,8 @@ impl Digitization {
         if self.state().frozen_through.is_some_and(|frozen| frozen >= through) {
             return Ok(());
         }
-        let json = json!({ "through": through.0 }).to_string();
-        let row = own(&writer, format!("frozen:{through}"), Data::DaysFrozen { through: through.0 }, json, now);
-        self.inner.ledger.with(|connection| {
-            let transaction = connection.transaction()?;
-            log::append(&transaction, std::slice::from_ref(&row))?;
-            transaction.commit()
-        })?;
-        writer.next_seq += 1;
-        writer.seen.insert(row.key);
-        Ok(self.apply(vec![row])?)
+        let row = frozen(&writer, through, now);
+        Ok(self.keep(&mut writer, vec![row], |_transaction| Ok(()))?)
     }
 
     /// Events about `unit` after the one numbered `after`, at most `most`.
@@ -436,6 +453,14 @@ impl Digitization {
         self.inner.ledger.with(|connection| log::history(connection, unit, after, most))
     }
 
+    /// Events that are wanted, in the ledger's order.
+    ///
+    /// # Errors
+    /// Where the ledger can't be read.
+    pub fn search(&self, search: &Search) -> Result<Vec<Shown>, LedgerError> {
+        self.inner.ledger.with(|connection| log::search(connection, search))
+    }
+
     /// Every version of the inventory, the newest first.
     ///
     /// # Errors
@@ -443,6 +468,11 @@ impl Digitization {
     pub fn versions(&self) -> Result<Vec<Version>, LedgerError> {
         self.inner.ledger.with(|connection| log::versions(connection))
     }
+}
+
+fn frozen(writer: &Writer, through: Day, now: Timestamp) -> Entry {
+    let json = json!({ "through": through.0 }).to_string();
+    own(writer, format!("frozen:{through}"), Data::DaysFrozen { through: through.0 }, json, now)
 }
 
 fn own(writer: &Writer, id: String, data: Data, json: String, now: Timestamp) -> Entry {

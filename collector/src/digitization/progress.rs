@@ -408,7 +408,7 @@ fn outputs(p: &mut Progress, state: &State, recent: Day, done_on: &BTreeMap<Day,
             images_today: today.made(),
             images_a_day: made.made() as f64 / RECENT_DAYS as f64,
             rescanned_lately: made.rescanned,
-            target_passed: station.target.map(|(_, passed, _)| passed),
+            target_passed: station.targets.last_key_value().map(|(_, (passed, _))| *passed),
         })
         .collect();
     p.stations.sort_by(|a, b| a.name.cmp(&b.name));

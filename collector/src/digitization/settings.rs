@@ -5,6 +5,8 @@
 use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Day};
+use super::pack::Schedule;
+use super::quality::Rule;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -70,6 +72,10 @@ pub struct Settings {
     pub pages_per_metre: Option<f64>,
     /// The expected pace, for as long as there is too little history.
     pub pace: Option<PacePrior>,
+    /// Which reports are made by themselves, if any are.
+    pub reports: Option<Schedule>,
+    /// What images must be.
+    pub quality: Vec<Rule>,
 }
 
 /// Shifts of a day at most.
@@ -86,6 +92,8 @@ impl Default for Settings {
             plan: None,
             pages_per_metre: None,
             pace: None,
+            reports: None,
+            quality: Vec::new(),
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Mark {
     pub day: Day,
     /// What.
     pub what: What,
+    /// The day from which on it counts no more: the one of a correction that came when `day` was frozen.
+    pub until: Option<Day>,
 }
 
 /// What a [`Mark`] says.
@@ -93,6 +95,15 @@ pub struct Standing {
 impl Standing {
     /// The standing after `marks`, which are in order of time.
     pub fn after(marks: &[Mark]) -> Self {
+        Self::of(marks.iter().filter(|mark| mark.until.is_none()))
+    }
+
+    /// The standing at the end of `day`, as far as it was booked by then; what was booked later changes nothing.
+    pub fn as_of(marks: &[Mark], day: Day) -> Self {
+        Self::of(marks.iter().filter(|mark| mark.day <= day && mark.until.is_none_or(|until| until > day)))
+    }
+
+    fn of<'a>(marks: impl Iterator<Item = &'a Mark>) -> Self {
         let mut standing = Self::default();
         for mark in marks {
             standing.take(mark);
@@ -187,7 +198,13 @@ mod tests {
     fn marks(steps: &[What]) -> Vec<Mark> {
         (0..)
             .zip(steps)
-            .map(|(n, what)| Mark { at_ms: n * 86_400_000, seq: n as u64, day: Day(n as i32), what: what.clone() })
+            .map(|(n, what)| Mark {
+                at_ms: n * 86_400_000,
+                seq: n as u64,
+                day: Day(n as i32),
+                what: what.clone(),
+                until: None,
+            })
             .collect()
     }
 

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use veghe_model::Timestamp;
 
 use super::calendar::Day;
-use super::event::{Data, FixityOutcome, Images, StationState, Target};
+use super::event::{Data, FixityOutcome, Images, Invoice, StationState, Target};
+use super::holdings::{Damage, FixityPass, MAX_DAMAGED, MAX_PACKAGES, Validation};
+use super::lots::{Lot, Verdict};
+use super::quality::{self, Fault};
 use super::settings::Settings;
 use super::standing::{Mark, Standing, What};
 use super::unit::Unit;
@@ -42,10 +45,14 @@ pub struct UnitState {
     pub standing: Standing,
     /// Images that there are of it.
     pub images: i64,
+    /// By how many they grew on which day, ascending by day.
+    pub image_days: Vec<(Day, i64)>,
     /// Images that were made again.
     pub rescanned: i64,
     /// Pages whose text was recognized.
     pub ocr_pages: u32,
+    /// Images that were made with something wrong about them, by what.
+    pub faults: BTreeMap<Fault, i64>,
 }
 
 /// Images of a station in a shift of a day.
@@ -93,8 +100,8 @@ pub struct Station {
     pub last_image: Option<Timestamp>,
     /// What it said to be doing, by time and place in the ledger.
     pub states: BTreeMap<(i64, u64), StationState>,
-    /// The last target analysis: when, whether it passed, its colour error.
-    pub target: Option<(Timestamp, bool, Option<f64>)>,
+    /// The latest target analyses by time and place in the ledger: whether it passed, its colour error.
+    pub targets: BTreeMap<(i64, u64), (bool, Option<f64>)>,
 }
 
 /// Events that wait for their unit to become known.
@@ -111,7 +118,7 @@ pub struct Quarantined {
 }
 
 /// Fixity checks of one storage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FixityState {
     /// Objects as they were.
     pub good: u64,
@@ -125,6 +132,17 @@ pub struct FixityState {
     pub bytes: u64,
     /// When the last check was.
     pub last: Timestamp,
+    /// How far the latest pass over all objects is.
+    pub pass: Option<FixityPass>,
+}
+
+/// What came for a day that was frozen, booked on another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// Events.
+    pub events: u64,
+    /// Images of them.
+    pub made: Production,
 }
 
 /// The project.
@@ -154,17 +172,31 @@ pub struct State {
     pub frozen_through: Option<Day>,
     /// Events that came too late for their day.
     pub late: u64,
+    /// The same by the day that they are booked on, their own day and the end of their type.
+    pub late_by_day: BTreeMap<(Day, Day, String), Late>,
+    /// The latest draw of each batch.
+    pub lots: BTreeMap<String, Lot>,
+    /// What was billed, by the place in the ledger.
+    pub invoices: BTreeMap<u64, (Day, Invoice)>,
     /// Files that were not whole.
     pub incomplete: u64,
     /// Batches that were closed.
     pub closed_batches: BTreeMap<String, Day>,
     /// Fixity by storage.
     pub fixity: BTreeMap<String, FixityState>,
+    /// Objects that are not as they were, by storage and path.
+    pub damaged: BTreeMap<(String, String), Damage>,
+    /// The latest check of each package, by its unit or batch.
+    pub packages: BTreeMap<String, Validation>,
+    /// Files with the content of another.
+    pub duplicates: u64,
     /// Bytes of packages handed over.
     pub delivered_bytes: u64,
     voided: HashSet<u64>,
 }
 
+/// Target analyses of a station that are kept.
+const MAX_TARGETS: usize = 200;
 /// Stations at most: their names are labels of metrics.
 pub const MAX_STATIONS: usize = 1000;
 /// Reasons of rework at most.
@@ -200,7 +232,10 @@ impl State {
     pub fn objection(&self, data: &Data) -> Option<(&'static str, String)> {
         let full = |what: &str, most: usize| format!("is one {what} too many; there are {most} already");
         let station = match data {
-            Data::Captured(images) | Data::Deleted(images) | Data::Replaced { images, .. } => Some(&images.station),
+            Data::Captured(images)
+            | Data::Deleted(images)
+            | Data::Duplicate(images)
+            | Data::Replaced { images, .. } => Some(&images.station),
             Data::Station { station, .. } | Data::TargetMeasured { station, .. } => Some(station),
             _ => None,
         };
@@ -220,7 +255,12 @@ impl State {
         {
             return Some(("data.reason", full("reason", MAX_REASONS)));
         }
-        if let Data::Fixity { storage, .. } = data
+        let storage = match data {
+            Data::Fixity { storage, .. } => Some(storage),
+            Data::FixityPass(pass) => Some(&pass.storage),
+            _ => None,
+        };
+        if let Some(storage) = storage
             && self.fixity.len() >= MAX_STORAGES
             && !self.fixity.contains_key(storage)
         {
@@ -270,12 +310,13 @@ impl State {
     }
 
     /// Units that waited and are known now; their events are to be released in order.
-    pub fn known_now(&mut self) -> Vec<String> {
-        let known: Vec<String> =
-            self.quarantine.keys().filter(|code| self.index.contains_key(*code)).cloned().collect();
-        for code in &known {
-            self.quarantine.remove(code);
+    pub fn known_now(&mut self) -> HashSet<String> {
+        if self.quarantine.is_empty() {
+            return HashSet::new();
         }
+        let known: HashSet<String> =
+            self.quarantine.keys().filter(|code| self.index.contains_key(*code)).cloned().collect();
+        self.quarantine.retain(|code, _| !known.contains(code));
         known
     }
 
@@ -309,6 +350,13 @@ impl State {
         }
     }
 
+    fn note_late(&mut self, booked: Day, own: Day, kind: &str, made: Production, sign: i64) {
+        self.late += 1;
+        let late = self.late_by_day.entry((booked, own, kind.to_owned())).or_default();
+        late.events += 1;
+        late.made.add(made, sign);
+    }
+
     fn station(&mut self, name: &str) -> u16 {
         if let Some(number) = self.station_index.get(name) {
             return *number;
@@ -333,7 +381,10 @@ impl State {
 
     fn book(&mut self, event: &Stored, settings: &Settings) {
         let (day, is_late) = self.booking_day(event.time, event.received, settings);
-        self.late += u64::from(is_late);
+        if is_late {
+            let made = images_of(&event.data).unwrap_or_default();
+            self.note_late(day, Day::at(event.time, &settings.time_zone), event.data.kind(), made, 1);
+        }
         let what = match &event.data {
             Data::Captured(images) | Data::Deleted(images) | Data::Replaced { images, .. } => {
                 if images.is_complete {
@@ -358,9 +409,16 @@ impl State {
                 return;
             }
         };
-        let mark = Mark { at_ms: event.time.0, seq: event.seq, day, what };
+        let mark = Mark { at_ms: event.time.0, seq: event.seq, day, what, until: None };
         match &event.data {
             Data::Qc { of: Target::Batch(batch), .. } | Data::Delivered { of: Target::Batch(batch), .. } => {
+                if let Data::Qc { is_accepted, reason, checked, rejected, .. } = &event.data
+                    && let Some(lot) = self.lots.get_mut(batch).filter(|lot| lot.verdict.is_none())
+                    && *checked >= lot.draw.plan.sample
+                {
+                    let (at, reason) = (event.time, reason.clone());
+                    lot.verdict = Some(Verdict { at, defects: *rejected, is_accepted: *is_accepted, reason });
+                }
                 for unit in self.units.iter_mut().filter(|unit| unit.unit.batch == *batch) {
                     unit.mark(mark.clone());
                 }
@@ -386,16 +444,20 @@ impl State {
             }
             Data::TargetMeasured { station, is_passed, delta_e_mean } => {
                 let number = self.station(station);
-                let target = &mut self.stations[usize::from(number)].target;
-                if target.is_none_or(|(at, _, _)| at <= event.time) {
-                    *target = Some((event.time, *is_passed, *delta_e_mean));
+                let targets = &mut self.stations[usize::from(number)].targets;
+                targets.insert((event.time.0, event.seq), (*is_passed, *delta_e_mean));
+                if targets.len() > MAX_TARGETS {
+                    targets.pop_first();
                 }
             }
             Data::Station { station, state } => {
                 let number = self.station(station);
                 self.stations[usize::from(number)].states.insert((event.time.0, event.seq), *state);
             }
-            Data::Fixity { storage, outcome, bytes } => {
+            Data::Fixity { storage, outcome, bytes, object, good_copy } => {
+                if let Some(object) = object {
+                    self.note_object(event.time, storage, object, *outcome, good_copy.as_ref());
+                }
                 let fixity = self.fixity.entry(storage.clone()).or_default();
                 fixity.bytes += bytes;
                 fixity.last = fixity.last.max(event.time);
@@ -406,12 +468,59 @@ impl State {
                     FixityOutcome::Failed => &mut fixity.failed,
                 } += 1;
             }
+            Data::LotDrawn(draw) => {
+                let lot = Lot { at: event.time, seq: event.seq, draw: (**draw).clone(), verdict: None };
+                self.lots.insert(draw.batch.clone(), lot);
+            }
+            Data::Invoiced(invoice) => {
+                self.invoices.insert(event.seq, (day, invoice.clone()));
+            }
+            Data::FixityPass(pass) => {
+                let fixity = self.fixity.entry(pass.storage.clone()).or_default();
+                fixity.last = fixity.last.max(event.time);
+                // Passes count upwards, and what a pass says of itself only grows.
+                if fixity.pass.as_ref().is_none_or(|known| known.is_before(pass)) {
+                    fixity.pass = Some((**pass).clone());
+                }
+            }
+            Data::Validated(validated) => {
+                let name = validated.of.name().to_owned();
+                if self.packages.len() < MAX_PACKAGES || self.packages.contains_key(&name) {
+                    let found = Validation { at: event.time, validated: (**validated).clone() };
+                    let package = self.packages.entry(name).or_insert_with(|| found.clone());
+                    if package.at <= found.at {
+                        *package = found;
+                    }
+                }
+            }
+            Data::Duplicate(_) => self.duplicates += 1,
             Data::DaysFrozen { through } => {
                 let through = Day(*through);
                 self.frozen_through = Some(self.frozen_through.map_or(through, |frozen| frozen.max(through)));
             }
             // What is left was booked by others, or changes nothing.
             _ => {}
+        }
+    }
+
+    /// What is known to be wrong with an object, or that nothing is any more.
+    fn note_object(
+        &mut self,
+        at: Timestamp,
+        storage: &str,
+        object: &str,
+        outcome: FixityOutcome,
+        good_copy: Option<&String>,
+    ) {
+        let key = (storage.to_owned(), object.to_owned());
+        if self.damaged.get(&key).is_some_and(|known| known.last > at) {
+            return;
+        }
+        if outcome == FixityOutcome::Good {
+            self.damaged.remove(&key);
+        } else if self.damaged.len() < MAX_DAMAGED || self.damaged.contains_key(&key) {
+            let known = self.damaged.entry(key).or_insert(Damage { outcome, first: at, last: at, good_copy: None });
+            (known.outcome, known.last, known.good_copy) = (outcome, at, good_copy.cloned());
         }
     }
 
@@ -428,7 +537,13 @@ impl State {
         let Some(number) = self.index.get(&images.unit) else { return };
         let unit = &mut self.units[*number as usize];
         unit.images += sign * made.net();
+        unit.count_on(day, sign * made.net());
         unit.rescanned += sign * made.rescanned;
+        if !matches!(data, Data::Deleted(_)) {
+            for (fault, count) in quality::judge(&settings.quality, &unit.unit, &images.facts, images.frames) {
+                *unit.faults.entry(fault).or_default() += sign * i64::from(count);
+            }
+        }
         let station = self.station(&images.station);
         let at = &mut self.stations[usize::from(station)].last_image;
         if sign > 0 && !matches!(data, Data::Deleted(_)) {
@@ -443,15 +558,18 @@ impl State {
         if !self.voided.insert(original.seq) || self.would_wait(&original.data) {
             return;
         }
+        let (day, is_late) = self.booking_day(original.time, correction.received, settings);
+        if is_late {
+            let made = images_of(&original.data).unwrap_or_default();
+            self.note_late(day, Day::at(original.time, &settings.time_zone), "correction", made, -1);
+        }
         match &original.data {
             Data::Captured(images) | Data::Deleted(images) | Data::Replaced { images, .. } => {
-                if !images.is_complete {
+                if images.is_complete {
+                    self.count_images(&original.data, images, original.time, day, -1, settings);
+                } else {
                     self.incomplete = self.incomplete.saturating_sub(1);
-                    return;
                 }
-                let (day, is_late) = self.booking_day(original.time, correction.received, settings);
-                self.late += u64::from(is_late);
-                self.count_images(&original.data, images, original.time, day, -1, settings);
             }
             Data::Station { station, .. } => {
                 let number = self.station(station);
@@ -460,20 +578,32 @@ impl State {
             Data::BatchClosed { batch } => {
                 self.closed_batches.remove(batch);
             }
+            Data::Invoiced(invoice) if is_late => {
+                // What was billed in a frozen day stays there; the day of the correction takes it back.
+                let back = Invoice { images: -invoice.images, ..invoice.clone() };
+                self.invoices.insert(correction.seq, (day, back));
+            }
+            Data::Invoiced(_) => {
+                self.invoices.remove(&original.seq);
+            }
             Data::Delivered { bytes, .. } => {
                 self.delivered_bytes = self.delivered_bytes.saturating_sub(*bytes);
-                self.unmark(original.seq);
+                self.unmark(original.seq, is_late.then_some(day));
             }
-            _ => self.unmark(original.seq),
+            _ => self.unmark(original.seq, is_late.then_some(day)),
         }
     }
 
-    fn unmark(&mut self, seq: u64) {
+    /// Takes the mark of an event away, or where its day is frozen lets it count until the day of the correction.
+    fn unmark(&mut self, seq: u64, until: Option<Day>) {
         for unit in &mut self.units {
-            if unit.marks.iter().any(|mark| mark.seq == seq) {
-                unit.marks.retain(|mark| mark.seq != seq);
-                unit.standing = Standing::after(&unit.marks);
+            let Some(place) = unit.marks.iter().position(|mark| mark.seq == seq) else { continue };
+            // One that was booked late itself may be booked on the very day.
+            match until.filter(|day| unit.marks[place].day < *day) {
+                Some(day) => unit.marks[place].until = Some(day),
+                None => drop(unit.marks.remove(place)),
             }
+            unit.standing = Standing::after(&unit.marks);
         }
     }
 }
@@ -483,6 +613,18 @@ impl UnitState {
         let at = self.marks.partition_point(|other| (other.at_ms, other.seq) <= (mark.at_ms, mark.seq));
         self.marks.insert(at, mark);
         self.standing = Standing::after(&self.marks);
+    }
+
+    fn count_on(&mut self, day: Day, images: i64) {
+        match self.image_days.binary_search_by_key(&day, |(day, _)| *day) {
+            Ok(place) => self.image_days[place].1 += images,
+            Err(place) => self.image_days.insert(place, (day, images)),
+        }
+    }
+
+    /// Images that there were of it at the end of `day`.
+    pub fn images_as_of(&self, day: Day) -> i64 {
+        self.image_days.iter().take_while(|(other, _)| *other <= day).map(|(_, images)| images).sum()
     }
 
     /// Images that are expected of it: two sides of each leaf, or what somebody estimated.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::event::{TYPE_PREFIX, parse};
+use super::event::{FixityOutcome, TYPE_PREFIX, parse};
 use super::inventory::{Mapping, read_csv};
 use super::stage::Stage;
 use super::*;
@@ -99,7 +99,7 @@ impl World {
             .map(|u| (&u.unit.code, u.is_withdrawn, u.images, u.rescanned, &u.marks, &u.standing, u.ocr_pages))
             .collect();
         format!(
-            "{units:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?}",
+            "{units:?} {:?} {:?} {:?} {:?} {:?} {} {} {:?} {:?} {:?} {}",
             state.production,
             state.stations,
             state.quarantine,
@@ -107,7 +107,10 @@ impl World {
             state.baseline,
             state.late,
             state.events,
-            state.fixity
+            state.fixity,
+            state.damaged,
+            state.packages,
+            state.duplicates
         )
     }
 }
@@ -127,6 +130,49 @@ fn a_repeat_changes_nothing_also_after_a_restart() {
     assert_eq!(again.state().unit("A").expect("A").images, 6);
 }
 
+fn pass(pass: u64, state: &str, bytes: u64) -> serde_json::Value {
+    json!({"storage": "nas", "pass": pass, "state": state, "started": NOON, "objects": 9, "ok": 8, "mismatch": 1,
+        "bytes": bytes, "oldest_verified": NOON})
+}
+
+#[test]
+fn a_damaged_object_is_named_until_it_is_as_it_was_and_a_pass_only_grows() {
+    let world = World::new(&["A"]);
+    let object =
+        |outcome: &str, name: &str| json!({"storage": "nas", "outcome": outcome, "object": name, "good_copy": "tape"});
+    world.send(&[
+        event("1", "fixity.checked", NOON, &object("mismatch", "A/1.tif")),
+        event("2", "fixity.checked", NOON, &object("missing", "A/2.tif")),
+        event("3", "fixity.pass", NOON, &pass(2, "running", 70)),
+        event("4", "fixity.pass", NOON, &pass(2, "running", 50)),
+        event("5", "fixity.checked", NOON, &object("ok", "A/2.tif")),
+    ]);
+    let state = world.project.state();
+    let damaged: Vec<_> = state.damaged.iter().map(|((_, name), damage)| (name.as_str(), damage.outcome)).collect();
+    assert_eq!(damaged, [("A/1.tif", FixityOutcome::Mismatch)]);
+    let found = state.fixity["nas"].pass.as_ref().expect("a pass");
+    assert_eq!((found.pass, found.bytes, found.is_finished, found.mismatch), (2, 70, false, 1));
+}
+
+#[test]
+fn a_package_stands_as_its_latest_check_found_it() {
+    let world = World::new(&["A"]);
+    let data =
+        |outcome: &str| json!({"unit": "A", "outcome": outcome, "files": 2, "bytes": 9, "problems": {"checksum": 1}});
+    world.send(&[
+        event("1", "package.validated", NOON, &data("ok")),
+        event("2", "package.validated", "2026-05-14T10:00:00Z", &data("failed")),
+        event("3", "package.validated", "2026-05-14T08:00:00Z", &data("ok")),
+    ]);
+    assert!(!world.project.state().packages["A"].validated.is_valid);
+    let wrong = [json!(7), json!({"a b": 1}), json!({"x": -1})];
+    for (id, problems) in wrong.iter().enumerate() {
+        let mut data = data("failed");
+        data["problems"] = problems.clone();
+        assert_eq!(world.send(&[event(&format!("w{id}"), "package.validated", NOON, &data)]).refused.len(), 1);
+    }
+}
+
 #[test]
 fn a_start_from_a_checkpoint_of_any_moment_gives_what_a_start_from_the_first_event_gives() {
     let unit = |stage: &str, change: &str| json!({"unit": "A", "stage": stage, "change": change});
@@ -142,6 +188,10 @@ fn a_start_from_a_checkpoint_of_any_moment_gives_what_a_start_from_the_first_eve
         event("9", "correction", NOON, &json!({"source": "//cjt/station/S02", "id": "2", "reason": "wrong folder"})),
         event("10", "inventory.declared", NOON, &json!({"unit": "B", "leaves": 10, "width_mm": 3})),
         event("11", "fixity.checked", NOON, &json!({"storage": "nas", "outcome": "ok", "bytes": 7})),
+        event("f1", "fixity.checked", NOON, &json!({"storage": "nas", "outcome": "missing", "object": "A/1.tif"})),
+        event("f2", "fixity.pass", NOON, &pass(1, "running", 7)),
+        event("f3", "package.validated", NOON, &json!({"unit": "A", "outcome": "ok", "files": 2, "bytes": 9})),
+        event("f4", "image.duplicate", NOON, &json!({"unit": "A", "frames": 1})),
         event("12", "batch.closed", NOON, &json!({"batch": "L-1"})),
         event("13", "target.measured", NOON, &json!({"station": "S02", "passed": true, "delta_e_mean": 1.5})),
         event("14", "correction", NOON, &json!({"source": "//cjt/station/S02", "id": "5", "reason": "a mistake"})),

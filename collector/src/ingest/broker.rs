@@ -412,7 +412,7 @@ impl Hooks {
             return PublishAclResult::rejected(true, None);
         };
         if topic == Topic::Event {
-            return self.take_events(client, &publish.payload).await;
+            return self.take_events(client, agent, &publish.payload).await;
         }
         // Refusing without closing the connection would send a PUBACK to v3.1.1 clients: they would forget the message.
         let put = self.intake.queue.put(agent, topic, publish.payload.clone());
@@ -432,13 +432,13 @@ impl Hooks {
 
 impl Hooks {
     /// Equipment that speaks for itself knows no acknowledgement but PUBACK: its events are on disk before.
-    async fn take_events(&self, client: &str, payload: &Bytes) -> PublishAclResult {
+    async fn take_events(&self, client: &str, agent: AgentId, payload: &Bytes) -> PublishAclResult {
         let Some(sink) = self.intake.events.clone() else {
             self.refuse("events", client, "nobody takes events in here");
             return PublishAclResult::rejected(true, None);
         };
         let payload = payload.clone();
-        match self.runtime.spawn_blocking(move || sink.take(&payload)).await {
+        match self.runtime.spawn_blocking(move || sink.take(&agent, &payload)).await {
             Ok(Ok(problem)) => {
                 if let Some(problem) = problem {
                     self.refuse("events", client, &problem);

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::Registry;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -95,12 +95,12 @@ pub struct IngestSettings {
 
 /// Takes in what agents tell besides samples.
 pub trait EventSink: fmt::Debug + Send + Sync {
-    /// Keeps the events of a message; they are on disk when this returns. Blocks. What is wrong with some of them is
+    /// Keeps the events of a message of `agent`; they are on disk when this returns. Blocks. What is wrong with some of them is
     /// returned for the administrator: sending them again would not help.
     ///
     /// # Errors
     /// Where nothing can be kept now; the sender is to repeat the message.
-    fn take(&self, payload: &[u8]) -> Result<Option<String>, EventsNotKept>;
+    fn take(&self, agent: &AgentId, payload: &[u8]) -> Result<Option<String>, EventsNotKept>;
 }
 
 /// Events can't be kept now.
@@ -214,7 +214,9 @@ async fn start(
     };
     let committer = tasks.spawn(committer.run(receiver, stop.clone()));
     let own = Own::new(storage, Arc::clone(&agents), registry.clone(), metrics.clone(), clock::now());
-    let own = tasks.spawn(write_own(own, settings.own_interval, Arc::clone(&agents), tasks.clone(), stop.clone()));
+    let (unstored, unstored_since) = watch::channel(None);
+    let interval = settings.own_interval;
+    let own = tasks.spawn(write_own(own, interval, Arc::clone(&agents), unstored, tasks.clone(), stop.clone()));
     let inner = Inner {
         settings,
         agents,
@@ -224,6 +226,7 @@ async fn start(
         tasks: tasks.clone(),
         stop,
         running: tokio::sync::Mutex::new(vec![committer, own]),
+        unstored_since,
     };
     Ok(IngestHandle(Arc::new(inner)))
 }
@@ -241,6 +244,7 @@ struct Inner {
     tasks: TaskTracker,
     stop: CancellationToken,
     running: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+    unstored_since: watch::Receiver<Option<Timestamp>>,
 }
 
 /// Why an administrator's request failed.
@@ -321,6 +325,11 @@ impl IngestHandle {
         self.0.agents.list()
     }
 
+    /// Since when nothing can be stored, judged by the collector's own metrics, which are written all the time.
+    pub fn unstored_since(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.0.unstored_since.clone()
+    }
+
     /// Shuts out an agent, or one certificate by its serial number, at once; gives whose connection was closed.
     ///
     /// # Errors
@@ -381,7 +390,14 @@ async fn save(agents: &Arc<Agents>, tasks: &TaskTracker) {
     }
 }
 
-async fn write_own(own: Own, interval: Duration, agents: Arc<Agents>, tasks: TaskTracker, stop: CancellationToken) {
+async fn write_own(
+    own: Own,
+    interval: Duration,
+    agents: Arc<Agents>,
+    unstored: watch::Sender<Option<Timestamp>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut own = Some(own);
@@ -398,9 +414,16 @@ async fn write_own(own: Own, interval: Duration, agents: Arc<Agents>, tasks: Tas
         });
         match work.await {
             Ok((writer, written)) => {
-                if let Err(error) = written {
-                    tracing::warn!(error = chain(&*error), "cannot store the collector's own metrics");
+                if let Err(error) = &written {
+                    tracing::warn!(error = chain(&**error), "cannot store the collector's own metrics");
                 }
+                unstored.send_if_modified(|since| {
+                    let changes = since.is_some() != written.is_err();
+                    if changes {
+                        *since = written.is_err().then(clock::now);
+                    }
+                    changes
+                });
                 own = Some(writer);
             }
             Err(panicked) => tracing::error!(%panicked, "storing the collector's own metrics failed unexpectedly"),

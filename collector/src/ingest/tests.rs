@@ -456,6 +456,23 @@ async fn while_the_store_fails_batches_are_held_and_later_taken() {
     site.handle.stop().await;
 }
 
+#[tokio::test]
+async fn that_nothing_can_be_stored_is_known_without_the_store() {
+    let site = Site::with(Arc::new(tempfile::tempdir().unwrap()), Arc::default(), |settings| {
+        settings.own_interval = Duration::from_millis(1);
+    })
+    .await;
+    let mut since = site.handle.unstored_since();
+    assert_eq!(*since.borrow(), None);
+    let before = clock::now();
+    site.memory.fails.store(true, Ordering::Relaxed);
+    let began = since.wait_for(Option::is_some).await.unwrap().unwrap();
+    assert!(began >= before);
+    site.memory.fails.store(false, Ordering::Relaxed);
+    since.wait_for(Option::is_none).await.unwrap();
+    site.handle.stop().await;
+}
+
 /// Keeps what it is given; while it can't, it says so.
 #[derive(Debug, Default)]
 struct Kept {
@@ -464,7 +481,7 @@ struct Kept {
 }
 
 impl EventSink for Kept {
-    fn take(&self, payload: &[u8]) -> Result<Option<String>, EventsNotKept> {
+    fn take(&self, _agent: &veghe_wire::AgentId, payload: &[u8]) -> Result<Option<String>, EventsNotKept> {
         if self.fails.load(Ordering::Relaxed) {
             return Err(EventsNotKept);
         }

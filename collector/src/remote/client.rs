@@ -144,15 +144,23 @@ impl Client {
     }
 }
 
-/// What an answer means: as in Prometheus 5xx and 429 are repeated, other 4xx are not. Also repeated are 408, and
-/// redirects, which someone at the target or here will mend.
+/// What an answer means: as in Prometheus 5xx and 429 are repeated, other 4xx are not. Also repeated are 408, and what
+/// speaks of the way to the target rather than of the samples, which someone at the target or here will mend: redirects,
+/// 401 and 403 (a token that expired), 404 and 405 (an address that is not ready yet, or written wrong). Prometheus gives
+/// such samples up; here they stay within the bound of the backlog.
 fn judge(status: StatusCode, headers: &HeaderMap, text: &str, now: Timestamp) -> Answer {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let written = header("x-prometheus-remote-write-samples-written").and_then(|text| text.trim().parse().ok());
     let why = if text.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {text}") };
     match status {
         status if status.is_success() => Answer::Taken { written },
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::UNAUTHORIZED
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+        | StatusCode::FORBIDDEN
+        | StatusCode::NOT_FOUND
+        | StatusCode::METHOD_NOT_ALLOWED => {
             Answer::Later { why, after: header(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, now)) }
         }
         status if status.is_client_error() => {
@@ -225,8 +233,12 @@ mod tests {
             judged(200, Some(("x-prometheus-remote-write-samples-written", "7"))),
             Answer::Taken { written: Some(7) }
         );
-        assert!([500, 502, 503, 408, 429, 301, 308].into_iter().all(|status| later(judged(status, None))));
-        for (status, parts) in [(400, true), (413, true), (422, true), (401, false), (404, false), (415, false)] {
+        assert!(
+            [500, 502, 503, 408, 429, 401, 403, 404, 405, 407, 301, 308]
+                .into_iter()
+                .all(|status| later(judged(status, None)))
+        );
+        for (status, parts) in [(400, true), (413, true), (422, true), (409, false), (410, false), (415, false)] {
             assert!(matches!(judged(status, None), Answer::Refused { in_part, .. } if in_part == parts), "{status}");
         }
         for (text, seconds) in

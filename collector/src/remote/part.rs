@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use veghe_model::{Labels, RelabelRule, Timestamp, relabel};
-use veghe_tsdb::{LogPosition, LogTail, SeriesId, Store};
+use veghe_tsdb::{LogPosition, LogTail, SeriesId, Store, TailError};
 
 use super::Protocol;
 use super::encode::{self, Encoder};
@@ -84,6 +84,8 @@ pub(super) struct Part {
     pub(super) end: LogPosition,
     /// Whether nothing was behind it when it was read.
     pub(super) at_end: bool,
+    /// Whether what is behind it could not be read now, and may be later.
+    pub(super) blocked: bool,
     /// Samples of the log in it, those that are not sent included.
     pub(super) read: u64,
     /// Samples of series that relabelling drops.
@@ -99,6 +101,15 @@ impl Part {
     pub(super) fn samples(&self) -> u64 {
         self.shards.iter().flatten().map(|request| request.len() as u64).sum()
     }
+}
+
+/// What becomes of a segment that the file system does not let be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// The part ends before it: it may be better later.
+    Awaited,
+    /// It is left out and counted.
+    Skipped,
 }
 
 /// Reads the log for one target.
@@ -136,8 +147,9 @@ impl Reader {
         }
     }
 
-    /// The next part: everything through `through`, or without it as much as fits, to the end of the log at most. Blocks.
-    pub(super) fn read(&mut self, through: Option<LogPosition>) -> Part {
+    /// The next part: everything through `through`, or without it as much as fits, to the end of the log at most; less
+    /// where it is [`blocked`](Part::blocked). Blocks.
+    pub(super) fn read(&mut self, through: Option<LogPosition>, unreadable: Unreadable) -> Part {
         let mut part = Part { end: self.tail.position(), ..Part::default() };
         let enough = (self.shards * self.request_samples * REQUESTS_PER_SHARD) as u64;
         // (shard, series, time, place in the log)
@@ -157,7 +169,18 @@ impl Reader {
                     part.at_end = true;
                     break;
                 }
+                Err(error @ TailError::Io { .. }) if unreadable == Unreadable::Awaited => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot read the log for remote write now; it is tried again"
+                    );
+                    part.blocked = true;
+                    break;
+                }
                 Err(error) => {
+                    if matches!(error, TailError::Io { .. }) {
+                        self.tail.skip_segment();
+                    }
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "cannot read the log; what is left of this segment is not passed on"
@@ -341,7 +364,7 @@ mod tests {
         commit(&store, &[("a", 10, 1.0), ("b", 10, 2.0)]);
         // A repeat of the last sample, a late one twice, a sample of now, a late one that is a repeat within the part.
         commit(&store, &[("a", 10, 9.0), ("b", 5, 3.0), ("b", 5, 4.0), ("b", 20, 5.0), ("b", 10, 6.0), ("b", 30, 7.0)]);
-        let part = reader.read(None);
+        let part = reader.read(None, Unreadable::Awaited);
         assert!(part.at_end);
         assert_eq!((part.read, part.samples(), part.end), (8, 5, store.log_end()));
         assert_eq!(
@@ -354,7 +377,7 @@ mod tests {
         );
         // What an earlier part sent stays known.
         commit(&store, &[("b", 30, 8.0), ("b", 25, 1.0)]);
-        assert_eq!(contents(&reader.read(None)), [[up("b", &[(25, 1.0)])]]);
+        assert_eq!(contents(&reader.read(None, Unreadable::Awaited)), [[up("b", &[(25, 1.0)])]]);
     }
 
     #[test]
@@ -367,11 +390,11 @@ mod tests {
             let names = ["a", "b", "c", "d", "e"];
             commit(&store, &names.map(|name| (name, row, row as f64)));
         }
-        let first = reader.read(None);
+        let first = reader.read(None, Unreadable::Awaited);
         assert!(!first.at_end && first.samples() >= 24, "{first:?}");
         assert!(first.end < store.log_end());
         let bodies = |part: &Part| part.shards.iter().map(|s| s.iter().map(|r| r.body.clone()).collect()).collect();
-        let again = Reader::new(&store, start, Labels::default(), &target).read(Some(first.end));
+        let again = Reader::new(&store, start, Labels::default(), &target).read(Some(first.end), Unreadable::Awaited);
         let (first_bodies, again_bodies): (Vec<Vec<_>>, Vec<Vec<_>>) = (bodies(&first), bodies(&again));
         assert_eq!(first_bodies, again_bodies);
         assert_eq!((again.end, again.at_end), (first.end, false));
@@ -385,7 +408,7 @@ mod tests {
             if part.at_end {
                 break;
             }
-            part = reader.read(None);
+            part = reader.read(None, Unreadable::Awaited);
         }
         let rows: Vec<i64> = (0..20).collect();
         assert!(all.len() == 5 && all.into_values().all(|times| times == rows));
@@ -413,7 +436,7 @@ mod tests {
         let external = Labels::from_pairs([("site", "cluj"), ("instance", "weaker")]);
         let mut reader = Reader::new(&store, store.log_end(), external, &target);
         commit(&store, &[("a", 1, 1.0), ("b", 1, 2.0)]);
-        let part = reader.read(None);
+        let part = reader.read(None, Unreadable::Awaited);
         assert_eq!((part.read, part.dropped), (2, 1));
         let name = r#"up{instance="a", place="at-cluj", site="cluj"}"#.to_owned();
         assert_eq!(contents(&part), [[(name, vec![(1, 1.0)])]]);
@@ -424,7 +447,7 @@ mod tests {
         let (_dir, store) = store();
         let mut reader = Reader::new(&store, store.log_end(), Labels::default(), &target(1, 10));
         commit(&store, &[("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, 3.0)]);
-        let part = reader.read(None);
+        let part = reader.read(None, Unreadable::Awaited);
         let (first, second) = part.shards[0][0].split().expect("two");
         assert_eq!(content(&first), [up("a", &[(1, 1.0)])]);
         assert_eq!(content(&second), [up("a", &[(2, 2.0)]), up("b", &[(1, 3.0)])]);

@@ -22,7 +22,7 @@ use veghe_tsdb::{Commit, CommitError, LogPosition, Store};
 use super::Protocol;
 use super::client::{Answer, Client};
 use super::metrics::{Dropped, SenderMetrics, TargetMetrics};
-use super::part::{Part, Reader, Request};
+use super::part::{Part, Reader, Request, Unreadable};
 use super::settings::Target;
 use crate::clock;
 
@@ -34,6 +34,10 @@ const SPLITS_PER_REQUEST: usize = 64;
 const DRAIN: Duration = Duration::from_secs(3);
 /// How long to wait after the store did not take a mark.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
+/// The waits after the log could not be read: the first, doubled each time, and the longest.
+const READ_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// So often in a row the same place of the log is tried before its segment is given up: over a quarter of an hour.
+const READ_TRIES: u32 = 40;
 /// How often the log tells of the same trouble again.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 /// How often it is counted what went from a backlog that was too large.
@@ -185,16 +189,29 @@ enum Delivery {
     Repeat,
 }
 
+/// How handing over a part ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// All of it is delivered or given up.
+    Complete,
+    /// The collector stops before.
+    Stopped,
+    /// A defect of ours ended a shard midway.
+    Failed,
+}
+
 impl Sender {
     async fn run(self, mark: Mark) {
         let mut done = mark.done;
         let mut through = Some(mark.end).filter(|end| *end > done);
         let mut reader = None;
+        let (mut tries, mut read_pause) = (0, READ_PAUSES.0);
         while !self.stop.is_cancelled() {
             let mut reading = reader.take().unwrap_or_else(|| self.reader(done));
             let read_at = clock::now();
+            let unreadable = if tries < READ_TRIES { Unreadable::Awaited } else { Unreadable::Skipped };
             let read = tokio::task::spawn_blocking(move || {
-                let part = reading.read(through);
+                let part = reading.read(through, unreadable);
                 (reading, part)
             });
             let (reading, part) = match read.await {
@@ -208,14 +225,31 @@ impl Sender {
                     continue;
                 }
             };
+            let blocked = part.blocked;
+            if blocked && through.is_some() {
+                // A part that is repeated is the same as it was, or it is not sent: read again from its beginning.
+                tries += 1;
+                self.pause(read_pause).await;
+                read_pause = (read_pause * 2).min(READ_PAUSES.1);
+                continue;
+            }
             reader = Some(reading);
             let delivery = if through.take().is_some() { Delivery::Repeat } else { Delivery::First };
             let (end, at_end, read) = (part.end, part.at_end, part.read);
             self.courier.metrics.dropped(Dropped::Series).inc_by(part.dropped);
             self.courier.metrics.log_errors.inc_by(part.errors as f64);
-            if part.samples() > 0 && !self.hand_over(done, part, delivery).await {
-                // The mark says where to begin again.
-                return;
+            if part.samples() > 0 {
+                match self.hand_over(done, part, delivery).await {
+                    Handed::Complete => {}
+                    // The mark says where to begin again.
+                    Handed::Stopped => return,
+                    // As after a restart: the part is read again and sent as it was.
+                    Handed::Failed => {
+                        (reader, through) = (None, Some(end));
+                        self.pause(self.courier.target.queue.max_backoff).await;
+                        continue;
+                    }
+                }
             }
             done = end;
             if read > 0 {
@@ -223,6 +257,14 @@ impl Sender {
             } else {
                 self.pin(done).await;
             }
+            if blocked {
+                // What came before is on its way; a success begins the waits anew.
+                (tries, read_pause) = if read > 0 { (1, READ_PAUSES.0) } else { (tries + 1, read_pause) };
+                self.pause(read_pause).await;
+                read_pause = (read_pause * 2).min(READ_PAUSES.1);
+                continue;
+            }
+            (tries, read_pause) = (0, READ_PAUSES.0);
             if at_end {
                 self.courier.metrics.caught_up.set(read_at.seconds());
                 self.pause(self.courier.target.queue.batch_send_deadline).await;
@@ -234,10 +276,10 @@ impl Sender {
         Reader::new(&self.store, position, self.external.clone(), &self.courier.target)
     }
 
-    /// Delivers a part; false where the collector stops before all of it is delivered or given up.
-    async fn hand_over(&self, done: LogPosition, part: Part, delivery: Delivery) -> bool {
+    /// Delivers a part.
+    async fn hand_over(&self, done: LogPosition, part: Part, delivery: Delivery) -> Handed {
         if !self.keep(Mark { done, end: part.end }).await {
-            return false;
+            return Handed::Stopped;
         }
         let metrics = &self.courier.metrics;
         metrics.pending.set(part.samples() as f64);
@@ -246,18 +288,25 @@ impl Sender {
             let (courier, stop) = (Arc::clone(&self.courier), self.stop.clone());
             shards.spawn(async move { courier.deliver_all(requests, delivery, &stop).await });
         }
-        let mut complete = true;
+        let mut handed = Handed::Complete;
         while let Some(ended) = shards.join_next().await {
-            complete &= ended.unwrap_or_else(|error| {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "sending to a target of remote write panicked"
-                );
-                true
-            });
+            match ended {
+                Ok(true) => {}
+                Ok(false) => handed = Handed::Stopped,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        remote = self.courier.target.name,
+                        "sending to a target of remote write panicked; the part is sent again"
+                    );
+                    if handed == Handed::Complete {
+                        handed = Handed::Failed;
+                    }
+                }
+            }
         }
         metrics.pending.set(0.0);
-        complete
+        handed
     }
 
     /// Keeps `mark` on disk, and the log from there; false where the collector stops before.

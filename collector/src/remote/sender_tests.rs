@@ -225,7 +225,7 @@ async fn one_sample_that_is_refused_keeps_no_other_out() {
     world.until_metric("prometheus_remote_storage_samples_failed_total", None, 1.0).await;
     // What is refused for another reason than its samples is not taken apart.
     let before = world.shared.lock().expect("script").bodies.len();
-    world.shared.lock().expect("script").answers.push_back((404, None));
+    world.shared.lock().expect("script").answers.push_back((415, None));
     world.feed(20..21, 1);
     world.until_metric("prometheus_remote_storage_samples_failed_total", None, 2.0).await;
     assert_eq!(world.shared.lock().expect("script").bodies.len(), before + 1);
@@ -276,4 +276,77 @@ async fn a_target_that_is_gone_is_forgotten_and_begins_anew() {
     let last = world.feed(6..9, 1);
     let expected: Samples = first.into_iter().chain(last).collect();
     world.until("what came in between is left out", |script| script.stored == expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expired_and_an_address_that_is_gone_lose_nothing() {
+    let mut world = World::new().await;
+    world.shared.lock().expect("script").answers = (0..40).map(|n| ([401, 403, 404, 405][n % 4], None)).collect();
+    world.start();
+    let fed = world.feed(0..50, 7);
+    world.until("all are stored", |script| script.stored == fed).await;
+    assert_eq!(world.metric("prometheus_remote_storage_samples_failed_total", None), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_defect_that_ends_a_shard_midway_costs_no_sample() {
+    let mut world = World::new().await;
+    // After the first failure twice this wait is computed, which panics.
+    world.target.queue.min_backoff = Duration::MAX;
+    world.shared.lock().expect("script").answers = [WELL, (503, None), WELL, (503, None)].into();
+    world.start();
+    let fed = world.feed(0..50, 7);
+    world.until("all are stored", |script| script.stored == fed).await;
+    assert_eq!(world.metric("prometheus_remote_storage_samples_failed_total", None), 0.0);
+}
+
+/// A receiver that is away for a fortnight: 14 days of samples, sealed on the way as time passes, all of them delivered
+/// when it is back, after a restart too, and the log that was held for it within the bound that is set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fortnight_of_a_dead_receiver_loses_nothing_within_the_bound_of_disk() {
+    const DAYS: i64 = 14;
+    const MINUTE_MS: i64 = 60_000;
+    let mut world = World::new().await;
+    world.target.queue.max_samples_per_send = 2_000;
+    // A part of the default, 4 GiB, as these 403,200 samples are of what a collector gets in such a time.
+    world.target.max_backlog_bytes = 16 << 20;
+    world.shared.lock().expect("script").answers = std::iter::repeat_n((503, None), 100_000).collect();
+    world.start();
+    let ids: Vec<_> = (0..20)
+        .map(|n| world.store.series(&Labels::from_pairs([("__name__", "up".to_owned()), ("n", n.to_string())])))
+        .collect::<Result<_, _>>()
+        .expect("series");
+    let group = world.store.group(&ids);
+    let mut rows = 0;
+    for day in 0..DAYS {
+        let columns = (0..1_440).map(|minute| {
+            let row = day * 1_440 + minute;
+            let values = (0..20).map(|n| (row * 31 % 977 + n) as f64).collect();
+            veghe_tsdb::Column { group, timestamp: Timestamp(row * MINUTE_MS), values }
+        });
+        // Fifteen minutes each, so that the log has as many records as in earnest.
+        let columns: Vec<_> = columns.collect();
+        for some in columns.chunks(15) {
+            world.store.commit(Commit { columns: some.to_vec(), ..Commit::default() }).expect("commit");
+        }
+        rows += columns.len();
+        // Night passes: what is past is sealed, and nobody but the target needs that log.
+        for hours in [25, 26] {
+            let now = Timestamp(day * 86_400_000 + hours * 3_600_000);
+            while world.store.seal(now).expect("sealed").more {}
+        }
+        if day == DAYS / 2 {
+            world.stop().await;
+            world.start();
+        }
+    }
+    let stats = world.store.stats();
+    assert!(stats.log_bytes < world.target.max_backlog_bytes, "{stats:?}");
+    assert_eq!(world.metric("prometheus_remote_storage_samples_dropped_total", Some("backlog_full")), 0.0);
+    world.shared.lock().expect("script").answers.clear();
+    world.until("all are stored", |script| script.stored.len() == rows * 20).await;
+    let script = world.shared.lock().expect("script");
+    let of = |n: i64, row: i64| script.stored[&(format!("up{{n=\"{n}\"}}"), row * MINUTE_MS)];
+    assert!((0..DAYS * 1_440).all(|row| (0..20).all(|n| of(n, row) == (row * 31 % 977 + n) as f64)));
+    assert_eq!(world.store.log_skipped("peer"), 0);
 }

@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn of_two_shortest_numbers_equally_near_the_even_one_is_written() {
         // What Prometheus answers to these queries; `Display` writes ...063.
-        assert_eq!(value(15_249_182_486_042.062_5), "15249182486042.062");
+        assert_eq!(value(15_249_182_486_042.0 + 0.0625), "15249182486042.062");
         assert_eq!(value(4_503_599_627_370_497.5), "4503599627370498");
     }
 

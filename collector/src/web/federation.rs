@@ -37,7 +37,7 @@ struct Latest {
 }
 
 async fn latest(api: &Api, parameters: &Parameters) -> Result<Vec<Latest>, ApiError> {
-    let selectors = parameters.matchers()?;
+    let selectors = parameters.selectors().await?;
     let now = clock::now();
     let start = now.saturating_sub(api.parts.queries.settings().lookback);
     api.select(move |store| {

@@ -18,12 +18,17 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use veghe_tsdb::Store;
 
+use super::pace::Pace;
 use super::prometheus_api::json_response;
 use crate::clock;
 use crate::import::{Format, ImportError, Importer, Packing, Summary};
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_mins(1);
+/// How long it may be waited for in all, beside a second for each so many bytes: a client that sends a byte a minute holds
+/// the only turn no longer.
+const GRACE: Duration = Duration::from_mins(2);
+const LEAST_BYTES_PER_SECOND: u64 = 4 << 10;
 /// Frames of a body that wait for the reader.
 const FRAMES: usize = 4;
 
@@ -81,7 +86,7 @@ async fn import(
     let result = tokio::select! {
         // It may end before the body does.
         result = &mut work => result,
-        () = feed(body, sender) => work.await,
+        () = feed(body, sender, Pace::new(SILENCE, GRACE, LEAST_BYTES_PER_SECOND)) => work.await,
     };
     match result {
         Ok((summary, result)) => respond(&summary, result),
@@ -108,18 +113,27 @@ fn unpack_and_run(
 }
 
 /// Hands the frames of `body` on until its end, or until nobody takes them any more.
-async fn feed(body: Body, sender: mpsc::Sender<io::Result<Option<Bytes>>>) {
+async fn feed(body: Body, sender: mpsc::Sender<io::Result<Option<Bytes>>>, mut pace: Pace) {
     let mut body = body;
     loop {
-        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
+        let begun = clock::instant();
+        let patience = pace.patience();
+        let frame = match tokio::time::timeout(patience, body.frame()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Ok(Some(data)),
+                Ok(data) => {
+                    pace.moved(data.len(), begun.elapsed());
+                    Ok(Some(data))
+                }
                 Err(_trailers) => continue,
             },
             Ok(Some(Err(error))) => Err(io::Error::other(error)),
-            Err(_elapsed) => {
+            Err(_elapsed) if patience == SILENCE => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {} s", SILENCE.as_secs())))
+            }
+            Err(_elapsed) => {
+                let problem = format!("it came more slowly than {LEAST_BYTES_PER_SECOND} bytes a second for too long");
+                Err(io::Error::new(io::ErrorKind::TimedOut, problem))
             }
         };
         let is_last = !matches!(frame, Ok(Some(_)));
@@ -204,6 +218,43 @@ fn answer(status: StatusCode, kind: &str, problem: impl std::fmt::Display, summa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A byte now and then, for ever.
+    struct Drip(std::pin::Pin<Box<tokio::time::Sleep>>);
+
+    impl hyper::body::Body for Drip {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, io::Error>>> {
+            std::task::ready!(self.0.as_mut().poll(context));
+            self.0 = Box::pin(tokio::time::sleep(Duration::from_millis(5)));
+            std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(b"x")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_sends_a_byte_now_and_then_is_given_up() {
+        let (sender, mut arriving) = mpsc::channel::<io::Result<Option<Bytes>>>(FRAMES);
+        let drip = Body::new(Drip(Box::pin(tokio::time::sleep(Duration::ZERO))));
+        let pace = Pace::new(Duration::from_mins(10), Duration::from_millis(40), 1 << 20);
+        let count = async {
+            let mut bytes = 0;
+            loop {
+                match arriving.recv().await.expect("an end that is told") {
+                    Ok(Some(frame)) => bytes += frame.len(),
+                    Ok(None) => panic!("the body has no end"),
+                    Err(error) => return (bytes, error),
+                }
+            }
+        };
+        let ((), (bytes, error)) = tokio::join!(feed(drip, sender, pace), count);
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error} after {bytes} bytes");
+        assert!(error.to_string().contains("more slowly than"), "{error}");
+    }
 
     #[test]
     fn the_content_type_chooses_the_format() {

@@ -15,6 +15,7 @@ mod federation;
 pub mod guard;
 mod import;
 mod overview;
+mod pace;
 mod parameters;
 mod process;
 mod prometheus_admin;
@@ -122,7 +123,7 @@ pub struct About {
     pub data_dir: PathBuf,
     /// How long samples stay, for example `90d`.
     pub retention: String,
-    /// The effective configuration. Secrets are file paths in it, so it may be shown.
+    /// The effective configuration, without secrets: it is shown.
     pub config_yaml: String,
     /// Settings by name, for `/api/v1/status/flags`.
     pub flags: BTreeMap<String, String>,
@@ -190,16 +191,22 @@ impl Operations {
         let writing = access.guard(writing, exposure, Need::Credential(Scope::Write));
         let lifecycle =
             Router::new().route("/-/reload", post(reload).put(reload)).with_state(Arc::clone(&self.alerting));
-        let lifecycle = lifecycle.merge(prometheus_admin::routes(self.queries.store().clone()));
+        let lifecycle = lifecycle.merge(prometheus_admin::routes(self.queries.store().clone(), &self.about.data_dir));
         let lifecycle = access.guard(lifecycle, exposure, Need::Credential(Scope::Admin));
         let open = open.merge(lifecycle).route("/-/quit", post(quit).put(quit));
         let (origins, project) = (self.origins.clone(), self.digitization.clone());
-        let api = Arc::new(Api { parts: self, selections: Arc::new(Semaphore::new(prometheus_api::MAX_SELECTIONS)) });
+        let api = Arc::new(Api {
+            parts: self,
+            selections: Arc::new(Semaphore::new(prometheus_api::MAX_SELECTIONS)),
+            streams: Arc::new(Semaphore::new(remote_read::MAX_STREAMS)),
+        });
         let batches = Guard { bodies: Bodies::AtMost(digitization::events::MAX_BODY_BYTES), ..guard.clone() };
         let events = batches.checking(digitization::events::routes(project.clone()));
         let writing = writing.merge(access.guard(events, exposure, Need::Credential(Scope::Events)));
         let operating =
             access.guard(digitization::operating(project.clone()), exposure, Need::Credential(Scope::Operate));
+        let floor = access.guard(digitization::floor(project.clone()), exposure, Need::Credential(Scope::Events));
+        let operating = operating.merge(floor);
         let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))

@@ -51,7 +51,7 @@ impl Parameters {
             return Ok(default);
         }
         parse_time(text)
-            .map_err(|problem| ApiError::invalid_parameter(name, format!("Invalid time value for '{name}': {problem}")))
+            .map_err(|problem| ApiError::invalid_parameter(name, format!("invalid time value for '{name}': {problem}")))
     }
 
     /// A duration that must be there, in milliseconds.
@@ -84,26 +84,36 @@ impl Parameters {
         }
     }
 
-    /// The selectors of every `match[]`.
-    pub(super) fn matchers(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
-        let mut regexes = 0;
-        self.all("match[]")
-            .map(|text| {
-                let matchers = veghe_promql::parse_selector(text)
-                    .map_err(|error| ApiError::invalid_parameter("match[]", error))?;
-                regexes += matchers.iter().filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex)).count();
-                if regexes > MAX_REGEXES {
-                    let problem = format!("more than {MAX_REGEXES} regular expressions in one request");
-                    return Err(ApiError::invalid_parameter("match[]", problem));
-                }
-                if matchers.iter().all(Matcher::matches_empty) {
-                    let problem = "match[] must contain at least one non-empty matcher";
-                    return Err(ApiError::invalid_parameter("match[]", problem));
-                }
-                Ok(matchers)
-            })
-            .collect()
+    /// The selectors of every `match[]`, read on a blocking thread where they may have regular expressions.
+    pub(super) async fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let texts: Vec<String> = self.all("match[]").map(str::to_owned).collect();
+        if !texts.iter().any(|text| text.contains('~')) {
+            return matchers(&texts);
+        }
+        tokio::task::spawn_blocking(move || matchers(&texts))
+            .await
+            .map_err(|_panicked| ApiError::internal("the request could not be read"))?
     }
+}
+
+fn matchers(texts: &[String]) -> Result<Vec<Vec<Matcher>>, ApiError> {
+    let mut regexes = 0;
+    texts
+        .iter()
+        .map(|text| {
+            let matchers = veghe_promql::parse_selector(text).map_err(ApiError::bad_data)?;
+            regexes += matchers.iter().filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex)).count();
+            if regexes > MAX_REGEXES {
+                let problem = format!("more than {MAX_REGEXES} regular expressions in one request");
+                return Err(ApiError::bad_data(problem));
+            }
+            if matchers.iter().all(Matcher::matches_empty) {
+                let problem = "match[] must contain at least one non-empty matcher";
+                return Err(ApiError::bad_data(problem));
+            }
+            Ok(matchers)
+        })
+        .collect()
 }
 
 impl<S: Send + Sync> FromRequest<S> for Parameters {

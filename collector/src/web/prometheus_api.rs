@@ -38,6 +38,8 @@ const TRUNCATED: &str = "results truncated due to limit";
 pub(super) struct Api {
     pub(super) parts: Operations,
     pub(super) selections: Arc<Semaphore>,
+    /// Streams of remote read, which last as long as their clients like.
+    pub(super) streams: Arc<Semaphore>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -76,12 +78,21 @@ impl ApiError {
         Self::bad_data(format!("invalid parameter {name:?}: {problem}"))
     }
 
+    /// The same error, of this parameter.
+    pub(super) fn about(self, name: &str) -> Self {
+        Self { message: format!("invalid parameter {name:?}: {}", self.message), ..self }
+    }
+
     fn timeout(message: impl Display) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, kind: "timeout", message: message.to_string() }
     }
 
     fn execution(message: impl Display) -> Self {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, kind: "execution", message: message.to_string() }
+    }
+
+    pub(super) fn unavailable(message: impl Display) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, kind: "unavailable", message: message.to_string() }
     }
 
     pub(super) fn internal(message: impl Display) -> Self {
@@ -101,18 +112,16 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Parse(error) => Self::invalid_parameter("query", error),
+            QueryError::Eval(error @ EvalError::RangeKind(_)) => Self::invalid_parameter("query", error),
             QueryError::Eval(EvalError::Stopped) => Self::timeout("query timed out in query execution"),
             QueryError::Eval(EvalError::Source(cause)) => {
                 // Which file is damaged is for the log of the appliance, not for every reader.
                 tracing::error!(error = &*cause as &dyn std::error::Error, "cannot read samples for a query");
                 Self::internal("cannot read samples; the collector's log says why")
             }
-            QueryError::Eval(
-                error @ (EvalError::RangeKind(_)
-                | EvalError::Timestamp(_)
-                | EvalError::Step
-                | EvalError::EndBeforeStart),
-            ) => Self::bad_data(error),
+            QueryError::Eval(error @ (EvalError::Timestamp(_) | EvalError::Step | EvalError::EndBeforeStart)) => {
+                Self::bad_data(error)
+            }
             QueryError::Eval(error) => Self::execution(error),
             QueryError::TimedOutInQueue => Self::timeout(error),
             QueryError::Defect => Self::internal(error),
@@ -147,11 +156,31 @@ pub(super) fn success(data: &Tree) -> Response {
     json_response(format!(r#"{{"status":"success","data":{data}}}"#))
 }
 
+/// The query of a request.
+async fn parse(parameters: &Parameters) -> Result<Query, ApiError> {
+    let text = parameters.get("query").to_owned();
+    Ok(compiling(text, Query::parse).await?.map_err(QueryError::from)?)
+}
+
+/// What `parse` makes of `text`: on a blocking thread where it may have a regular expression, because one of some kilobytes
+/// takes a tenth of a second to compile.
+pub(super) async fn compiling<T: Send + 'static>(
+    text: String,
+    parse: impl FnOnce(&str) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if !text.contains('~') {
+        return Ok(parse(&text));
+    }
+    tokio::task::spawn_blocking(move || parse(&text))
+        .await
+        .map_err(|_panicked| ApiError::internal("the request could not be read"))
+}
+
 async fn query(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
     let limit = parameters.limit()?;
     let at = parameters.time_or("time", clock::now())?;
     let bounds = parameters.bounds()?;
-    let query = Query::parse(parameters.get("query")).map_err(QueryError::from)?;
+    let query = parse(&parameters).await?;
     let asked = api.parts.queries.ask(query, When::At(at), bounds).await?;
     Ok(evaluation_response(asked, limit, parameters.get("stats")))
 }
@@ -171,7 +200,7 @@ async fn query_range(State(api): Shared, parameters: Parameters) -> Result<Respo
         ));
     }
     let bounds = parameters.bounds()?;
-    let query = Query::parse(parameters.get("query")).map_err(QueryError::from)?;
+    let query = parse(&parameters).await?;
     let asked = api.parts.queries.ask(query, When::Range { start, end, step }, bounds).await?;
     Ok(evaluation_response(asked, limit, parameters.get("stats")))
 }
@@ -276,8 +305,13 @@ impl Api {
 
     /// Waits for the turn of a selection.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.turn_of(&self.selections).await
+    }
+
+    /// Waits for one of `turns`.
+    pub(super) async fn turn_of(&self, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
         let timeout = self.parts.queries.settings().timeout;
-        tokio::time::timeout(timeout, Arc::clone(&self.selections).acquire_owned())
+        tokio::time::timeout(timeout, Arc::clone(turns).acquire_owned())
             .await
             .map_err(|_elapsed| ApiError::timeout(QueryError::TimedOutInQueue))?
             .map_err(|_closed| ApiError::internal("the collector is stopping"))
@@ -349,14 +383,15 @@ async fn series(State(api): Shared, parameters: Parameters) -> Result<Response, 
     }
     let limit = parameters.limit()?;
     let (start, end) = parameters.range()?;
-    let found = api.label_sets(parameters.matchers()?, start, end).await?;
+    let selectors = parameters.selectors().await.map_err(|error| error.about("match[]"))?;
+    let found = api.label_sets(selectors, start, end).await?;
     Ok(list(found, limit, push_labels))
 }
 
 async fn labels(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
     let limit = parameters.limit()?;
     let (start, end) = parameters.range()?;
-    let found = api.label_sets(parameters.matchers()?, start, end).await?;
+    let found = api.label_sets(parameters.selectors().await?, start, end).await?;
     let names: BTreeSet<Arc<str>> =
         found.iter().flat_map(|labels| labels.iter().map(|label| Arc::clone(&label.name))).collect();
     Ok(list(names.into_iter().collect(), limit, |out, text| push_text(out, text)))
@@ -373,7 +408,7 @@ async fn label_values(
     }
     let limit = parameters.limit()?;
     let (start, end) = parameters.range()?;
-    let found = api.label_sets(parameters.matchers()?, start, end).await?;
+    let found = api.label_sets(parameters.selectors().await?, start, end).await?;
     let values: BTreeSet<Arc<str>> = found
         .iter()
         .flat_map(Labels::iter)
@@ -406,13 +441,12 @@ fn unescaped(name: &str) -> Cow<'_, str> {
 
 /// The query laid out for reading.
 async fn format_query(parameters: Parameters) -> Result<Response, ApiError> {
-    let query = Query::parse(parameters.get("query")).map_err(QueryError::from)?;
-    Ok(success(&json!(query.pretty())))
+    Ok(success(&json!(parse(&parameters).await?.pretty())))
 }
 
 /// The query's tree.
 async fn parse_query(parameters: Parameters) -> Result<Response, ApiError> {
-    let tree = Query::parse(parameters.get("query")).and_then(|query| query.tree()).map_err(QueryError::from)?;
+    let tree = parse(&parameters).await?.tree().map_err(QueryError::from)?;
     Ok(success(&tree))
 }
 
@@ -422,7 +456,8 @@ async fn query_exemplars(parameters: Parameters) -> Result<Response, ApiError> {
     if end < start {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    Query::parse(parameters.get("query")).map_err(ApiError::bad_data)?;
+    let text = parameters.get("query").to_owned();
+    compiling(text, Query::parse).await?.map_err(ApiError::bad_data)?;
     Ok(success(&json!([])))
 }
 

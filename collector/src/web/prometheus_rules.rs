@@ -64,7 +64,7 @@ async fn rules(State(api): Shared, parameters: Parameters) -> Result<Response, A
     let filter = Filter {
         kind,
         names: set("rule_name[]"),
-        matchers: parameters.matchers().map_err(|error| ApiError::bad_data(error.message()))?,
+        matchers: parameters.selectors().await?,
         exclude_alerts: parse_bool(&parameters, "exclude_alerts")?,
     };
     let (groups, files) = (set("rule_group[]"), set("file[]"));

@@ -43,12 +43,15 @@ async fn runtime_info(State(api): Shared) -> Response {
     let about = &api.parts.about;
     success(&json!({
         "startTime": rfc3339(about.started),
+        "hostname": rustix::system::uname().nodename().to_string_lossy(),
+        "serverTime": rfc3339(crate::clock::now()),
         "CWD": about.data_dir.display().to_string(),
         "reloadConfigSuccess": true,
         "lastConfigTime": rfc3339(about.started),
         "corruptionCount": 0,
         "goroutineCount": 0,
         "GOMAXPROCS": std::thread::available_parallelism().map_or(1, usize::from),
+        "GOMEMLIMIT": 0,
         "GOGC": "",
         "GODEBUG": "",
         "storageRetention": about.retention,
@@ -69,10 +72,18 @@ async fn wal_replay() -> Response {
 }
 
 async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, ApiError> {
-    let limit = parameters.limit()?.unwrap_or(10).min(10_000);
+    let limit = match parameters.get("limit") {
+        "" => 10,
+        text => text
+            .parse::<usize>()
+            .ok()
+            .filter(|limit| *limit > 0)
+            .ok_or_else(|| ApiError::bad_data("limit must be a positive number"))?
+            .min(10_000),
+    };
     let data = api
         .select(move |store| {
-            let (stats, report) = (store.stats(), store.cardinality(limit));
+            let (stats, shape, report) = (store.stats(), store.head_shape(), store.cardinality(limit));
             let largest = |counts: &[(String, u64)]| -> Tree {
                 counts.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect()
             };
@@ -80,9 +91,10 @@ async fn tsdb(State(api): Shared, parameters: Parameters) -> Result<Response, Ap
                 "headStats": {
                     "numSeries": report.series,
                     "numLabelPairs": report.label_pairs,
-                    "chunkCount": 0,
-                    "minTime": 0,
-                    "maxTime": 0,
+                    "chunkCount": shape.pieces,
+                    // An empty head has Go's extremes in Prometheus too.
+                    "minTime": shape.span.map_or(i64::MAX, |span| span.0.millis()),
+                    "maxTime": shape.span.map_or(i64::MIN, |span| span.1.millis()),
                 },
                 "seriesCountByMetricName": largest(&report.series_by_metric),
                 "labelValueCountByLabelName": largest(&report.values_by_label),

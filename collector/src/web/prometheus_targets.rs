@@ -65,7 +65,7 @@ async fn targets(State(api): Shared, parameters: Parameters) -> Response {
             })
         })
         .collect();
-    let mut data = json!({ "activeTargets": targets, "droppedTargets": [] });
+    let mut data = json!({ "activeTargets": targets, "droppedTargets": [], "droppedTargetCounts": null });
     if dropped {
         data["droppedTargetCounts"] = json!({ SCRAPE_POOL: 0 });
     }

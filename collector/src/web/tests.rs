@@ -347,7 +347,7 @@ struct Site {
     login: FirstLogin,
     now: Timestamp,
     registry: Registry,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Site {
@@ -421,7 +421,7 @@ async fn site_with(exposure: Exposure, agents: Vec<AgentView>, alerts: Vec<serde
         },
     };
     let served = served(operations.router(), Limits::default()).await;
-    Site { served, login, now, registry, _dir: dir }
+    Site { served, login, now, registry, dir }
 }
 
 /// Two targets, ten samples each, one every second up to `now`; and a series whose label needs escaping.
@@ -590,11 +590,11 @@ async fn an_agent_enrols_and_a_wrong_request_hears_why() {
     assert!(statuses.contains(&429), "{statuses:?}");
 }
 
-/// What Prometheus 2.42.0 answered to the same requests, recorded.
+/// What Prometheus 3.5.3 answered to the same requests, recorded.
 #[tokio::test]
 async fn bad_requests_get_the_answers_of_prometheus() {
     let site = site(Exposure::Loopback).await;
-    let recorded = include_str!("tests/prometheus-2.42-errors.txt");
+    let recorded = include_str!("tests/prometheus-3.5-errors.txt");
     let mut wrong = vec![];
     for line in recorded.lines().filter(|line| !line.starts_with('#')) {
         let mut parts = line.splitn(3, ' ');
@@ -1006,6 +1006,147 @@ async fn the_pages_of_the_digitization_show_the_project_in_both_languages() {
     assert_eq!(freeze(r#"{"trough": "2026-05-31"}"#).await.status, 400);
 }
 
+#[tokio::test]
+async fn reports_of_the_digitization_are_read_by_anybody_here_and_frozen_with_a_credential() {
+    let site = site(Exposure::Loopback).await;
+    let bearer = format!("Bearer {}", site.login.token);
+    let event = |id: &str, kind: &str, data: serde_json::Value| {
+        json!({"specversion": "1.0", "type": format!("ro.cjt.digi.v1.{kind}"), "source": "//cjt/station/S02", "id": id,
+            "time": "2026-05-14T08:12:31Z", "data": data})
+    };
+    let empty = site.served.get("/digitization/reports?lang=ro").await;
+    assert!(empty.body.contains("Încă nu există niciun raport înghețat"), "{empty:?}");
+    let send = async |path: &str, kind: &str, body: &str, is_known: bool| {
+        let headers = [("content-type", kind), ("authorization", bearer.as_str())];
+        site.served.send("POST", path, &headers[..=usize::from(is_known)], body).await
+    };
+    let path = "/v1/digitization/reports";
+    let body = r#"{"period": "2026-05"}"#;
+    assert_eq!(send(path, "application/json", body, false).await.status, 401);
+    let none = send(path, "application/json", body, true).await;
+    assert!(none.status == 400 && none.body.contains("no inventory yet"), "{none:?}");
+    let events = json!([
+        event("1", "inventory.declared", json!({"unit": "U-1", "leaves": 100, "width_mm": 31})),
+        event("2", "image.captured", json!({"unit": "U-1", "frames": 150})),
+    ]);
+    let kind = "application/cloudevents-batch+json";
+    assert_eq!(send("/v1/digitization/events", kind, &events.to_string(), true).await.status, 200);
+    let draft = site.served.get("/digitization/reports/2026-05?lang=en").await;
+    assert!(
+        draft.body.contains("Draft, not frozen yet.") && draft.body.contains("Monthly report, May 2026"),
+        "{draft:?}"
+    );
+    let form = "application/x-www-form-urlencoded";
+    assert_eq!(send("/digitization/reports", form, "period=2026-05", false).await.status, 401);
+    let made = send("/digitization/reports", form, "period=2026-05", true).await;
+    assert!(made.status == 303 && made.head.contains("location: /digitization/reports/2026-05"), "{made:?}");
+    for wrong in [r#"{"period": "2098-05"}"#, r#"{"period": "May"}"#, r#"{"periode": "2026-05"}"#] {
+        assert_eq!(send(path, "application/json", wrong, true).await.status, 400, "{wrong}");
+    }
+    let again = send(path, "application/json", body, true).await.json();
+    let listed = site.served.get(path).await.json();
+    assert_eq!((&listed["reports"][0]["digest"], &listed["verified"]["last"]), (&again["digest"], &again["digest"]));
+    assert_eq!(again["figures"]["captured"], 150);
+    let page = site.served.get("/digitization/reports/2026-05?lang=ro").await;
+    assert!(
+        page.body.contains(again["digest"].as_str().expect("digest")) && !page.body.contains("<script"),
+        "{page:?}"
+    );
+    for (name, media_type) in
+        [("2026-05.xlsx", "spreadsheetml.sheet"), ("2026-05.csv", "text/csv"), ("2026-05.json", "json")]
+    {
+        let file = site.served.get(&format!("/digitization/reports/{name}?lang=en")).await;
+        assert!(file.status == 200 && file.head.contains(media_type), "{name}: {}", file.head);
+    }
+    for missing in ["/digitization/reports/May", "/digitization/reports/2026-05.exe"] {
+        assert_eq!(site.served.get(missing).await.status, 404);
+    }
+    let journal =
+        site.served.get("/v1/digitization/journal?day=2026-05-14&kind=image.captured&station=S02").await.json();
+    assert_eq!(
+        (journal["events"].as_array().map(Vec::len), &journal["events"][0]["data"]["frames"]),
+        (Some(1), &json!(150))
+    );
+    assert_eq!(site.served.get("/v1/digitization/journal?day=2026-05-13").await.json()["events"], json!([]));
+    let events = site.served.get("/digitization/events?day=2026-05-14&lang=en").await;
+    assert!(
+        events.body.contains("image.captured") && events.body.contains("/digitization/units/U-1?lang=en"),
+        "{events:?}"
+    );
+    assert_eq!(site.served.get("/v1/digitization/journal?day=yesterday").await.status, 400);
+}
+
+#[tokio::test]
+async fn lots_stations_and_fixity_have_pages_and_answers_in_both_languages() {
+    let site = site(Exposure::Loopback).await;
+    let bearer = format!("Bearer {}", site.login.token);
+    let event = |id: &str, kind: &str, data: serde_json::Value| {
+        json!({"specversion": "1.0", "type": format!("ro.cjt.digi.v1.{kind}"), "source": "//cjt/station/S02", "id": id,
+            "time": "2026-05-14T08:12:31Z", "data": data})
+    };
+    let pages = ["stations", "quality", "fixity", "events", "reports"];
+    for page in pages {
+        let empty = site.served.get(&format!("/digitization/{page}?lang=ro")).await;
+        assert!(empty.status == 200 && empty.body.contains("lang=\"ro\""), "{page}: {empty:?}");
+    }
+    let unit = json!({"unit": "U-1", "leaves": 100, "width_mm": 31, "batch": "L/1", "location": "D1/R04/P2"});
+    let events = json!([
+        event("1", "inventory.declared", unit),
+        event("2", "image.captured", json!({"unit": "U-1", "frames": 150, "blank": 2})),
+        event("3", "target.measured", json!({"station": "S02", "passed": false, "delta_e_mean": 4.5})),
+        event("4", "target.measured", json!({"station": "S02", "passed": true, "delta_e_mean": 2.5})),
+        event(
+            "5",
+            "fixity.checked",
+            json!({"storage": "nas-1", "outcome": "mismatch", "object": "a/<b>.tif", "good_copy": "nas-2"})
+        ),
+    ]);
+    let send = async |path: &str, kind: &str, body: &str| {
+        let headers = [("content-type", kind), ("authorization", bearer.as_str())];
+        site.served.send("POST", path, &headers, body).await
+    };
+    assert_eq!(
+        send("/v1/digitization/events", "application/cloudevents-batch+json", &events.to_string()).await.status,
+        200
+    );
+    let drawn = send("/v1/digitization/lots", "application/json", r#"{"batch": "L/1", "aql": "1.0"}"#).await;
+    assert_eq!(
+        (drawn.status, &drawn.json()["sample"], &drawn.json()["reject"]),
+        (200, &json!(13), &json!(1)),
+        "{drawn:?}"
+    );
+    let path = "/digitization/lots/L%2F1";
+    let minutes = site.served.get(&format!("{path}?lang=en")).await;
+    let seed = drawn.json()["seed"].as_str().expect("seed").to_owned();
+    assert!(minutes.body.contains(&seed) && minutes.body.contains("Minutes of acceptance, batch L/1"), "{minutes:?}");
+    let form = "application/x-www-form-urlencoded";
+    assert_eq!(send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=no+word").await.status, 400);
+    let judged = send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=skew&lang=en").await;
+    assert!(judged.status == 303 && judged.head.contains("location: /digitization/lots/l%2f1?lang=en"), "{judged:?}");
+    let lot = site.served.get("/v1/digitization/lots/L%2F1").await.json();
+    assert_eq!((&lot["verdict"]["is_accepted"], &lot["verdict"]["reason"]), (&json!(false), &json!("skew")));
+    assert_eq!(
+        site.served.send("POST", "/v1/digitization/lots", &[("content-type", "application/json")], "{}").await.status,
+        401
+    );
+    assert_eq!(site.served.get("/digitization/lots/none").await.status, 404);
+    let quality = site.served.get("/digitization/quality?lang=en").await;
+    assert!(quality.body.contains("blank page") && quality.body.contains("rejected (2)"), "{quality:?}");
+    let stations = site.served.get("/digitization/stations?lang=en").await;
+    assert!(
+        stations.body.contains("within tolerance, ΔE 2.5") && stations.body.contains("class=\"spark\""),
+        "{stations:?}"
+    );
+    let fixity = site.served.get("/digitization/fixity?lang=ro").await;
+    assert!(
+        fixity.body.contains("Un obiect nu mai este cum era") && fixity.body.contains("a/&#60;b&#62;.tif"),
+        "{fixity:?}"
+    );
+    assert_eq!(site.served.get("/v1/digitization/fixity").await.json()["damaged"][0]["good_copy"], "nas-2");
+    assert_eq!(site.served.get("/v1/digitization/flow").await.json()["shelves"][0]["name"], "D1/R04");
+    assert_eq!(site.served.get("/v1/digitization/quality").await.json()["strata"][0]["faults"][0]["fault"], "blank");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_administrator_deletes_series_and_nobody_else() {
     let site = site(Exposure::Loopback).await;
@@ -1022,4 +1163,45 @@ async fn an_administrator_deletes_series_and_nobody_else() {
     assert_eq!(count().await, json!(null));
     assert_eq!(site.send("POST", "/api/v1/admin/tsdb/clean_tombstones", &authorized, "").await.status, 204);
     assert_eq!(site.get("/api/v1/query?query=count(up)").await.json()["data"]["result"][0]["value"][1], "2");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_a_backup_that_restores_and_only_an_administrator_makes_one() {
+    let site = site(Exposure::Loopback).await;
+    let token = format!("Bearer {}", site.login.token);
+    let authorized = [("Authorization", token.as_str())];
+    let target = "/api/v1/admin/tsdb/snapshot";
+    assert_eq!(site.send("POST", target, &[], "").await.status, 401);
+    let wrong = site.send("POST", "/api/v1/admin/tsdb/snapshot?skip_head=maybe", &authorized, "").await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+    let made = site.send("POST", "/api/v1/admin/tsdb/snapshot?skip_head=false", &authorized, "").await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let answer: serde_json::Value = serde_json::from_str(&made.body).expect("JSON");
+    let name = answer["data"]["name"].as_str().expect("name");
+    assert!(name.len() == 33 && name.as_bytes()[8] == b'T' && name.as_bytes()[16] == b'-', "{name}");
+    let dir = site.dir.path().join("snapshots").join(name);
+    let new = site.dir.path().join("new");
+    crate::backup::restore(&dir, &new, &mut |_| std::ops::ControlFlow::Continue(())).expect("restored");
+    let options = Options { dir: new.join("tsdb"), window: Duration::from_hours(2), max_series: 1000 };
+    let (restored, _) = Store::open(options).expect("store");
+    let found = restored.select(&[], Timestamp::MIN, Timestamp::MAX).expect("select");
+    assert_eq!(found.len(), 5);
+    // The next one does not hold the first.
+    let second = site.send("PUT", target, &authorized, "").await;
+    let second: serde_json::Value = serde_json::from_str(&second.body).expect("JSON");
+    let second = site.dir.path().join("snapshots").join(second["data"]["name"].as_str().expect("name"));
+    assert!(second.join("data/tsdb").is_dir() && !second.join("data/snapshots").exists());
+}
+
+#[tokio::test]
+async fn the_head_is_told_of_as_prometheus_3_does() {
+    let site = site(Exposure::Loopback).await;
+    let answer = site.send("GET", "/api/v1/status/tsdb?limit=1", &[], "").await;
+    let answer: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    let head = &answer["data"]["headStats"];
+    assert_eq!(head["numSeries"], 5);
+    assert_eq!(head["chunkCount"], 5, "one run of raw samples a series");
+    assert_eq!(head["maxTime"], site.now.millis());
+    assert_eq!(head["minTime"], site.now.millis() - 9_000);
+    assert_eq!(answer["data"]["seriesCountByMetricName"].as_array().map(Vec::len), Some(1));
 }

@@ -5,6 +5,7 @@
 //! and shows what starts on them take, each in a process of its own.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -199,6 +200,7 @@ fn run_days(dir: &Path, days: usize) -> Result<String, Box<dyn Error>> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut values: Vec<f64> = (0..SERIES).map(|n| start_value(n, &mut random)).collect();
     let (mut sealed, mut merged, mut merge_seconds, mut longest_step) = ([0; 2], [0; 2], 0.0, 0.0_f64);
+    let mut rollup_bytes = 0;
     // Two days go on without samples, so that the last day is merged too.
     for row in 0..(days + 2) * ROWS_PER_DAY {
         let now = START_MS + row as i64 * STEP_MS;
@@ -220,6 +222,7 @@ fn run_days(dir: &Path, days: usize) -> Result<String, Box<dyn Error>> {
                 longest_step = longest_step.max(step);
             }
             sealed = [sealed[0] + report.samples, sealed[1] + report.bytes];
+            rollup_bytes += report.rollup_bytes;
             merged = [merged[0] + report.merged_samples, merged[1] + report.merged_bytes];
             if !report.more {
                 break;
@@ -234,8 +237,22 @@ fn run_days(dir: &Path, days: usize) -> Result<String, Box<dyn Error>> {
     let read: usize = found.iter().map(veghe_model::SeriesData::len).sum();
     let read_seconds = cpu_seconds() - before;
     drop(found);
+    let mut read_rollups = String::new();
+    for resolution in Store::resolutions() {
+        let before = cpu_seconds();
+        let found = store.rollups(&one, start, end, resolution)?.unwrap_or_default();
+        let buckets: usize = found.iter().map(|series| series.buckets.len()).sum();
+        let seconds = cpu_seconds() - before;
+        let minutes = resolution.as_secs() / 60;
+        let ms = seconds * 1e3;
+        writeln!(
+            read_rollups,
+            "roll-ups of {minutes:>2} min         read of 20 series {ms:.2} CPU-ms ({buckets} buckets)"
+        )?;
+    }
     let stats = store.stats();
     drop(store);
+    let by_table = table_bytes(&dir.join("chunks.db"))?;
     let before = cpu_seconds();
     let (_store, _) = Store::open(options(dir))?;
     let open_seconds = cpu_seconds() - before;
@@ -247,7 +264,8 @@ merging, CPU-s per M samples {:.3}, longest step {longest_step:.3} CPU-s
 resident after it           {:.1} MB
 read of 20 series, M samples per CPU-s {:.0} ({read})
 start                       {open_seconds:.3} CPU-s
-files, bytes per sample     {:.3} ({} log segments, {} head samples left)
+roll-ups, bytes per series and day {:.1}, that is {:.4} a sample
+{read_rollups}{by_table}files, bytes per sample     {:.3} ({} log segments, {} head samples left)
 ",
         sealed[0],
         merged[0],
@@ -256,10 +274,24 @@ files, bytes per sample     {:.3} ({} log segments, {} head samples left)
         merge_seconds / (merged[0] as f64 / 1e6),
         resident as f64 / 1024.0,
         read as f64 / 1e6 / read_seconds,
+        rollup_bytes as f64 / (SERIES * days) as f64,
+        rollup_bytes as f64 / sealed[0] as f64,
         stats.chunk_bytes as f64 / sealed[0] as f64,
         stats.log_segments,
         stats.head_samples,
     ))
+}
+
+/// The bytes that rows of each table have, without what SQLite needs for them.
+fn table_bytes(database: &Path) -> Result<String, Box<dyn Error>> {
+    let connection = rusqlite::Connection::open(database)?;
+    let mut text = String::new();
+    for table in ["chunk", "day_chunk", "rollup5_chunk", "rollup5_shape", "rollup60_chunk", "rollup60_shape"] {
+        let statement = format!("SELECT count(*), coalesce(sum(length(data)), 0) FROM {table}");
+        let (rows, bytes): (i64, i64) = connection.query_row(&statement, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        writeln!(text, "table {table:<22}{rows} rows, {bytes} bytes")?;
+    }
+    Ok(text)
 }
 
 fn stats_mb(bytes: u64) -> f64 {

@@ -21,7 +21,7 @@ use crate::contents::{self, Contents};
 use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -48,28 +48,66 @@ ALTER TABLE meta ADD COLUMN crc INTEGER;
 CREATE TABLE tombstone (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 ";
 
+/// What format 5 has in addition.
+const SCHEMA_OF_ROLLUPS: &str = "
+CREATE TABLE rollup5 (rollup5 INTEGER PRIMARY KEY, series BLOB NOT NULL);
+CREATE TABLE rollup5_chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE rollup5_shape (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE rollup60 (rollup60 INTEGER PRIMARY KEY, series BLOB NOT NULL);
+CREATE TABLE rollup60_chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE rollup60_shape (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+";
+
 /// How many windows make a day, as chunks are merged; 24 h of windows of 2 h.
 pub(crate) const WINDOWS_PER_DAY: i64 = 12;
 
-/// What a chunk spans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How long the buckets of a roll-up are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Resolution {
+    Minutes5,
+    Hour,
+}
+
+impl Resolution {
+    /// The finer one first.
+    pub(crate) const ALL: [Self; 2] = [Self::Minutes5, Self::Hour];
+
+    pub(crate) const fn ms(self) -> i64 {
+        match self {
+            Self::Minutes5 => 300_000,
+            Self::Hour => 3_600_000,
+        }
+    }
+}
+
+/// What a chunk spans and holds: samples of a window or of a day, or roll-ups of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Level {
     Window,
     Day,
+    Rollup(Resolution),
 }
 
 impl Level {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Window, Self::Day, Self::Rollup(Resolution::Minutes5), Self::Rollup(Resolution::Hour)];
+
     pub(crate) fn chunks(self) -> &'static str {
         match self {
             Self::Window => "chunk",
             Self::Day => "day_chunk",
+            Self::Rollup(Resolution::Minutes5) => "rollup5_chunk",
+            Self::Rollup(Resolution::Hour) => "rollup60_chunk",
         }
     }
 
+    /// What chunks of one unit share: columns of time stamps, or of roll-ups all that does not depend on values.
     pub(crate) fn times(self) -> &'static str {
         match self {
             Self::Window => "times",
             Self::Day => "day_times",
+            Self::Rollup(Resolution::Minutes5) => "rollup5_shape",
+            Self::Rollup(Resolution::Hour) => "rollup60_shape",
         }
     }
 
@@ -78,7 +116,14 @@ impl Level {
         match self {
             Self::Window => "window",
             Self::Day => "day",
+            Self::Rollup(Resolution::Minutes5) => "rollup5",
+            Self::Rollup(Resolution::Hour) => "rollup60",
         }
+    }
+
+    /// How many windows it spans.
+    pub(crate) fn windows(self) -> i64 {
+        if self == Self::Window { 1 } else { WINDOWS_PER_DAY }
     }
 }
 
@@ -119,7 +164,7 @@ impl Chunks {
         writer.busy_timeout(PATIENCE).map_err(database)?;
         writer
             .execute_batch(
-                "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
+                "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
                  PRAGMA temp_store=MEMORY;",
             )
             .map_err(database)?;
@@ -134,6 +179,7 @@ impl Chunks {
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_DAYS))
                 .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_TOMBSTONES))
+                .and_then(|()| transaction.execute_batch(SCHEMA_OF_ROLLUPS))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
@@ -149,8 +195,11 @@ impl Chunks {
                 if found < 3 {
                     transaction.execute_batch(catalog::SCHEMA)?;
                 }
-                transaction.execute_batch(SCHEMA_OF_TOMBSTONES)?;
-                add_checksums(&transaction)?;
+                if found < 4 {
+                    transaction.execute_batch(SCHEMA_OF_TOMBSTONES)?;
+                    add_checksums(&transaction)?;
+                }
+                transaction.execute_batch(SCHEMA_OF_ROLLUPS)?;
                 transaction.pragma_update(None, "user_version", VERSION)
             })();
             migrated.and_then(|()| transaction.commit()).map_err(database)?;
@@ -369,13 +418,24 @@ pub(crate) fn take_bitmap(key: i64, bytes: &[u8]) -> Result<RoaringBitmap, Damag
     RoaringBitmap::deserialize_from(checked(key, bytes)?).or(Err(Damaged("its set of series does not decode")))
 }
 
-/// Which series have a chunk of `day`; none removes the day.
-pub(crate) fn put_day(transaction: &Transaction<'_>, day: i64, series: &RoaringBitmap) -> rusqlite::Result<()> {
+/// Which series have a chunk of a day, of samples or of roll-ups; none removes the row.
+pub(crate) fn put_list(
+    transaction: &Transaction<'_>,
+    level: Level,
+    day: i64,
+    series: &RoaringBitmap,
+) -> rusqlite::Result<()> {
+    let table = level.unit();
     if series.is_empty() {
-        return transaction.execute("DELETE FROM day WHERE day = ?1", [day]).map(drop);
+        return transaction.execute(&format!("DELETE FROM {table} WHERE {table} = ?1"), [day]).map(drop);
     }
     let bytes = bitmap_bytes(day, series)?;
-    transaction.execute("INSERT OR REPLACE INTO day VALUES (?1, ?2)", params![day, bytes]).map(drop)
+    transaction.execute(&format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)"), params![day, bytes]).map(drop)
+}
+
+/// [`put_list`] of samples.
+pub(crate) fn put_day(transaction: &Transaction<'_>, day: i64, series: &RoaringBitmap) -> rusqlite::Result<()> {
+    put_list(transaction, Level::Day, day, series)
 }
 
 pub(crate) fn put_window(transaction: &Transaction<'_>, window: i64, sealed: &Sealed) -> rusqlite::Result<()> {

@@ -1,6 +1,6 @@
 //! Columns of values, bit for bit: constant, scaled decimal or plain, with staleness markers on the side.
 //!
-//! Sealed chunks pack with `pco`; pieces in the head pack bits by frame of reference, which is fast and never on disk.
+//! Sealed chunks pack with `pco`; pieces in the head, and short columns of roll-ups, pack bits by frame of reference.
 //! Invariant: every encoding is verified bit by bit against the values before it is chosen, so `-0.0` and every NaN
 //! come back as they were.
 
@@ -114,6 +114,11 @@ fn scale(values: &[f64], scaled: &mut Vec<i64>) -> Option<u8> {
         return Some(exponent);
     }
     None
+}
+
+/// The least power of ten that makes each of `values` an exact integer.
+pub(crate) fn power_of(values: &[f64], scratch: &mut Scratch) -> Option<f64> {
+    scale(values, &mut scratch.scaled).map(|exponent| POWERS[usize::from(exponent)])
 }
 
 /// Room that [`decode_with`] uses again.
@@ -268,6 +273,9 @@ fn width_of(low: i64, high: i64) -> u32 {
 
 /// Frame of reference over the values or over their differences, whichever is narrower.
 fn pack_integers(values: &[i64], out: &mut Vec<u8>) {
+    if values.is_empty() {
+        return;
+    }
     let (mut low, mut high) = (values[0], values[0]);
     let (mut low_step, mut high_step) = (i64::MAX, i64::MIN);
     let mut exact = true;
@@ -294,6 +302,9 @@ fn pack_integers(values: &[i64], out: &mut Vec<u8>) {
 }
 
 fn unpack_integers(cursor: &mut Cursor<'_>, n: usize, mut each: impl FnMut(i64)) -> Result<(), Damaged> {
+    if n == 0 {
+        return Ok(());
+    }
     let tag = cursor.u8()?;
     let width = u32::from(tag & !BY_DELTA);
     if width > 64 {

@@ -13,7 +13,8 @@ use rusqlite::{Connection, OptionalExtension};
 use veghe_model::{Labels, Timestamp};
 
 use crate::bytes::Damaged;
-use crate::chunks::{self, Level, Sealed, WINDOWS_PER_DAY, row, take_bitmap, take_mark, take_window};
+use crate::chunks::{self, Level, Resolution, Sealed, row, take_bitmap, take_mark, take_window};
+use crate::rollup::Rolled;
 use crate::tombstone::{self, Tombstone};
 use crate::{Damage, catalog};
 
@@ -26,6 +27,7 @@ pub(crate) struct Contents {
     pub(crate) marks: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) windows: BTreeMap<i64, Sealed>,
     pub(crate) days: BTreeMap<i64, Arc<RoaringBitmap>>,
+    pub(crate) rolled: Rolled,
     pub(crate) next_series: u32,
     /// Records up to this one are in here as far as series and marks go.
     pub(crate) through: u64,
@@ -40,7 +42,10 @@ pub(crate) struct Contents {
 pub(crate) fn read(connection: &Connection, path: &Path, window_ms: i64) -> rusqlite::Result<Contents> {
     let mut reader = Reader { connection, path, window_ms, contents: Contents::default() };
     reader.windows()?;
-    reader.days()?;
+    reader.days(Level::Day)?;
+    for resolution in Resolution::ALL {
+        reader.days(Level::Rollup(resolution))?;
+    }
     reader.series()?;
     reader.marks()?;
     reader.tombstones()?;
@@ -59,7 +64,8 @@ pub(crate) fn read(connection: &Connection, path: &Path, window_ms: i64) -> rusq
 /// Every series that a list names.
 fn named(contents: &Contents) -> RoaringBitmap {
     let windows = contents.windows.values().map(|sealed| &sealed.series);
-    windows.chain(contents.days.values()).fold(RoaringBitmap::new(), |all, series| all | &**series)
+    let rolled = Resolution::ALL.iter().flat_map(|resolution| contents.rolled.of(*resolution).values());
+    windows.chain(contents.days.values()).chain(rolled).fold(RoaringBitmap::new(), |all, series| all | &**series)
 }
 
 struct Reader<'a> {
@@ -108,21 +114,20 @@ impl Reader<'_> {
         }
     }
 
-    fn days(&mut self) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare("SELECT day, series FROM day")?;
+    /// Lists of days, of samples or of roll-ups.
+    fn days(&mut self, level: Level) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare(&format!("SELECT {0}, series FROM {0}", level.unit()))?;
         let mut rows = statement.query([])?;
         loop {
             let found = match rows.next() {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(()),
-                Err(error) => return self.rebuild_rest(Level::Day, &error),
+                Err(error) => return self.rebuild_rest(level, &error),
             };
             let (day, bytes): (i64, Vec<u8>) = (found.get(0)?, found.get(1).unwrap_or_default());
             match take_bitmap(day, &bytes) {
-                Ok(series) => {
-                    self.contents.days.insert(day, Arc::new(series));
-                }
-                Err(damage) => self.rebuild(Level::Day, day, &damage)?,
+                Ok(series) => self.insert(level, day, Arc::new(series)),
+                Err(damage) => self.rebuild(level, day, &damage)?,
             }
         }
     }
@@ -132,6 +137,11 @@ impl Reader<'_> {
         let range = range_of(level, unit, self.window_ms);
         self.damaged(format!("table {}, row {unit}", level.unit()), Some(range), detail);
         let series = Arc::new(rows_of(self.connection, level, unit)?);
+        self.insert(level, unit, series);
+        Ok(())
+    }
+
+    fn insert(&mut self, level: Level, unit: i64, series: Arc<RoaringBitmap>) {
         match level {
             Level::Window => {
                 self.contents.windows.insert(unit, Sealed { through: 0, series });
@@ -139,8 +149,8 @@ impl Reader<'_> {
             Level::Day => {
                 self.contents.days.insert(unit, series);
             }
+            Level::Rollup(resolution) => self.contents.rolled.set(resolution, unit, series),
         }
-        Ok(())
     }
 
     /// Makes the lists again that could not be read because pages of the table are damaged.
@@ -154,6 +164,7 @@ impl Reader<'_> {
             let known = match level {
                 Level::Window => self.contents.windows.contains_key(&unit),
                 Level::Day => self.contents.days.contains_key(&unit),
+                Level::Rollup(resolution) => self.contents.rolled.of(resolution).contains_key(&unit),
             };
             if !known {
                 self.rebuild(level, unit, error)?;
@@ -221,10 +232,7 @@ impl Reader<'_> {
 
 /// The first and the last time stamp that a window or day may have.
 pub(crate) fn range_of(level: Level, unit: i64, window_ms: i64) -> (Timestamp, Timestamp) {
-    let length = match level {
-        Level::Window => window_ms,
-        Level::Day => window_ms.saturating_mul(WINDOWS_PER_DAY),
-    };
+    let length = window_ms.saturating_mul(level.windows());
     let start = unit.saturating_mul(length);
     (Timestamp(start), Timestamp(start.saturating_add(length - 1)))
 }
@@ -251,7 +259,7 @@ pub(crate) fn listed(connection: &Connection, level: Level, unit: i64) -> rusqli
     let Some((bytes, through)) = found else { return Ok(Some(RoaringBitmap::new())) };
     let list = match level {
         Level::Window => take_window(unit, through as u64, &bytes),
-        Level::Day => take_bitmap(unit, &bytes),
+        Level::Day | Level::Rollup(_) => take_bitmap(unit, &bytes),
     };
     Ok(list.ok())
 }

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
+use veghe_model::Timestamp;
 
+use crate::HeadShape;
 use crate::bytes::{Cursor, Damaged};
 use crate::codec::{self, Packing, Scratch};
 use crate::timecolumn;
@@ -207,6 +209,22 @@ impl Head {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.all().map(|w| w.bytes).sum::<u64>() + (self.newest.len() * 8 + self.member.len() * 8) as u64
+    }
+
+    /// How many runs of samples its series have, and the oldest and newest time stamp.
+    pub(crate) fn shape(&self) -> HeadShape {
+        let mut pieces = 0;
+        let mut span: Option<(i64, i64)> = None;
+        for part in self.all().flat_map(|window| window.parts.values()) {
+            let runs = part.pieces.len() + usize::from(!part.times.is_empty());
+            pieces += (runs * part.series.len()) as u64;
+            let compressed = part.pieces.iter().map(|piece| (piece.first, piece.last));
+            let raw = part.times.iter().map(|time| (*time, *time));
+            for (first, last) in compressed.chain(raw) {
+                span = Some(span.map_or((first, last), |(a, b)| (a.min(first), b.max(last))));
+            }
+        }
+        HeadShape { pieces, span: span.map(|(first, last)| (Timestamp(first), Timestamp(last))) }
     }
 
     fn all(&self) -> impl Iterator<Item = &Window> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
+use roaring::{MultiOps as _, RoaringBitmap};
 use veghe_model::{Label, Labels, MatchOp, Matcher};
 
 use crate::Cardinality;
@@ -230,13 +230,8 @@ impl Index {
         if matcher.value().is_empty() {
             return postings.all.clone();
         }
-        let mut found = RoaringBitmap::new();
-        for (value, bitmap) in &postings.values {
-            if accept(matcher, &self.symbols.texts[*value as usize]) {
-                found |= bitmap;
-            }
-        }
-        found
+        let accepted = |(value, _): &(&Symbol, _)| accept(matcher, &self.symbols.texts[**value as usize]);
+        postings.values.iter().filter(accepted).map(|(_, bitmap)| bitmap).union()
     }
 }
 

@@ -21,22 +21,25 @@ mod room;
 mod seal;
 mod segment;
 mod select;
+mod shrink;
 mod store;
 mod tail;
 mod timecolumn;
 mod tombstone;
 mod verify;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chunks::Resolution;
 use room::Reserve;
 
 pub use backup::{BackupProgress, copy_database};
 pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
 pub use tail::{LogPosition, LogRecord, LogTail};
-use veghe_model::{Labels, Matcher, RollupSeries, SeriesData, Timestamp};
+use veghe_model::{Expired, Labels, Matcher, RollupSeries, SeriesData, Timestamp};
 pub use verify::{Damage, VerifyReport, verify_directory};
 
 /// A series of this store; stays the same for the life of the data directory.
@@ -110,18 +113,45 @@ pub struct SealReport {
     pub merged_samples: u64,
     /// Bytes of those chunks of a day.
     pub merged_bytes: u64,
-    /// Whether windows that may be sealed or merged remain: call again soon.
+    /// Bytes of the roll-ups that were made with them, or for days that had none.
+    pub rollup_bytes: u64,
+    /// Whether windows that may be sealed or merged remain, or days to roll up: call again soon.
     pub more: bool,
 }
 
-/// How long samples are kept.
+/// How long samples and roll-ups are kept. None goes before what is finer: a roll-up counts as kept at least as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ages {
+    /// Samples.
+    pub raw: Duration,
+    /// Roll-ups of 5 minutes.
+    pub rollup_5m: Duration,
+    /// Roll-ups of an hour.
+    pub rollup_1h: Duration,
+}
+
+impl Ages {
+    /// Everything for the same time.
+    pub const fn alike(age: Duration) -> Self {
+        Self { raw: age, rollup_5m: age, rollup_1h: age }
+    }
+
+    /// What these ages mean, each at least that of what is finer.
+    fn effective(self) -> Self {
+        let rollup_5m = self.rollup_5m.max(self.raw);
+        Self { raw: self.raw, rollup_5m, rollup_1h: self.rollup_1h.max(rollup_5m) }
+    }
+}
+
+/// How long what is kept.
 #[derive(Clone, Debug)]
 pub struct Retention {
     /// Series that are kept for another time; the first class that a series belongs to decides.
     pub classes: Vec<RetentionClass>,
     /// How long those of every other series are kept.
-    pub raw: Duration,
-    /// Above this the oldest samples go, whatever their age, but those of the last day.
+    pub ages: Ages,
+    /// Above this the oldest samples go, whatever their age; where none are left but those of the last day, the oldest
+    /// roll-ups of 5 minutes, then those of an hour.
     pub max_bytes: Option<u64>,
 }
 
@@ -130,8 +160,8 @@ pub struct Retention {
 pub struct RetentionClass {
     /// What a series of this class satisfies, all of them.
     pub matchers: Vec<Matcher>,
-    /// How long their samples are kept.
-    pub raw: Duration,
+    /// How long they are kept.
+    pub ages: Ages,
 }
 
 /// What a call of [`Store::retain`] did.
@@ -141,7 +171,11 @@ pub struct RetainReport {
     pub aged_chunks: u64,
     /// Chunks deleted because the store was larger than it may be.
     pub surplus_chunks: u64,
-    /// Bytes in use after that; SQLite keeps the room of what was deleted and fills it again.
+    /// Rows of roll-ups, each of a series and a day, deleted because of their age.
+    pub aged_rollups: u64,
+    /// Rows of roll-ups deleted because the store was larger than it may be.
+    pub surplus_rollups: u64,
+    /// Bytes in use after that; the file keeps the room of what was deleted until [`Store::seal`] has nothing else to do.
     pub used_bytes: u64,
 }
 
@@ -172,6 +206,15 @@ pub struct Cardinality {
     pub series_by_label: Vec<(String, u64)>,
     /// Series that have each pair, written `name=value`.
     pub series_by_pair: Vec<(String, u64)>,
+}
+
+/// What the head is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Runs of samples that its series have: compressed pieces, and one of raw rows where there are any.
+    pub pieces: u64,
+    /// The oldest and the newest time stamp, if there is any sample.
+    pub span: Option<(Timestamp, Timestamp)>,
 }
 
 /// How large everything is.
@@ -298,6 +341,23 @@ impl Store {
         self.inner.select_at_most(matchers, start, end, max_samples)
     }
 
+    /// As [`Self::select_at_most`], one series after the other rather than all at once: `each` gets every series with its
+    /// place in the ascending order of labels (places of series without a sample left are missing), on this thread and,
+    /// where there is much to decode, on a few more at the same time, so in any order. It ends the selection with `Break`.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged; some series may have been given by then.
+    pub fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, ReadError> {
+        self.inner.select_each(matchers, start, end, max_samples, each)
+    }
+
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.
     pub const fn resolutions() -> [Duration; 2] {
         [Duration::from_mins(5), Duration::from_hours(1)]
@@ -316,10 +376,35 @@ impl Store {
         end: Timestamp,
         resolution: Duration,
     ) -> Result<Option<Vec<RollupSeries>>, ReadError> {
-        if !Self::resolutions().contains(&resolution) {
-            return Ok(None);
-        }
-        self.inner.rollups(matchers, start, end, resolution.as_millis() as i64).map(Some)
+        self.rollups_at_most(matchers, start, end, resolution, usize::MAX)
+    }
+
+    /// As [`Self::rollups`]; none also where there are more than `max_buckets`.
+    ///
+    /// # Errors
+    /// [`ReadError`] names what is damaged.
+    pub fn rollups_at_most(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        resolution: Duration,
+        max_buckets: usize,
+    ) -> Result<Option<Vec<RollupSeries>>, ReadError> {
+        let wanted = |known: &Resolution| known.ms() as u128 == resolution.as_millis();
+        let Some(resolution) = Resolution::ALL.into_iter().find(wanted) else { return Ok(None) };
+        self.inner.rollups(matchers, (start, end), resolution, max_buckets)
+    }
+
+    /// The length of the buckets that are kept beside samples, which makes their roll-ups cheap to read.
+    pub const fn resolution_beside_samples() -> Duration {
+        Duration::from_hours(1)
+    }
+
+    /// Where retention took the samples of these series in `[start, end]` and kept their roll-ups: what is left. None
+    /// where it took none.
+    pub fn expired(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> Option<Expired> {
+        self.inner.expired(matchers, start, end)
     }
 
     /// The labels of the series that satisfy all `matchers` and may have samples in `[start, end]`, ascending.
@@ -337,7 +422,8 @@ impl Store {
 
     /// Moves windows that ended before `now` (less a grace for late samples) from the head to chunks, a bounded part
     /// of the work per call, and deletes log segments that hold nothing else. Where nothing is left to seal, merges
-    /// chunks of days that ended a while before `now`, a bounded part per call too.
+    /// chunks of days that ended a while before `now` and rolls them up, a bounded part per call too; where nothing is
+    /// left to merge, gives free room of the file back.
     ///
     /// # Errors
     /// [`SealError`]; the head keeps everything.
@@ -345,18 +431,19 @@ impl Store {
         self.inner.seal(now)
     }
 
-    /// Deletes whole windows that ended before `horizon`, oldest first, and series without samples; gives the number
-    /// of chunks deleted. What is merged to chunks of a day goes when the whole day ended before `horizon`.
+    /// Deletes whole windows that ended before `horizon`, oldest first, their roll-ups, and series of which nothing is
+    /// left; gives the number of chunks deleted. What is merged to chunks of a day goes when the whole day ended before `horizon`.
     ///
     /// # Errors
     /// [`SealError`]; what was deleted so far stays deleted.
     pub fn drop_before(&self, horizon: Timestamp) -> Result<u64, SealError> {
-        self.inner.drop_before(horizon)
+        self.inner.drop_reach_before(horizon, seal::Reach::Everything).map(|dropped| dropped.chunks)
     }
 
     /// Deletes what is older than `retention` keeps it, and the oldest of what is left while that takes more than
-    /// `max_bytes`; then series without samples. Whole chunks go: those of a window that ended, or, once merged, of a
-    /// day. Samples of a class that are not sealed yet wait for the next call after they are.
+    /// `max_bytes`; then series of which nothing is left. Whole chunks go: those of a window that ended, or, once merged,
+    /// of a day. Samples of a class that are not sealed yet wait for the next call after they are; those whose roll-ups
+    /// outlive them wait until they are rolled up, but not where `max_bytes` is the reason.
     ///
     /// # Errors
     /// [`SealError`]; what was deleted so far stays deleted.
@@ -383,6 +470,11 @@ impl Store {
     /// [`SealError`]; every deletion stays in force.
     pub fn clean_tombstones(&self) -> Result<CleanReport, SealError> {
         self.inner.clean_tombstones()
+    }
+
+    /// What the head is made of. Costs a look at each of its parts.
+    pub fn head_shape(&self) -> HeadShape {
+        store::read(&self.inner.head).shape()
     }
 
     /// Which labels make the most series: at most `limit` of each kind. Costs a pass over the distinct label pairs, no

@@ -386,6 +386,9 @@ pub(crate) struct Decoder {
     lost: bool,
     groups: Vec<Arc<[u32]>>,
     rows: Vec<Vec<u64>>,
+    /// Made with the first record: a new one for each costs more than most records take to decompress.
+    unpacker: Option<zstd::bulk::Decompressor<'static>>,
+    raw: Vec<u8>,
 }
 
 impl Decoder {
@@ -415,11 +418,25 @@ impl Decoder {
         if raw_len > MAX_RECORD_BYTES {
             return Err(Damaged("a record is longer than any may be"));
         }
-        let raw = zstd::bulk::decompress(cursor.rest(), raw_len).or(Err(Damaged("a record does not decompress")))?;
-        if raw.len() != raw_len {
-            return Err(Damaged("a record has another length than it says"));
-        }
-        self.payload(sequence, &raw)
+        let mut raw = std::mem::take(&mut self.raw);
+        let record = self.unpack(cursor.rest(), raw_len, &mut raw).and_then(|()| self.payload(sequence, &raw));
+        // A rare large record must not hold its room for ever.
+        raw.truncate(0);
+        raw.shrink_to(1 << 20);
+        self.raw = raw;
+        record
+    }
+
+    fn unpack(&mut self, packed: &[u8], raw_len: usize, raw: &mut Vec<u8>) -> Result<(), Damaged> {
+        let refused = |_| Damaged("a record does not decompress");
+        let unpacker = match &mut self.unpacker {
+            Some(unpacker) => unpacker,
+            none => none.insert(zstd::bulk::Decompressor::new().map_err(refused)?),
+        };
+        raw.clear();
+        raw.reserve(raw_len);
+        unpacker.decompress_to_buffer(packed, raw).map_err(refused)?;
+        if raw.len() == raw_len { Ok(()) } else { Err(Damaged("a record has another length than it says")) }
     }
 
     /// The record of an uncompressed payload.

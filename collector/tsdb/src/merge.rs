@@ -14,6 +14,7 @@ use rusqlite::{OptionalExtension, Statement, Transaction, params};
 use veghe_model::Timestamp;
 
 use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
+use crate::rollup::DayRoller;
 use crate::seal::{SERIES_PER_CALL, Sealer};
 use crate::select::{ReadScratch, merge_samples};
 use crate::store::{Inner, read, write};
@@ -21,7 +22,7 @@ use crate::tombstone::Tombstones;
 use crate::{SealError, SealReport};
 
 /// Samples after which a call ends with the series that it is at.
-const SAMPLES_PER_CALL: u64 = 1 << 20;
+pub(crate) const SAMPLES_PER_CALL: u64 = 1 << 20;
 /// A series with more samples in a day stays in chunks of windows: 64 MiB in memory.
 const MAX_SAMPLES: usize = 1 << 22;
 /// Days with rows that were sealed lately; beyond, the oldest are merged without rest.
@@ -49,6 +50,7 @@ struct Job {
     /// Sealed again since the job began.
     resealed: RoaringBitmap,
     times: TimesWriter,
+    roller: DayRoller,
     /// Whether the last part was rolled back.
     failed: bool,
 }
@@ -63,6 +65,11 @@ impl Merger {
         if let Some(job) = self.job.as_mut().filter(|job| job.day == day) {
             job.resealed |= series;
         }
+    }
+
+    /// The series of a day that can't be merged.
+    pub(crate) fn refused(&self, day: i64) -> RoaringBitmap {
+        self.refused.get(&day).cloned().unwrap_or_default()
     }
 
     /// Gives the day at hand up, as a kill would.
@@ -86,6 +93,7 @@ impl Inner {
         let written = (|| {
             if job.failed {
                 job.times = TimesWriter::new(&sealer.connection, Level::Day, job.day)?;
+                job.roller = DayRoller::new(&sealer.connection, &read(&self.rolled), job.day)?;
                 job.failed = false;
             }
             let transaction = sealer.connection.transaction()?;
@@ -96,6 +104,8 @@ impl Inner {
         match written {
             Ok(part) => {
                 job.next = part.next;
+                job.roller.publish(self);
+                report.rollup_bytes += std::mem::take(&mut job.roller.bytes);
                 report.merged_samples += part.samples;
                 report.merged_bytes += part.bytes;
                 if !part.refused.is_empty() {
@@ -147,13 +157,15 @@ impl Inner {
         }
         let times = TimesWriter::new(&sealer.connection, Level::Day, day)?;
         let had = read(&self.days).get(&day).cloned().unwrap_or_default();
-        let all = &*had | &todo;
+        let roller = DayRoller::new(&sealer.connection, &read(&self.rolled), day)?;
+        // What comes late where retention took the samples goes too: the day does not begin again for it.
+        let all = &*had | (&todo - read(&self.rolled).any(day));
         let transaction = sealer.connection.transaction()?;
         chunks::put_day(&transaction, day, &all)?;
         transaction.commit()?;
         write(&self.days).insert(day, Arc::new(all));
         let (next, resealed) = (0, RoaringBitmap::new());
-        sealer.merger.job = Some(Job { day, had, windows, todo, next, resealed, times, failed: false });
+        sealer.merger.job = Some(Job { day, had, windows, todo, next, resealed, times, roller, failed: false });
         Ok(())
     }
 
@@ -264,6 +276,11 @@ fn merge_part(transaction: &Transaction<'_>, job: &mut Job, tombstones: &Tombsto
             merge_samples(samples);
         }
         part.samples += samples.len() as u64;
+        // Roll-ups without samples are final, see `rollup`.
+        let expired = in_day == 0 && job.roller.has(id);
+        if expired {
+            samples.clear();
+        }
         tombstones.strike(id, samples);
         values.clear();
         values.extend(samples.iter().map(|s| s.1));
@@ -273,14 +290,19 @@ fn merge_part(transaction: &Transaction<'_>, job: &mut Job, tombstones: &Tombsto
         if samples.is_empty() {
             // All of it is deleted; the list of the day may name what is not there.
             delete_day.execute(params![row(job.day, id)])?;
+            if !expired {
+                job.roller.remove(transaction, id)?;
+            }
         } else {
             let place = (job.day, id);
             part.bytes += chunks::put_chunk(transaction, &mut put, &mut job.times, place, &times, values, codec)?;
+            job.roller.put(transaction, id, (&times, values), codec)?;
         }
         for window in windows {
             delete.execute(params![row(window, id)])?;
         }
     }
+    job.roller.put_lists(transaction)?;
     Ok(part)
 }
 

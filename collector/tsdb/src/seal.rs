@@ -13,11 +13,13 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use veghe_model::{Labels, Timestamp};
 
 use crate::catalog;
-use crate::chunks::{self, ChunkError, Level, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
+use crate::chunks::{self, ChunkError, Level, Resolution, Sealed, TimesReader, TimesWriter, WINDOWS_PER_DAY, row};
 use crate::head::{Frozen, PartKey, PieceTimes, Window};
 use crate::log::Segment;
 use crate::merge::Merger;
+use crate::rollup::Catcher;
 use crate::select::{ReadScratch, merge_samples, part_column};
+use crate::shrink::{self, Shrinker};
 use crate::store::{Inner, Writer, lock, read, write};
 use crate::tombstone::Tombstones;
 use crate::{SealError, SealReport};
@@ -41,6 +43,8 @@ pub(crate) struct Sealer {
     pub(crate) connection: Connection,
     job: Option<Job>,
     pub(crate) merger: Merger,
+    pub(crate) catcher: Catcher,
+    pub(crate) shrinker: Shrinker,
 }
 
 /// A window on its way.
@@ -56,9 +60,44 @@ struct Job {
     part_times: HashMap<PartKey, Arc<[i64]>>,
 }
 
+/// What of the past is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Samples; roll-ups stay.
+    Samples,
+    Everything,
+}
+
+/// How many rows were deleted.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Dropped {
+    pub(crate) chunks: u64,
+    pub(crate) rollups: u64,
+}
+
+/// Deletes the rows of a table before a unit, oldest first, so that a crash midway leaves one unbroken range.
+fn delete_before(connection: &Connection, table: &str, first_kept: i64) -> rusqlite::Result<u64> {
+    let statement =
+        format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)");
+    let mut deleted = 0;
+    loop {
+        let gone = connection.execute(&statement, params![row(first_kept, 0), DELETED_PER_TRANSACTION])?;
+        deleted += gone as u64;
+        if gone == 0 {
+            return Ok(deleted);
+        }
+    }
+}
+
 impl Sealer {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, job: None, merger: Merger::default() }
+        Self {
+            connection,
+            job: None,
+            merger: Merger::default(),
+            catcher: Catcher::default(),
+            shrinker: Shrinker::default(),
+        }
     }
 }
 
@@ -88,10 +127,18 @@ impl Inner {
         let mut report = SealReport::default();
         if sealer.job.is_some() {
             self.advance(sealer, now, &mut report)?;
-        } else {
+        } else if self.may_merge(sealer, now) {
             self.merge(sealer, now, &mut report)?;
+        } else if self.may_roll(sealer) {
+            self.catch_up(sealer, &mut report)?;
+        } else {
+            shrink::shrink(sealer)?;
         }
-        report.more = sealer.job.is_some() || self.next_window(now).is_some() || self.may_merge(sealer, now);
+        report.more = sealer.job.is_some()
+            || self.next_window(now).is_some()
+            || self.may_merge(sealer, now)
+            || self.may_roll(sealer)
+            || shrink::due(sealer).map_err(SealError::Database)?;
         self.delete_segments()?;
         if !report.more && self.chunks.wal_bytes() > IDLE_WAL_BYTES {
             chunks::empty_wal(&sealer.connection).map_err(SealError::Database)?;
@@ -221,43 +268,41 @@ impl Inner {
         deleted.map_err(|(path, source)| SealError::Delete { path, source })
     }
 
-    pub(crate) fn drop_before(&self, horizon: Timestamp) -> Result<u64, SealError> {
+    /// Deletes what ended before `horizon`, whatever series it is of.
+    pub(crate) fn drop_reach_before(&self, horizon: Timestamp, reach: Reach) -> Result<Dropped, SealError> {
         let mut sealer = lock(&self.sealer);
         let sealer = &mut *sealer;
         self.persist_catalog(sealer)?;
         let first_kept = horizon.0.div_euclid(self.window_ms).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
         sealer.merger.abandon();
         let first_day = first_kept.div_euclid(WINDOWS_PER_DAY);
-        self.hide_windows(sealer, first_kept, first_day)?;
-        let mut deleted = 0;
-        for (table, first_kept) in
-            [("chunk", first_kept), ("times", first_kept), ("day_chunk", first_day), ("day_times", first_day)]
-        {
-            let statement =
-                format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)");
-            loop {
-                // Oldest first, so that a crash midway leaves one unbroken range.
-                let gone = sealer
-                    .connection
-                    .execute(&statement, params![row(first_kept, 0), DELETED_PER_TRANSACTION])
-                    .map_err(SealError::Database)?;
-                if table.ends_with("chunk") {
-                    deleted += gone as u64;
-                }
-                if gone == 0 {
-                    break;
-                }
-            }
+        self.hide_windows(sealer, first_kept, first_day, reach)?;
+        let mut dropped = Dropped::default();
+        for level in Level::ALL {
+            let (first_kept, count) = match (level, reach) {
+                (Level::Window, _) => (first_kept, &mut dropped.chunks),
+                (Level::Day, _) => (first_day, &mut dropped.chunks),
+                (Level::Rollup(_), Reach::Everything) => (first_day, &mut dropped.rollups),
+                (Level::Rollup(_), Reach::Samples) => continue,
+            };
+            *count += delete_before(&sealer.connection, level.chunks(), first_kept).map_err(SealError::Database)?;
+            delete_before(&sealer.connection, level.times(), first_kept).map_err(SealError::Database)?;
         }
         self.forget_series(sealer)?;
         self.delete_segments()?;
         self.forget_windows(sealer)?;
-        Ok(deleted)
+        Ok(dropped)
     }
 
     /// Makes windows before `first_kept` and days before `first_day` empty for readers and for replay, in one
     /// transaction.
-    fn hide_windows(&self, sealer: &mut Sealer, first_kept: i64, first_day: i64) -> Result<(), SealError> {
+    fn hide_windows(
+        &self,
+        sealer: &mut Sealer,
+        first_kept: i64,
+        first_day: i64,
+        reach: Reach,
+    ) -> Result<(), SealError> {
         let writer = lock(&self.writer);
         let mut windows: BTreeSet<i64> = read(&self.head).windows.range(..first_kept).map(|(w, _)| *w).collect();
         windows.extend(sealer.job.iter().map(|job| job.frozen.window).filter(|w| *w < first_kept));
@@ -265,7 +310,17 @@ impl Inner {
         windows.extend(writer.log.segments().flat_map(|s| s.windows.range(..first_kept)).map(|(w, _)| *w));
         let mut days = write(&self.days);
         let gone: Vec<i64> = days.range(..first_day).map(|(day, _)| *day).collect();
-        if windows.is_empty() && gone.is_empty() {
+        let rolled: Vec<(Resolution, i64)> = match reach {
+            Reach::Samples => Vec::new(),
+            Reach::Everything => {
+                let rolled = read(&self.rolled);
+                let of = |resolution: Resolution| {
+                    rolled.of(resolution).range(..first_day).map(move |(day, _)| (resolution, *day))
+                };
+                Resolution::ALL.into_iter().flat_map(of).collect()
+            }
+        };
+        if windows.is_empty() && gone.is_empty() && rolled.is_empty() {
             return Ok(());
         }
         let empty = Sealed { through: writer.sequence, series: Arc::default() };
@@ -277,10 +332,16 @@ impl Inner {
             for day in &gone {
                 chunks::put_day(&transaction, *day, &empty.series)?;
             }
+            for (resolution, day) in &rolled {
+                chunks::put_list(&transaction, Level::Rollup(*resolution), *day, &empty.series)?;
+            }
             transaction.commit()
         })();
         hidden.map_err(SealError::Database)?;
         *days = days.split_off(&first_day);
+        for (resolution, day) in &rolled {
+            write(&self.rolled).set(*resolution, *day, Arc::default());
+        }
         {
             let mut sealed = write(&self.sealed);
             for window in &windows {
@@ -312,6 +373,11 @@ impl Inner {
         for series in read(&self.days).values() {
             used |= &**series;
         }
+        let rolled = read(&self.rolled);
+        for series in Resolution::ALL.iter().flat_map(|resolution| rolled.of(*resolution).values()) {
+            used |= &**series;
+        }
+        drop(rolled);
         // Series that no file defines were just made and wait for their first commit.
         let unused = &writer.defined - &used;
         if unused.is_empty() {

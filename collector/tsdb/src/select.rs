@@ -5,24 +5,89 @@
 //! Locks are held while references and raw rows are copied, never while anything is decoded or read from disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
-use std::sync::Arc;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use roaring::RoaringBitmap;
 use rusqlite::Connection;
 use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
 
 use crate::bytes::{Cursor, Damaged};
-use crate::chunks::{ChunkError, Level, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
+use crate::chunks::{ChunkError, Level, Resolution, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
 use crate::codec::Packing;
 use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
-use crate::store::{Inner, read};
+use crate::store::{Inner, lock, read};
 use crate::{ReadError, codec};
 
-/// Samples that are worth a thread.
-const SAMPLES_PER_THREAD: usize = 200_000;
-/// More threads are not used for one selection.
-const MAX_THREADS: usize = 4;
+/// Samples to decode that are worth a further thread: some milliseconds of work. On a busy machine a thread waits that long
+/// for its turn, and the selection for the thread.
+const SAMPLES_PER_THREAD: usize = 500_000;
+/// Series that a thread takes at once.
+const SERIES_AT_ONCE: usize = 16;
+/// A selection uses no more threads beside its own.
+const MAX_HELPERS: usize = 3;
+
+/// Threads that selections may use beside their own, all selections together: one less than there are processors, so that
+/// however many queries run, what is written still finds its turn.
+pub(crate) struct Helpers {
+    left: AtomicUsize,
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { left: AtomicUsize::new(processors.saturating_sub(1)) }
+    }
+}
+
+impl Helpers {
+    /// As many of `wanted` as are left now.
+    fn lend(&self, wanted: usize) -> Lent<'_> {
+        let wanted = wanted.min(MAX_HELPERS);
+        let take = |left: usize| Some(left - left.min(wanted));
+        let left = self.left.fetch_update(Relaxed, Relaxed, take).unwrap_or(0);
+        Lent { of: self, count: left.min(wanted) }
+    }
+}
+
+struct Lent<'a> {
+    of: &'a Helpers,
+    count: usize,
+}
+
+impl Lent<'_> {
+    fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.of.left.fetch_add(self.count, Relaxed);
+    }
+}
+
+/// A series that is to be put together.
+struct Found {
+    labels: Labels,
+    id: u32,
+    runs: Vec<Run>,
+}
+
+/// What `select` gives, in order.
+fn collected(
+    select: impl FnOnce(Each<'_>) -> Result<Option<()>, ReadError>,
+) -> Result<Option<Vec<SeriesData>>, ReadError> {
+    let all = Mutex::new(Vec::new());
+    let told = select(&|place, series| {
+        lock(&all).push((place, series));
+        ControlFlow::Continue(())
+    })?;
+    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all.sort_unstable_by_key(|(place, _)| *place);
+    Ok(told.map(|()| all.into_iter().map(|(_, series)| series).collect()))
+}
 
 /// Samples of one series from one place, ascending; their values are decoded when the series is put together.
 struct Run {
@@ -67,7 +132,10 @@ struct Gathered {
     runs: BTreeMap<u32, Vec<Run>>,
     /// Encoded values of chunks.
     bytes: Vec<u8>,
+    /// Samples in the range.
     samples: usize,
+    /// Samples of all runs, whole.
+    to_decode: usize,
 }
 
 impl Gathered {
@@ -76,17 +144,21 @@ impl Gathered {
         let (from, to) = span.of(&times);
         if from < to {
             self.samples += to - from;
+            self.to_decode += times.len();
             let values = values(self);
             self.runs.entry(id).or_default().push(Run { window, times, values });
         }
     }
 }
 
+/// Samples of one series, by its number.
+pub(crate) type IdColumns = (u32, Arc<[i64]>, Vec<f64>);
+
 /// The range of time that is asked for, both ends included.
 #[derive(Clone, Copy)]
-struct Span {
-    start: i64,
-    end: i64,
+pub(crate) struct Span {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
 }
 
 impl Span {
@@ -99,6 +171,10 @@ impl Span {
         (times.partition_point(|t| *t < self.start), times.partition_point(|t| *t <= self.end))
     }
 }
+
+/// Takes a series with its place in the order of labels; may be called from several threads at once. Ends the selection
+/// where it answers so.
+pub(crate) type Each<'a> = &'a (dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync);
 
 impl Inner {
     pub(crate) fn select(
@@ -118,11 +194,22 @@ impl Inner {
         end: Timestamp,
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        collected(|each| self.select_each(matchers, start, end, max_samples, each))
+    }
+
+    pub(crate) fn select_each(
+        &self,
+        matchers: &[Matcher],
+        start: Timestamp,
+        end: Timestamp,
+        max_samples: usize,
+        each: Each<'_>,
+    ) -> Result<Option<()>, ReadError> {
         if start > end {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(()));
         }
         let found = read(&self.index).select(matchers);
-        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples)
+        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples, each)
     }
 
     pub(crate) fn select_series(
@@ -139,7 +226,7 @@ impl Inner {
             let index = read(&self.index);
             series.iter().filter_map(|labels| index.find(labels)).collect()
         };
-        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples)
+        collected(|each| self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples, each))
     }
 
     fn select_found(
@@ -147,7 +234,29 @@ impl Inner {
         found: &RoaringBitmap,
         span: Span,
         max_samples: usize,
-    ) -> Result<Option<Vec<SeriesData>>, ReadError> {
+        each: Each<'_>,
+    ) -> Result<Option<()>, ReadError> {
+        self.select_numbered(found, span, max_samples, &|place, _, series| each(place, series))
+    }
+
+    /// The samples of each series that has some, by number.
+    pub(crate) fn select_ids(&self, found: &RoaringBitmap, span: Span) -> Result<Vec<IdColumns>, ReadError> {
+        let columns = Mutex::new(Vec::new());
+        self.select_numbered(found, span, usize::MAX, &|_, id, series| {
+            lock(&columns).push((id, series.timestamps, series.values));
+            ControlFlow::Continue(())
+        })?;
+        Ok(columns.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// [`Self::select_found`], with the number of each series.
+    fn select_numbered(
+        &self,
+        found: &RoaringBitmap,
+        span: Span,
+        max_samples: usize,
+        each: &(dyn Fn(usize, u32, SeriesData) -> ControlFlow<()> + Sync),
+    ) -> Result<Option<()>, ReadError> {
         let tombstones = read(&self.tombstones).clone();
         let snapshot = self.snapshot(found, span.start, span.end);
         let mut gathered = Gathered::default();
@@ -159,27 +268,61 @@ impl Inner {
         if gathered.samples > max_samples {
             return Ok(None);
         }
-        let Gathered { runs, bytes, samples } = gathered;
-        let runs: Vec<(u32, Vec<Run>)> = runs.into_iter().collect();
-        let joined = join_all(&runs, &bytes, samples, span);
-        let mut answer = Vec::with_capacity(runs.len());
-        {
+        let Gathered { runs, bytes, to_decode, .. } = gathered;
+        let mut all: Vec<Found> = {
             let index = read(&self.index);
-            for ((id, _), joined) in runs.iter().zip(joined) {
-                let joined = joined.map_err(|(window, damage)| self.corrupt(window, *id, damage))?;
-                let (mut timestamps, mut values) = joined;
-                tombstones.strike_columns(*id, &mut timestamps, &mut values);
-                if values.is_empty() {
-                    continue;
+            runs.into_iter().map(|(id, runs)| Found { labels: index.labels(id), id, runs }).collect()
+        };
+        all.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+        let next = AtomicUsize::new(0);
+        // Of several damaged series the first is told, whoever comes to it.
+        let first_damage: Mutex<Option<(usize, i64, Damaged)>> = Mutex::new(None);
+        let work = || {
+            let mut joiner =
+                Joiner { span, bytes: &bytes, joined: HashMap::new(), scratch: codec::DecodeScratch::default() };
+            loop {
+                let from = next.fetch_add(SERIES_AT_ONCE, Relaxed);
+                let Some(part) = all.get(from..all.len().min(from + SERIES_AT_ONCE)).filter(|p| !p.is_empty()) else {
+                    return;
+                };
+                for (place, series) in (from..).zip(part) {
+                    let (mut timestamps, mut values) = match joiner.join(&series.runs) {
+                        Ok(joined) => joined,
+                        Err((window, damage)) => {
+                            let mut first = lock(&first_damage);
+                            if first.as_ref().is_none_or(|(other, ..)| place < *other) {
+                                *first = Some((place, window, damage));
+                            }
+                            next.store(all.len(), Relaxed);
+                            return;
+                        }
+                    };
+                    tombstones.strike_columns(series.id, &mut timestamps, &mut values);
+                    if values.is_empty() {
+                        continue;
+                    }
+                    let data = SeriesData { labels: series.labels.clone(), timestamps, values };
+                    if each(place, series.id, data).is_break() {
+                        next.store(all.len(), Relaxed);
+                        return;
+                    }
                 }
-                answer.push(SeriesData { labels: index.labels(*id), timestamps, values });
             }
+        };
+        let helpers = self.helpers.lend((to_decode / SAMPLES_PER_THREAD).min(all.len() / SERIES_AT_ONCE));
+        std::thread::scope(|scope| {
+            // This thread does its part itself; a panic of another one goes on here.
+            (0..helpers.count()).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+        drop(helpers);
+        match lock(&first_damage).take() {
+            Some((place, window, damage)) => Err(self.corrupt(window, all[place].id, damage)),
+            None => Ok(Some(())),
         }
-        answer.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(Some(answer))
     }
 
-    fn corrupt(&self, window: i64, id: u32, damage: Damaged) -> ReadError {
+    pub(crate) fn corrupt(&self, window: i64, id: u32, damage: Damaged) -> ReadError {
         ReadError::Corrupt {
             series: read(&self.index).labels(id),
             window: Timestamp(self.window_start(window)),
@@ -272,6 +415,12 @@ impl Inner {
             for (_, series) in in_days.into_iter().chain(self.sealed_between(start.0, end.0)) {
                 there |= &*series;
             }
+            let rolled = read(&self.rolled);
+            for resolution in Resolution::ALL {
+                for (_, series) in days_between(rolled.of(resolution), first, last) {
+                    there |= &*series;
+                }
+            }
         }
         let index = read(&self.index);
         let mut labels: Vec<Labels> = (index.select(matchers) & there).iter().map(|id| index.labels(id)).collect();
@@ -336,30 +485,6 @@ fn part_view(window: i64, part: &Part, start: i64, end: i64) -> PartView {
 
 /// The columns of one series, or where a run of it is damaged.
 type Joined = Result<(Arc<[i64]>, Vec<f64>), (i64, Damaged)>;
-
-/// Puts every series together, on several threads where there is much to decode; in the order of `runs`.
-fn join_all(runs: &[(u32, Vec<Run>)], bytes: &[u8], samples: usize, span: Span) -> Vec<Joined> {
-    let join = |part: &[(u32, Vec<Run>)]| -> Vec<Joined> {
-        let mut joiner = Joiner { span, bytes, joined: HashMap::new(), scratch: codec::DecodeScratch::default() };
-        part.iter().map(|(_, runs)| joiner.join(runs)).collect()
-    };
-    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let threads = processors.min(samples / SAMPLES_PER_THREAD).min(runs.len());
-    if threads < 2 {
-        return join(runs);
-    }
-    let parts: Vec<&[(u32, Vec<Run>)]> = runs.chunks(runs.len().div_ceil(threads)).collect();
-    std::thread::scope(|scope| {
-        let join = &join;
-        // This thread takes the first part itself.
-        let others: Vec<_> = parts.iter().skip(1).map(|part| scope.spawn(move || join(part))).collect();
-        let mut all = parts.first().map_or_else(Vec::new, |part| join(part));
-        for other in others {
-            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        all
-    })
-}
 
 /// Columns of time stamps, and what they are one after the other.
 struct JoinedTimes {
@@ -492,7 +617,7 @@ pub(crate) fn part_column(
 }
 
 /// Lets an error of ours cross [`crate::chunks::Chunks::read`].
-struct ReadFailure(ReadError);
+pub(crate) struct ReadFailure(pub(crate) ReadError);
 
 impl From<rusqlite::Error> for ReadFailure {
     fn from(error: rusqlite::Error) -> Self {
@@ -507,7 +632,7 @@ impl From<ReadFailure> for ReadError {
 }
 
 /// Gives the chunks of these series of a window or day, ascending: a scan where most are asked for, else one by one.
-fn read_chunks(
+pub(crate) fn read_chunks(
     connection: &Connection,
     level: Level,
     window: i64,
@@ -517,8 +642,8 @@ fn read_chunks(
     let (Some(first), Some(last)) = (series.min(), series.max()) else { return Ok(()) };
     let dense = series.len() * 8 >= u64::from(last - first);
     if dense {
-        let mut statement =
-            connection.prepare(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
+        let mut statement = connection
+            .prepare_cached(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
         let mut rows = statement.query([row(window, first), row(window, last)])?;
         while let Some(found) = rows.next()? {
             let id = found.get::<_, i64>(0)? as u32;
@@ -528,7 +653,7 @@ fn read_chunks(
         }
         return Ok(());
     }
-    let mut statement = connection.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
     for id in series {
         let mut rows = statement.query([row(window, id)])?;
         if let Some(found) = rows.next()? {

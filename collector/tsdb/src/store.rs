@@ -1,7 +1,7 @@
 //! The parts put together: who locks what, and in which order.
 //!
 //! Invariants: locks are taken in the order sealer, writer, days, index or head or sealed windows or marks (these one
-//! at a time). Only a holder of the writer lock changes the head. What a reader sees is on disk.
+//! at a time); the list of roll-ups after days. Only a holder of the writer lock changes the head. What a reader sees is on disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -20,9 +20,11 @@ use crate::head::{Applied, Head, PartKey};
 use crate::index::Index;
 use crate::log::{self, Draft, Log};
 use crate::replay::Replay;
+use crate::rollup::Rolled;
 use crate::room::{Reserve, Room};
 use crate::seal::{HEAD_LIMIT_BYTES, Sealer};
 use crate::segment;
+use crate::select::Helpers;
 use crate::tail::Keep;
 use crate::tombstone::Tombstones;
 use crate::{Commit, CommitError, GroupId, OpenError, Options, Recovery, SeriesError, SeriesId, Stats};
@@ -92,12 +94,15 @@ pub(crate) struct Inner {
     /// they are commits while holding this for writing; a reader copies both lists and begins its transaction while
     /// holding it for reading.
     pub(crate) days: RwLock<BTreeMap<i64, Arc<roaring::RoaringBitmap>>>,
+    /// The series that have roll-ups of each day; taken after `days` where both are needed.
+    pub(crate) rolled: RwLock<Rolled>,
     /// What was deleted and may still be in chunks or in the head; readers take it first.
     pub(crate) tombstones: RwLock<Tombstones>,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) sealer: Mutex<Sealer>,
     pub(crate) chunks: Chunks,
     pub(crate) room: Room,
+    pub(crate) helpers: Helpers,
     log_segments: AtomicU64,
     log_bytes: AtomicU64,
     committed: AtomicU64,
@@ -231,6 +236,7 @@ impl Inner {
         let sealer = Mutex::new(Sealer::new(connection));
         let inner = Self {
             room: Room::new(&dir),
+            helpers: Helpers::default(),
             dir,
             window_ms,
             max_series: max_series.min(u32::MAX as usize - 1),
@@ -240,6 +246,7 @@ impl Inner {
             marks: RwLock::new(marks),
             sealed: RwLock::new(windows.into_iter().filter(|(_, w)| !w.series.is_empty() || w.through > 0).collect()),
             days: RwLock::new(contents.days),
+            rolled: RwLock::new(contents.rolled),
             tombstones: RwLock::new(tombstones),
             sealer,
             chunks,

@@ -271,7 +271,9 @@ impl LogTail {
     /// The next record; none where everything is read that is committed.
     ///
     /// # Errors
-    /// [`TailError`]. Of a damaged segment the rest is left out: the next call goes on behind it.
+    /// [`TailError::Damaged`]: the rest of that segment is left out, and the next call goes on behind it.
+    /// [`TailError::Io`]: it may be better later, so the next call tries the same place again; [`Self::skip_segment`] gives
+    /// it up.
     pub fn next_record(&mut self) -> Result<Option<LogRecord>, TailError> {
         loop {
             if self.open.as_ref().is_none_or(|open| open.offset >= open.bytes) && !self.look()? {
@@ -285,11 +287,22 @@ impl LogTail {
                     return Ok(Some(record.into()));
                 }
                 Err(error) => {
-                    self.position = self.position.max(open.last_sequence);
+                    if matches!(error, TailError::Damaged { .. }) {
+                        self.position = self.position.max(open.last_sequence);
+                    }
+                    // Opened anew, it is read from its beginning: what was given already is passed over.
                     self.open = None;
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Leaves out the rest of the segment that the next record is in, for who has tried often enough to read it.
+    pub fn skip_segment(&mut self) {
+        self.open = None;
+        if let Some(found) = self.inner.segment_after(self.position) {
+            self.position = self.position.max(found.last_sequence);
         }
     }
 
@@ -311,16 +324,17 @@ impl LogTail {
                 Ok(file) => {
                     let Found { number, path, bytes, last_sequence } = found;
                     let mut header = [0; HEADER_BYTES];
-                    let version = file.read_exact_at(&mut header, 0).ok().and_then(|()| segment::version_of(&header));
+                    let version = match file.read_exact_at(&mut header, 0) {
+                        Ok(()) => segment::version_of(&header),
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+                        Err(source) => return Err(TailError::Io { path, source }),
+                    };
                     let (offset, decoder) = (HEADER_BYTES as u64, Decoder::new(version.unwrap_or(0)));
                     self.open = Some(Open { number, path, file, offset, bytes, last_sequence, decoder });
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
-                Err(source) => {
-                    self.position = self.position.max(found.last_sequence);
-                    return Err(TailError::Io { path: found.path, source });
-                }
+                Err(source) => return Err(TailError::Io { path: found.path, source }),
             }
         }
     }
@@ -333,7 +347,11 @@ impl Open {
             offset,
             detail: detail.to_owned(),
         };
-        let io_error = |source| TailError::Io { path: self.path.clone(), source };
+        let io_error = |source: io::Error| match source.kind() {
+            // It does not grow again.
+            io::ErrorKind::UnexpectedEof => damaged(self.offset, "the segment is shorter than what was written to it"),
+            _ => TailError::Io { path: self.path.clone(), source },
+        };
         let mut frame = [0; FRAME_BYTES];
         self.file.read_exact_at(&mut frame, self.offset).map_err(io_error)?;
         let (len, crc) = segment::frame(frame);

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use rusqlite::{Connection, OptionalExtension, params};
-use veghe_model::{Matcher, Timestamp};
+use veghe_model::{Bucket, Matcher, Timestamp};
 
 use crate::bytes::{Cursor, Damaged, put_zigzag};
-use crate::chunks::{self, ChunkError, Level, TimesReader, TimesWriter, WINDOWS_PER_DAY, checked, row, seal_bytes};
+use crate::chunks::{self, ChunkError, Level, TimesReader, TimesWriter, checked, row, seal_bytes};
 use crate::codec;
 use crate::retain::Unit;
+use crate::rollup::DayRoller;
 use crate::seal::{SERIES_PER_CALL, Sealer};
 use crate::store::{Inner, lock, read, write};
 use crate::{CleanReport, SealError};
@@ -73,8 +74,23 @@ impl Tombstones {
         *times = times.iter().copied().filter(|time| !within(&stretches, *time)).collect();
     }
 
+    /// Takes the buckets that have anything deleted out of roll-ups that have no samples any more.
+    pub(crate) fn strike_buckets(&self, id: u32, ends: &mut Arc<[i64]>, buckets: &mut Vec<Bucket>) {
+        let stretches = self.of(id);
+        let touched = |end: i64, bucket: &Bucket| {
+            let (first, last) = if bucket.count == 0 { (end, end) } else { (bucket.first_time, bucket.last_time) };
+            stretches.iter().any(|(start, end)| *start <= last && *end >= first)
+        };
+        let kept: Vec<(i64, Bucket)> =
+            ends.iter().copied().zip(buckets.iter().copied()).filter(|(end, bucket)| !touched(*end, bucket)).collect();
+        if kept.len() < buckets.len() {
+            *ends = kept.iter().map(|(end, _)| *end).collect();
+            *buckets = kept.into_iter().map(|(_, bucket)| bucket).collect();
+        }
+    }
+
     /// The series that have something deleted between two moments.
-    fn series_between(&self, first: i64, last: i64) -> RoaringBitmap {
+    pub(crate) fn series_between(&self, first: i64, last: i64) -> RoaringBitmap {
         let there = self.0.iter().filter(|stone| stone.start <= last && stone.end >= first);
         there.fold(RoaringBitmap::new(), |all, stone| all | &stone.series)
     }
@@ -107,7 +123,8 @@ impl Inner {
         let mut sealer = lock(&self.sealer);
         let series = read(&self.index).select(matchers);
         // What is still to come is not deleted: an end far away means all there is now. Sealed windows are past.
-        let sealed = self.units().iter().filter(|u| !u.series.is_disjoint(&series)).map(|u| u.end - 1).max();
+        let units = self.units().into_iter().chain(self.rollup_units());
+        let sealed = units.filter(|u| !u.series.is_disjoint(&series)).map(|u| u.end - 1).max();
         let newest = read(&self.head).newest_of(&series).into_iter().chain(sealed).max();
         let Some(newest) = newest.filter(|newest| start.0 <= *newest && start <= end) else { return Ok(0) };
         let found = series.len();
@@ -138,16 +155,18 @@ impl Inner {
         self.persist_catalog(sealer)?;
         sealer.merger.abandon();
         for unit in self.units() {
-            let length = if unit.level == Level::Day { self.window_ms * WINDOWS_PER_DAY } else { self.window_ms };
+            let length = self.window_ms * unit.level.windows();
             let touched = tombstones.series_between(unit.end - length, unit.end - 1) & &*unit.series;
             if touched.is_empty() {
                 continue;
             }
-            let gone = clean_unit(sealer, &tombstones, &unit, &touched, &mut report).map_err(SealError::Database)?;
+            let gone =
+                self.clean_unit(sealer, &tombstones, &unit, &touched, &mut report).map_err(SealError::Database)?;
             if !gone.is_empty() {
                 self.delist(sealer, &unit, &gone).map_err(SealError::Database)?;
             }
         }
+        self.clean_rollups(sealer, &tombstones).map_err(SealError::Database)?;
         // What lies in the head is struck when it is sealed, and could come back by a replay until then.
         let waits = |stone: &Tombstone| {
             let head = read(&self.head);
@@ -173,57 +192,75 @@ impl Inner {
         self.forget_windows(sealer)?;
         Ok(report)
     }
-}
 
-/// Writes the chunks of `touched` anew without what is deleted; gives those of which nothing is left.
-fn clean_unit(
-    sealer: &mut Sealer,
-    tombstones: &Tombstones,
-    unit: &Unit,
-    touched: &RoaringBitmap,
-    report: &mut CleanReport,
-) -> rusqlite::Result<RoaringBitmap> {
-    let (level, number) = (unit.level, unit.number);
-    let mut gone = RoaringBitmap::new();
-    let mut ids = touched.iter().peekable();
-    let mut scratch = codec::Scratch::default();
-    let mut samples = Vec::new();
-    while ids.peek().is_some() {
-        let mut writer = TimesWriter::new(&sealer.connection, level, number)?;
-        let transaction = sealer.connection.transaction()?;
-        let mut reader = TimesReader::default();
-        let mut put = transaction.prepare(&format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2)", level.chunks()))?;
-        let mut remove = transaction.prepare(&format!("DELETE FROM {} WHERE id = ?1", level.chunks()))?;
-        for id in ids.by_ref().take(SERIES_PER_CALL) {
-            let Some(data) = data_of(&transaction, level, row(number, id))? else { continue };
-            samples.clear();
-            match reader.chunk(&transaction, level, (number, id), &data) {
-                Ok((times, values)) => samples.extend(times.iter().copied().zip(values)),
-                Err(ChunkError::Database(error)) => return Err(error),
-                Err(ChunkError::Damaged(damage)) => {
-                    tracing::error!(series = id, unit = number, %damage, "chunk is damaged; deletions leave it as it is");
+    /// Writes the chunks of `touched` anew without what is deleted, and their roll-ups; gives those of which nothing is
+    /// left.
+    fn clean_unit(
+        &self,
+        sealer: &mut Sealer,
+        tombstones: &Tombstones,
+        unit: &Unit,
+        touched: &RoaringBitmap,
+        report: &mut CleanReport,
+    ) -> rusqlite::Result<RoaringBitmap> {
+        let (level, number) = (unit.level, unit.number);
+        let mut gone = RoaringBitmap::new();
+        let mut ids = touched.iter().peekable();
+        let mut scratch = codec::Scratch::default();
+        let mut samples = Vec::new();
+        while ids.peek().is_some() {
+            let mut writer = TimesWriter::new(&sealer.connection, level, number)?;
+            let mut roller = match level {
+                Level::Day => Some(DayRoller::new(&sealer.connection, &read(&self.rolled), number)?),
+                Level::Window | Level::Rollup(_) => None,
+            };
+            let transaction = sealer.connection.transaction()?;
+            let mut reader = TimesReader::default();
+            let mut put = transaction.prepare(&format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2)", level.chunks()))?;
+            let mut remove = transaction.prepare(&format!("DELETE FROM {} WHERE id = ?1", level.chunks()))?;
+            for id in ids.by_ref().take(SERIES_PER_CALL) {
+                let Some(data) = data_of(&transaction, level, row(number, id))? else { continue };
+                samples.clear();
+                match reader.chunk(&transaction, level, (number, id), &data) {
+                    Ok((times, values)) => samples.extend(times.iter().copied().zip(values)),
+                    Err(ChunkError::Database(error)) => return Err(error),
+                    Err(ChunkError::Damaged(damage)) => {
+                        tracing::error!(series = id, unit = number, %damage, "chunk is damaged; deletions leave it as it is");
+                        continue;
+                    }
+                }
+                let had = samples.len();
+                tombstones.strike(id, &mut samples);
+                if samples.len() == had {
                     continue;
                 }
+                report.samples += (had - samples.len()) as u64;
+                if samples.is_empty() {
+                    remove.execute([row(number, id)])?;
+                    if let Some(roller) = &mut roller {
+                        roller.remove(&transaction, id)?;
+                    }
+                    gone.insert(id);
+                    continue;
+                }
+                let times: Arc<[i64]> = samples.iter().map(|s| s.0).collect();
+                let values: Vec<f64> = samples.iter().map(|s| s.1).collect();
+                chunks::put_chunk(&transaction, &mut put, &mut writer, (number, id), &times, &values, &mut scratch)?;
+                if let Some(roller) = roller.as_mut().filter(|roller| roller.has(id)) {
+                    roller.put(&transaction, id, (&times, &values), &mut scratch)?;
+                }
             }
-            let had = samples.len();
-            tombstones.strike(id, &mut samples);
-            if samples.len() == had {
-                continue;
+            drop((put, remove));
+            if let Some(roller) = &roller {
+                roller.put_lists(&transaction)?;
             }
-            report.samples += (had - samples.len()) as u64;
-            if samples.is_empty() {
-                remove.execute([row(number, id)])?;
-                gone.insert(id);
-                continue;
+            transaction.commit()?;
+            if let Some(roller) = &mut roller {
+                roller.publish(self);
             }
-            let times: Arc<[i64]> = samples.iter().map(|s| s.0).collect();
-            let values: Vec<f64> = samples.iter().map(|s| s.1).collect();
-            chunks::put_chunk(&transaction, &mut put, &mut writer, (number, id), &times, &values, &mut scratch)?;
         }
-        drop((put, remove));
-        transaction.commit()?;
+        Ok(gone)
     }
-    Ok(gone)
 }
 
 fn data_of(connection: &Connection, level: Level, id: i64) -> rusqlite::Result<Option<Vec<u8>>> {

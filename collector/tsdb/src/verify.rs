@@ -17,8 +17,9 @@ use rustix::fs::{FlockOperation, flock};
 use veghe_model::{Labels, Timestamp};
 
 use crate::catalog;
-use crate::chunks::{self, ChunkError, Level, TimesReader, row};
+use crate::chunks::{self, ChunkError, Level, Resolution, TimesReader, row};
 use crate::contents;
+use crate::rollup::{RowReader, rolled, same_buckets};
 use crate::store::{Inner, lock};
 use crate::{Store, VerifyError, segment};
 
@@ -64,6 +65,8 @@ pub struct VerifyReport {
     pub chunks: u64,
     /// Samples in them.
     pub samples: u64,
+    /// Rows of roll-ups, each of a series and a day; those whose samples are there were compared with them.
+    pub rollups: u64,
     /// Log records.
     pub log_records: u64,
     /// Bytes behind the last whole record of log segments: what a kill left of a commit that was never acknowledged.
@@ -251,7 +254,7 @@ impl Check<'_> {
         tell(watch, &self.report)?;
         self.small_tables();
         tell(watch, &self.report)?;
-        for level in [Level::Window, Level::Day] {
+        for level in Level::ALL {
             let mut from = i64::MIN;
             while let Some(unit) = self.unit_from(level, from) {
                 if let Err(error) = self.unit(level, unit) {
@@ -311,6 +314,7 @@ impl Check<'_> {
     fn unit(&mut self, level: Level, unit: i64) -> rusqlite::Result<()> {
         let transaction = self.connection.unchecked_transaction()?;
         let mut times = TimesReader::default();
+        let mut rows_of_day = RowsOfDay::new(&transaction, level, unit)?;
         let mut seen = RoaringBitmap::new();
         // Rows that no list names are on their way out, and nobody reads them: a kill may leave them without their times.
         let listed = contents::listed(&transaction, level, unit)?;
@@ -325,7 +329,7 @@ impl Check<'_> {
                     continue;
                 }
                 let data: Vec<u8> = found.get(1)?;
-                self.chunk(&transaction, &mut times, level, (unit, id), &data);
+                self.chunk(&transaction, &mut times, &mut rows_of_day, level, (unit, id), &data);
             }
             Ok::<_, rusqlite::Error>(())
         })();
@@ -335,7 +339,9 @@ impl Check<'_> {
             let mut one = transaction.prepare(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
             for id in left {
                 match one.query_row([row(unit, id)], |r| r.get::<_, Vec<u8>>(0)).optional() {
-                    Ok(Some(data)) => self.chunk(&transaction, &mut times, level, (unit, id), &data),
+                    Ok(Some(data)) => {
+                        self.chunk(&transaction, &mut times, &mut rows_of_day, level, (unit, id), &data);
+                    }
                     Ok(None) => {}
                     Err(error) => self.chunk_damaged(&transaction, level, (unit, id), &error),
                 }
@@ -359,13 +365,28 @@ impl Check<'_> {
         &mut self,
         connection: &Connection,
         times: &mut TimesReader,
+        rows_of_day: &mut RowsOfDay,
         level: Level,
         place: (i64, u32),
         data: &[u8],
     ) {
+        if let Level::Rollup(resolution) = level {
+            self.report.rollups += 1;
+            match rows_of_day.reader.row(connection, resolution, place, data) {
+                Ok(_) => {}
+                Err(ChunkError::Damaged(damage)) => self.chunk_damaged(connection, level, place, &damage),
+                Err(ChunkError::Database(error)) => self.chunk_damaged(connection, level, place, &error),
+            }
+            return;
+        }
         self.report.chunks += 1;
         match times.chunk(connection, level, place, data) {
-            Ok((times, _)) => self.report.samples += times.len() as u64,
+            Ok((times, values)) => {
+                self.report.samples += times.len() as u64;
+                for (resolution, detail) in rows_of_day.check(connection, level, place, &times, &values) {
+                    self.chunk_damaged(connection, Level::Rollup(resolution), place, &detail);
+                }
+            }
             Err(ChunkError::Damaged(damage)) => self.chunk_damaged(connection, level, place, &damage),
             Err(ChunkError::Database(error)) => self.chunk_damaged(connection, level, place, &error),
         }
@@ -390,5 +411,59 @@ impl Check<'_> {
 
     fn range(&self, level: Level, unit: i64) -> (Timestamp, Timestamp) {
         contents::range_of(level, unit, self.window_ms)
+    }
+}
+
+/// The roll-ups of a day, beside its chunks.
+#[derive(Default)]
+struct RowsOfDay {
+    listed: Vec<(Resolution, RoaringBitmap)>,
+    reader: RowReader,
+}
+
+impl RowsOfDay {
+    fn new(connection: &Connection, level: Level, day: i64) -> rusqlite::Result<Self> {
+        let mut listed = Vec::new();
+        if level == Level::Day {
+            for resolution in Resolution::ALL {
+                // A damaged list is named with the catalog.
+                let series = contents::listed(connection, Level::Rollup(resolution), day)?.unwrap_or_default();
+                listed.push((resolution, series));
+            }
+        }
+        Ok(Self { listed, reader: RowReader::default() })
+    }
+
+    /// Which roll-ups do not say what the samples of a series do. Rows that are damaged are named when all are looked at.
+    fn check(
+        &mut self,
+        connection: &Connection,
+        level: Level,
+        (day, id): (i64, u32),
+        times: &[i64],
+        values: &[f64],
+    ) -> Vec<(Resolution, String)> {
+        let mut wrong = Vec::new();
+        if level != Level::Day {
+            return wrong;
+        }
+        for (resolution, _) in self.listed.iter().filter(|(_, series)| series.contains(id)) {
+            let statement = format!("SELECT data FROM {} WHERE id = ?1", Level::Rollup(*resolution).chunks());
+            let found = connection
+                .prepare_cached(&statement)
+                .and_then(|mut s| s.query_row([row(day, id)], |r| r.get::<_, Vec<u8>>(0)).optional());
+            match found {
+                Ok(Some(data)) => {
+                    if let Ok((ends, buckets)) = self.reader.row(connection, *resolution, (day, id), &data)
+                        && !same_buckets((&ends, &buckets), &rolled(times, values, *resolution))
+                    {
+                        wrong.push((*resolution, "its roll-ups are not those of its samples".to_owned()));
+                    }
+                }
+                Ok(None) => wrong.push((*resolution, "its roll-ups are missing".to_owned())),
+                Err(error) => wrong.push((*resolution, error.to_string())),
+            }
+        }
+        wrong
     }
 }

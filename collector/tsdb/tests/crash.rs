@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
-use veghe_tsdb::{Column, Commit, Options, Retention, RetentionClass, Store, verify_directory};
+use veghe_tsdb::{Ages, Column, Commit, Options, Retention, RetentionClass, Store, verify_directory};
 
 const WINDOW_MS: i64 = 60_000;
 const COMMITS: i64 = 36;
@@ -62,6 +62,9 @@ const MERGE_AFTER: i64 = 33;
 
 /// The series of which everything is deleted at the end.
 const CLASS: usize = 3;
+
+/// The series of which roll-ups outlive the samples, which are deleted at the end.
+const EXPIRED: usize = 1;
 
 /// The series of which everything that was committed by the end is deleted, and the time of that end.
 const DELETED: usize = 2;
@@ -140,10 +143,16 @@ fn child_works_through_the_script() {
         store.clean_tombstones().expect("the second clean");
     }
     say("retaining", 0);
-    let class =
-        RetentionClass { matchers: vec![Matcher::equal("n", CLASS.to_string())], raw: Duration::from_millis(1) };
+    let class = RetentionClass {
+        matchers: vec![Matcher::equal("n", CLASS.to_string())],
+        ages: Ages::alike(Duration::from_millis(1)),
+    };
     let long = Duration::from_hours(24 * 365);
-    let retention = Retention { classes: vec![class], raw: long, max_bytes: None };
+    let rolled = RetentionClass {
+        matchers: vec![Matcher::equal("n", EXPIRED.to_string())],
+        ages: Ages { raw: Duration::from_millis(1), ..Ages::alike(long) },
+    };
+    let retention = Retention { classes: vec![class, rolled], ages: Ages::alike(long), max_bytes: None };
     if store.retain(&retention, Timestamp(50_000_000)).is_err() {
         store.retain(&retention, Timestamp(50_000_000)).expect("the second retention");
     }
@@ -161,6 +170,40 @@ fn contents(store: &Store) -> BTreeMap<(usize, i64), u64> {
         }
     }
     found
+}
+
+/// Buckets by resolution, series and end: how many samples, the last one, the sum.
+type Rolled = BTreeMap<(i64, usize, i64), (u32, u64, u64)>;
+
+fn rolled(store: &Store) -> Rolled {
+    let all = Matcher::new("n", MatchOp::Regex, ".+").expect("pattern");
+    let mut rolled = Rolled::new();
+    for resolution in Store::resolutions() {
+        let matchers = std::slice::from_ref(&all);
+        let found = store.rollups(matchers, Timestamp::MIN, Timestamp::MAX, resolution).expect("read");
+        for series in found.expect("covered") {
+            let n: usize = series.labels.get("n").and_then(|n| n.parse().ok()).expect("label");
+            for (end, b) in series.ends.iter().zip(&series.buckets) {
+                let place = (resolution.as_millis() as i64, n, *end);
+                rolled.insert(place, (b.count, b.last.to_bits(), b.sum.to_bits()));
+            }
+        }
+    }
+    rolled
+}
+
+/// What [`rolled`] is of these samples; their sums are exact.
+fn rolled_of(samples: &BTreeMap<(usize, i64), u64>) -> Rolled {
+    let mut rolled = Rolled::new();
+    for resolution in Store::resolutions().map(|r| r.as_millis() as i64) {
+        for ((n, t), bits) in samples {
+            let bucket = rolled.entry((resolution, *n, t + (-t).rem_euclid(resolution))).or_insert((0, 0, 0));
+            // The sum of nothing is not that of minus zeros.
+            let sum = f64::from_bits(bucket.2) + f64::from_bits(*bits);
+            *bucket = (bucket.0 + 1, *bits, sum.to_bits());
+        }
+    }
+    rolled
 }
 
 /// The contents after the first `commits` commits, without what ended before `horizon`.
@@ -204,6 +247,7 @@ fn check(dir: &Path, child: &Child, what: &str) {
     let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
     assert_eq!(report.damaged, 0, "{what}: {report:?}");
     let found = contents(&store);
+    let found_rolled = rolled(&store);
     let horizons = match (last("dropping"), last("dropped")) {
         (Some(_), Some(_)) => vec![HORIZON_MS],
         (Some(_), None) => vec![0, HORIZON_MS],
@@ -222,11 +266,21 @@ fn check(dir: &Path, child: &Child, what: &str) {
                 // What was deleted is gone at once; while that was asked for, all of it is there or nothing.
                 let none_left = !found.keys().any(|(s, t)| *s == DELETED && *t <= LAST_MS);
                 let deleted = last("deleted").is_some() || (last("deleting").is_some() && none_left);
-                let keeps = |s: usize| (s != CLASS || last("retaining").is_none()) && (s != DELETED || !deleted);
+                let keeps = |s: usize| {
+                    ((s != CLASS && s != EXPIRED) || last("retaining").is_none()) && (s != DELETED || !deleted)
+                };
+                // Roll-ups are there whether samples are or not.
+                let rolls = |s: usize| s == EXPIRED || keeps(s);
+                let mut expected_rolled = rolled_of(&expected);
+                expected_rolled.retain(|(_, s, _), _| rolls(*s));
+                let rest_rolled: Rolled =
+                    found_rolled.iter().filter(|((_, s, _), _)| rolls(*s)).map(|(k, v)| (*k, *v)).collect();
                 expected.retain(|(s, _), _| keeps(*s));
                 let rest: BTreeMap<_, _> =
                     found.iter().filter(|((s, _), _)| keeps(*s)).map(|(k, v)| (*k, *v)).collect();
                 expected == rest
+                    && expected_rolled == rest_rolled
+                    && (last("retained").is_none() || !found.keys().any(|(s, _)| *s == EXPIRED))
                     && (!deleted || none_left)
                     && (last("retained").is_none() || !found.keys().any(|(s, _)| *s == CLASS))
             })
@@ -249,9 +303,20 @@ fn check(dir: &Path, child: &Child, what: &str) {
     }
     settle(&store, 50_000_000);
     settle(&store, 60_000_000);
-    assert!(contents(&store) == whole, "{what}: sealing and merging after recovery changed something");
+    // What is late for the expired comes to nothing, as it would with the next retention.
+    whole.retain(|(s, _), _| *s != EXPIRED || last("retaining").is_none());
+    let rest = || {
+        let mut rest = contents(&store);
+        rest.retain(|(s, _), _| *s != EXPIRED || last("retaining").is_none());
+        rest
+    };
+    assert!(rest() == whole, "{what}: sealing and merging after recovery changed something");
     store.clean_tombstones().expect("clean");
-    assert!(contents(&store) == whole, "{what}: cleaning after recovery changed something");
+    assert!(rest() == whole, "{what}: cleaning after recovery changed something");
+    let count = |rolled: &Rolled| rolled.iter().filter(|((_, s, _), _)| *s == EXPIRED).map(|(_, v)| v.0).sum::<u32>();
+    let (before, after) = (count(&found_rolled), count(&rolled(&store)));
+    let late = if last("retained").is_some() { before..=before } else { before..=before + 2 };
+    assert!(late.contains(&after), "{what}: {before} samples were rolled up, now {after}");
     let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
     assert_eq!(report.damaged, 0, "{what}, later: {report:?}");
 }

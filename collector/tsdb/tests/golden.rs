@@ -1,15 +1,16 @@
 //! Data directories of earlier formats, checked in, that every later program opens with all they hold.
 //!
 //! `tests/golden/v1` and so on: made by `VEGHE_GOLDEN_MAKE=DIR cargo test -p veghe-tsdb --test golden` with the program of
-//! that format, and never edited after. What they hold follows from [`rows`], [`late`] and [`odd`] alone.
+//! that format, and never edited after; with `VEGHE_GOLDEN_EXPIRED=1` retention took the samples and left roll-ups. What they hold follows from [`rows`], [`late`] and [`odd`] alone.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use veghe_model::{Labels, MatchOp, Matcher, Timestamp, stale_nan};
-use veghe_tsdb::{Column, Commit, Options, Store};
+use veghe_model::{Bucket, Labels, MatchOp, Matcher, RollupSeries, Timestamp, stale_nan};
+use veghe_tsdb::{Ages, Column, Commit, Options, Retention, Store};
 
 const ROWS: i64 = 110;
 const MEMBERS: usize = 4;
@@ -94,6 +95,9 @@ fn fill(dir: &Path) {
 fn a_golden_directory_is_made_where_one_is_asked_for() {
     let Some(dir) = std::env::var_os("VEGHE_GOLDEN_MAKE").map(PathBuf::from) else { return };
     fill(&dir);
+    if std::env::var_os("VEGHE_GOLDEN_EXPIRED").is_some() {
+        expire(&Store::open(options(&dir)).expect("store opens").0);
+    }
     fs::remove_file(dir.join("lock")).expect("lock");
 }
 
@@ -122,9 +126,62 @@ fn opens_whole(version: &str) {
         while store.seal(Timestamp(days * 86_400_000)).expect("seal").more {}
         assert_eq!(contents(&store), whole, "{version}, {days} days on");
     }
+    // Roll-ups were made, and compare with the samples.
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
+    assert!(report.damaged == 0 && report.rollups > 0, "{version}: {report:?}");
     drop(store);
     let (store, recovery) = Store::open(options(work.path())).expect("opens again");
     assert_eq!((recovery.replayed_records, contents(&store) == whole), (0, true), "{version}");
+}
+
+/// Roll-ups at both resolutions.
+fn rollups(store: &Store) -> Vec<RollupSeries> {
+    let all = Matcher::new("__name__", MatchOp::Regex, "golden_.*").expect("pattern");
+    let of = |resolution| {
+        let matchers = std::slice::from_ref(&all);
+        store.rollups(matchers, Timestamp::MIN, Timestamp::MAX, resolution).expect("read").expect("covered")
+    };
+    Store::resolutions().into_iter().flat_map(of).collect()
+}
+
+/// Takes the samples of everything that is merged, and leaves roll-ups.
+fn expire(store: &Store) {
+    while store.seal(Timestamp(100_000_000)).expect("seal").more {}
+    while store.seal(Timestamp(200_000_000)).expect("merge").more {}
+    let long = Duration::from_hours(24 * 365 * 100);
+    let ages = Ages { raw: Duration::from_millis(1), rollup_5m: long, rollup_1h: long };
+    let retention = Retention { classes: Vec::new(), ages, max_bytes: None };
+    store.retain(&retention, Timestamp(200_000_000)).expect("retain");
+}
+
+#[test]
+fn format_5_opens_for_ever() {
+    opens_whole("v5");
+}
+
+#[test]
+fn roll_ups_of_format_5_open_for_ever() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v5-expired");
+    let [work, fresh] = [(); 2].map(|()| tempfile::tempdir().expect("directory"));
+    copy(&golden, work.path());
+    fill(fresh.path());
+    let (store, _) = Store::open(options(work.path())).expect("golden directory opens");
+    assert!(contents(&store).is_empty());
+    let expected = rollups(&Store::open(options(fresh.path())).expect("store opens").0);
+    let found = rollups(&store);
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!((&found.labels, &found.ends), (&expected.labels, &expected.ends));
+        for (a, b) in found.buckets.iter().zip(&expected.buckets) {
+            let bits = |b: &Bucket| [b.first, b.last, b.min, b.max, b.resets].map(f64::to_bits);
+            assert_eq!((a.count, a.stale, a.first_time, a.last_time), (b.count, b.stale, b.first_time, b.last_time));
+            assert_eq!(bits(a), bits(b), "{}", found.labels);
+            // Sums are decimals as short as the values.
+            assert!((a.sum - b.sum).abs() <= b.sum.abs() * 1e-14 || a.sum.is_nan() && b.sum.is_nan() || a.sum == b.sum);
+        }
+    }
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
+    assert_eq!((report.damaged, report.samples, report.rollups), (0, 0, 12), "{report:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
-use veghe_tsdb::{Commit, Options, Retention, RetentionClass, Store};
+use veghe_tsdb::{Ages, Commit, Options, Retention, RetentionClass, Store};
 
 const WINDOW_MS: i64 = 60_000;
 const DAY_MS: i64 = 12 * WINDOW_MS;
@@ -62,10 +62,13 @@ fn each_class_keeps_what_it_says_and_the_first_that_matches_decides() {
         let store = fill(dir.path(), merge);
         let class = |job: &str, days| RetentionClass {
             matchers: vec![Matcher::new("job", MatchOp::Regex, job).expect("pattern")],
-            raw: span(days),
+            ages: Ages::alike(span(days)),
         };
-        let retention =
-            Retention { classes: vec![class("debug", 2), class("debug|web", 8)], raw: span(4), max_bytes: None };
+        let retention = Retention {
+            classes: vec![class("debug", 2), class("debug|web", 8)],
+            ages: Ages::alike(span(4)),
+            max_bytes: None,
+        };
         let now = Timestamp(10 * DAY_MS);
         let report = store.retain(&retention, now).expect("retain");
         // Two series each: 8, 6 and 2 days.
@@ -90,7 +93,7 @@ fn each_class_keeps_what_it_says_and_the_first_that_matches_decides() {
 fn the_oldest_goes_first_where_the_store_is_too_large() {
     let dir = tempfile::tempdir().expect("directory");
     let store = fill(dir.path(), true);
-    let retention = |max_bytes| Retention { classes: Vec::new(), raw: span(1_000), max_bytes };
+    let retention = |max_bytes| Retention { classes: Vec::new(), ages: Ages::alike(span(1_000)), max_bytes };
     let now = Timestamp(12 * DAY_MS);
     let whole = store.retain(&retention(None), now).expect("retain");
     assert_eq!((whole.aged_chunks, whole.surplus_chunks), (0, 0));

@@ -1,13 +1,14 @@
 //! Roll-ups against their definition, worked out from what was committed: with resets, staleness markers, NaN, gaps and
 //! late samples, in the head, in chunks, across both, and after a reopening.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use veghe_model::{Bucket, Labels, MatchOp, Matcher, Timestamp, is_stale, stale_nan};
-use veghe_tsdb::{Commit, Options, Store};
+use veghe_tsdb::{Ages, Commit, Options, Retention, Store};
 
 const SERIES: usize = 3;
 const WINDOW_MS: i64 = 600_000;
@@ -21,12 +22,52 @@ fn labels(n: usize) -> Labels {
     Labels::from_pairs([("__name__", "m".to_owned()), ("n", n.to_string())])
 }
 
-type Model = BTreeMap<usize, BTreeMap<i64, f64>>;
+const DAY_MS: i64 = 12 * WINDOW_MS;
+
+/// Seals everything and, after a rest, merges it.
+fn settle(store: &Store) {
+    for now in [1_000_000_000, 1_000_000_000 + 2 * DAY_MS] {
+        while store.seal(Timestamp(now)).expect("seal").more {}
+    }
+}
+
+type Series = BTreeMap<usize, BTreeMap<i64, f64>>;
+
+/// What was committed and not deleted.
+struct Model {
+    samples: Series,
+    /// The series and days whose samples retention took, and of those the ones that it left no roll-ups of 5 minutes.
+    expired: BTreeSet<(usize, i64)>,
+    coarse: BTreeSet<(usize, i64)>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self { samples: Series::new(), expired: BTreeSet::new(), coarse: BTreeSet::new() }
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
-    Run { n: usize, time: i64, pause: i64, values: Vec<f64> },
-    Seal { now: i64 },
+    Run {
+        n: usize,
+        time: i64,
+        pause: i64,
+        values: Vec<f64>,
+    },
+    Seal {
+        now: i64,
+    },
+    /// Everything is merged; then samples that ended before go, and roll-ups stay, those of 5 minutes perhaps.
+    Retain {
+        days: i64,
+        minutes5: bool,
+    },
+    Delete {
+        n: usize,
+        time: i64,
+        length: i64,
+    },
     Reopen,
 }
 
@@ -44,6 +85,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..SERIES, time, pause, prop::collection::vec(value, 1..60))
             .prop_map(|(n, time, pause, values)| Step::Run { n, time, pause, values }),
         2 => (0_i64..200).prop_map(|n| Step::Seal { now: n * 1_000_000 }),
+        1 => (-2_i64..40, any::<bool>()).prop_map(|(days, minutes5)| Step::Retain { days, minutes5 }),
+        1 => (0..SERIES, 0_i64..90_000_000, 0_i64..9_000_000).prop_map(|(n, time, length)| Step::Delete { n, time, length }),
         1 => Just(Step::Reopen),
     ]
 }
@@ -83,8 +126,11 @@ fn check(store: &Store, model: &Model, (start, end): (i64, i64)) {
             .expect("covered");
         let resolution = resolution.as_millis() as i64;
         let mut expected: BTreeMap<Labels, Vec<(i64, Bucket)>> = BTreeMap::new();
-        for (n, samples) in model {
-            let ends: std::collections::BTreeSet<i64> = samples
+        for (n, samples) in &model.samples {
+            let kept = |t: i64| resolution == 3_600_000 || !model.coarse.contains(&(*n, t.div_euclid(DAY_MS)));
+            let samples: &BTreeMap<i64, f64> =
+                &samples.iter().filter(|(t, _)| kept(**t)).map(|(t, v)| (*t, *v)).collect();
+            let ends: BTreeSet<i64> = samples
                 .keys()
                 .map(|t| t.div_euclid(resolution) * resolution)
                 .flat_map(|e| [e, e + resolution])
@@ -120,7 +166,7 @@ fn check(store: &Store, model: &Model, (start, end): (i64, i64)) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
     fn roll_ups_are_what_their_definition_makes_of_the_samples(
         steps in prop::collection::vec(step(), 1..25),
@@ -137,11 +183,45 @@ proptest! {
                     let times = (0..).map(|i| time + i * pause);
                     let samples: Vec<_> = times.zip(values).map(|(t, v)| (id, Timestamp(t), v)).collect();
                     for (_, t, v) in &samples {
-                        model.entry(n).or_default().entry(t.0).or_insert(*v);
+                        // What comes for a day whose samples are gone comes to nothing.
+                        if !model.expired.contains(&(n, t.0.div_euclid(DAY_MS))) {
+                            model.samples.entry(n).or_default().entry(t.0).or_insert(*v);
+                        }
                     }
                     store.commit(Commit { samples, ..Commit::default() }).expect("commit");
                 }
                 Step::Seal { now } => while store.seal(Timestamp(now)).expect("seal").more {},
+                Step::Retain { days, minutes5 } => {
+                    settle(&store);
+                    let long = Duration::from_hours(24 * 365 * 100);
+                    let raw = Duration::from_millis(1);
+                    let ages = Ages { raw, rollup_5m: if minutes5 { long } else { raw }, rollup_1h: long };
+                    let retention = Retention { classes: Vec::new(), ages, max_bytes: None };
+                    store.retain(&retention, Timestamp(days * DAY_MS + 1)).expect("retain");
+                    for (n, samples) in &model.samples {
+                        let past: BTreeSet<(usize, i64)> =
+                            samples.range(..days * DAY_MS).map(|(t, _)| (*n, t.div_euclid(DAY_MS))).collect();
+                        if !minutes5 {
+                            model.coarse.extend(&past);
+                        }
+                        model.expired.extend(&past);
+                    }
+                    let all = Matcher::new("n", MatchOp::Regex, ".+").expect("pattern");
+                    let left = store.select(&[all], Timestamp(-1_000_000_000), Timestamp(days * DAY_MS - 1));
+                    assert!(left.expect("select").is_empty(), "samples outlive their age");
+                }
+                Step::Delete { n, time, length } => {
+                    // Of roll-ups without samples whole buckets go, see another test.
+                    let expired = model.expired.iter().map(|(_, day)| (day + 1) * DAY_MS).fold(i64::MIN, i64::max);
+                    let (start, end) = (time.max(expired), time.saturating_add(length));
+                    store.delete(&[Matcher::equal("n", n.to_string())], Timestamp(start), Timestamp(end)).expect("delete");
+                    // What is late for the deleted stretch would go too, until it is cleaned.
+                    settle(&store);
+                    store.clean_tombstones().expect("clean");
+                    if let Some(samples) = model.samples.get_mut(&n) {
+                        samples.retain(|t, _| !(start..=end).contains(t));
+                    }
+                }
                 Step::Reopen => {
                     drop(store);
                     store = open(dir.path());
@@ -150,6 +230,10 @@ proptest! {
         }
         check(&store, &model, (i64::MIN, i64::MAX));
         check(&store, &model, (from, from + length));
+        settle(&store);
+        check(&store, &model, (i64::MIN, i64::MAX));
+        let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
+        assert_eq!(report.damaged, 0, "{report:?}");
         drop(store);
         check(&open(dir.path()), &model, (i64::MIN, i64::MAX));
     }
@@ -161,4 +245,77 @@ fn an_unknown_resolution_is_not_covered() {
     let store = open(dir.path());
     let found = store.rollups(&[], Timestamp(0), Timestamp(1), Duration::from_mins(7)).expect("read");
     assert!(found.is_none());
+}
+
+/// Three days of one series, merged; a sample each 10 s that counts up.
+fn three_days(dir: &Path) -> Store {
+    let store = open(dir);
+    let id = store.series(&labels(0)).expect("series");
+    let samples = (0..3 * DAY_MS / 10_000).map(|n| (id, Timestamp(n * 10_000), n as f64)).collect();
+    store.commit(Commit { samples, ..Commit::default() }).expect("commit");
+    settle(&store);
+    store
+}
+
+fn all_buckets(store: &Store, resolution: Duration) -> Vec<(i64, Bucket)> {
+    let found = store.rollups(&[], Timestamp::MIN, Timestamp::MAX, resolution).expect("read").expect("covered");
+    found.iter().flat_map(|s| s.ends.iter().copied().zip(s.buckets.iter().copied())).collect()
+}
+
+fn keep_rollups(raw_days: i64) -> Retention {
+    let long = Duration::from_hours(24 * 365);
+    let raw = Duration::from_millis((raw_days * DAY_MS) as u64);
+    Retention { classes: Vec::new(), ages: Ages { raw, rollup_5m: long, rollup_1h: long }, max_bytes: None }
+}
+
+#[test]
+fn roll_ups_outlive_samples_and_say_until_where() {
+    let [fine, coarse] = Store::resolutions();
+    let dir = tempfile::tempdir().expect("directory");
+    let store = three_days(dir.path());
+    let before = [all_buckets(&store, fine), all_buckets(&store, coarse)];
+    assert_eq!(store.expired(&[], Timestamp::MIN, Timestamp::MAX), None);
+    let report = store.retain(&keep_rollups(1), Timestamp(3 * DAY_MS)).expect("retain");
+    assert_eq!((report.aged_chunks, report.aged_rollups), (2, 0));
+    let raw = store.select(&[], Timestamp::MIN, Timestamp::MAX).expect("select");
+    assert_eq!(raw[0].timestamps[0], 2 * DAY_MS);
+    assert_eq!([all_buckets(&store, fine), all_buckets(&store, coarse)], before);
+    let expired = store.expired(&[], Timestamp::MIN, Timestamp::MAX).expect("something is expired");
+    assert_eq!((expired.until, expired.resolution), (Timestamp(2 * DAY_MS), fine));
+    assert_eq!(store.expired(&[], Timestamp(2 * DAY_MS), Timestamp::MAX), None);
+    assert_eq!(store.series_labels(&[], Timestamp(0), Timestamp(1)).expect("labels"), [labels(0)]);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!([all_buckets(&store, fine), all_buckets(&store, coarse)], before);
+    // The finer ones go first, then all.
+    let mut retention = keep_rollups(1);
+    retention.ages.rollup_5m = retention.ages.raw;
+    assert_eq!(store.retain(&retention, Timestamp(3 * DAY_MS)).expect("retain").aged_rollups, 2);
+    assert_eq!(all_buckets(&store, coarse), before[1]);
+    assert_eq!(store.expired(&[], Timestamp(0), Timestamp(1)).map(|e| e.resolution), Some(coarse));
+    retention.ages = Ages::alike(Duration::from_millis(DAY_MS as u64));
+    store.retain(&retention, Timestamp(10 * DAY_MS)).expect("retain");
+    assert_eq!((all_buckets(&store, coarse), store.stats().series), (Vec::new(), 0));
+}
+
+#[test]
+fn deleting_takes_every_bucket_that_has_some_of_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = three_days(dir.path());
+    let [fine, coarse] = Store::resolutions();
+    let before = [all_buckets(&store, fine), all_buckets(&store, coarse)];
+    store.retain(&keep_rollups(1), Timestamp(3 * DAY_MS)).expect("retain");
+    let (start, end) = (400_000, 1_100_000);
+    assert_eq!(store.delete(&[], Timestamp(start), Timestamp(end)).expect("delete"), 1);
+    let left = |buckets: &[(i64, Bucket)]| -> Vec<(i64, Bucket)> {
+        buckets.iter().filter(|(_, b)| b.last_time < start || b.first_time > end).copied().collect()
+    };
+    let expected = [left(&before[0]), left(&before[1])];
+    assert_eq!((before[0].len() - expected[0].len(), before[1].len() - expected[1].len()), (3, 1));
+    assert_eq!([all_buckets(&store, fine), all_buckets(&store, coarse)], expected);
+    store.clean_tombstones().expect("clean");
+    assert_eq!([all_buckets(&store, fine), all_buckets(&store, coarse)], expected);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!([all_buckets(&store, fine), all_buckets(&store, coarse)], expected);
 }

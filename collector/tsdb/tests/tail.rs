@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use veghe_model::{Labels, Timestamp};
-use veghe_tsdb::{Column, Commit, LogPosition, LogTail, Options, SeriesId, Store};
+use veghe_tsdb::{Column, Commit, LogPosition, LogTail, Options, SeriesId, Store, TailError};
 
 const WINDOW_MS: i64 = 60_000;
 const NO_BOUND: u64 = u64::MAX;
@@ -182,4 +182,62 @@ fn a_damaged_record_is_told_with_its_place_and_the_rest_follows() {
     let error = tail.next_record().expect_err("damaged").to_string();
     assert!(error.contains("from byte 24: the checksum of a record does not hold"), "{error}");
     assert_eq!(drain(&mut tail), [2]);
+}
+
+#[test]
+fn what_can_not_be_read_now_is_read_later_or_given_up_on_request() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = open(dir.path());
+    let start = store.log_end();
+    store.pin_log("far", start, NO_BOUND);
+    for n in 0..3 {
+        commit(&store, n);
+    }
+    seal_everything(&store);
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir.path().join("log/held")).expect("held").map(|f| f.expect("file").path()).collect();
+    files.sort();
+    let mut tail = store.log_tail(start);
+    assert!(tail.next_record().expect("record").is_some());
+    // A directory in its place opens and can't be read.
+    let aside = dir.path().join("aside");
+    std::fs::rename(&files[1], &aside).expect("moved");
+    std::fs::create_dir(&files[1]).expect("directory");
+    let mut other = store.log_tail(tail.position());
+    for tail in [&mut tail, &mut other] {
+        let position = tail.position();
+        for _ in 0..3 {
+            let error = tail.next_record().expect_err("no file");
+            assert!(matches!(error, TailError::Io { .. }), "{error}");
+            assert_eq!(tail.position(), position);
+        }
+    }
+    other.skip_segment();
+    assert_eq!(drain(&mut other), [2]);
+    std::fs::remove_dir(&files[1]).expect("directory gone");
+    std::fs::rename(&aside, &files[1]).expect("back");
+    assert_eq!(drain(&mut tail), [1, 2]);
+    other.skip_segment();
+    assert_eq!(other.position(), tail.position(), "at the end there is nothing to skip");
+}
+
+#[test]
+fn a_segment_cut_short_under_a_reader_is_damaged() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = open(dir.path());
+    let start = store.log_end();
+    store.pin_log("far", start, NO_BOUND);
+    for n in 0..2 {
+        commit(&store, n);
+    }
+    seal_everything(&store);
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir.path().join("log/held")).expect("held").map(|f| f.expect("file").path()).collect();
+    files.sort();
+    let bytes = std::fs::read(&files[0]).expect("segment");
+    std::fs::write(&files[0], &bytes[..bytes.len() - 3]).expect("cut");
+    let mut tail = store.log_tail(start);
+    let error = tail.next_record().expect_err("cut").to_string();
+    assert!(error.contains("shorter than what was written to it"), "{error}");
+    assert_eq!(drain(&mut tail), [1]);
 }

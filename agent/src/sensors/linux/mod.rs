@@ -27,7 +27,7 @@ mod ethtool;
 mod fibrechannel;
 mod filefd;
 mod filesystem;
-mod found;
+pub(crate) mod found;
 mod hwmon;
 mod infiniband;
 mod ipvs;

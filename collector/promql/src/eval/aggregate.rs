@@ -63,14 +63,28 @@ impl Engine<'_> {
 
     fn groups(rows: &[Row], grouping: &Grouping) -> Vec<Group> {
         let by_name = matches!(grouping, Grouping::By(labels) if labels.iter().any(|l| l == METRIC_NAME));
-        let mut at: HashMap<Labels, usize> = HashMap::new();
+        // A group by the texts of its labels: labels are made once for each group rather than for each row.
+        let mut at: HashMap<Vec<&str>, usize> = HashMap::new();
+        let mut key: Vec<&str> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
         for (i, row) in rows.iter().enumerate() {
-            let key = group_labels(&row.labels, grouping);
-            let group = *at.entry(key).or_insert_with_key(|key| {
-                groups.push(Group { labels: key.clone(), rows: Vec::new(), drop_name: false });
+            key.clear();
+            match grouping {
+                // A missing label is an empty one.
+                Grouping::By(names) => key.extend(names.iter().map(|name| row.labels.get(name).unwrap_or(""))),
+                Grouping::Without(names) => {
+                    let kept = row.labels.iter().filter(|label| is_kept_without(&label.name, names));
+                    key.extend(kept.flat_map(|label| [&*label.name, &*label.value]));
+                }
+            }
+            let group = if let Some(group) = at.get(key.as_slice()) {
+                *group
+            } else {
+                let labels = group_labels(&row.labels, grouping);
+                groups.push(Group { labels, rows: Vec::new(), drop_name: false });
+                at.insert(key.clone(), groups.len() - 1);
                 groups.len() - 1
-            });
+            };
             groups[group].rows.push(i);
             groups[group].drop_name |= by_name && row.drop_name;
         }
@@ -274,8 +288,12 @@ pub(crate) fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
     match grouping {
         Grouping::By(names) if names.is_empty() => Labels::default(),
         Grouping::By(names) => labels.filter(|name| names.iter().any(|n| n == name)),
-        Grouping::Without(names) => labels.filter(|name| name != METRIC_NAME && !names.iter().any(|n| n == name)),
+        Grouping::Without(names) => labels.filter(|name| is_kept_without(name, names)),
     }
+}
+
+fn is_kept_without(name: &str, names: &[String]) -> bool {
+    name != METRIC_NAME && !names.iter().any(|n| n == name)
 }
 
 fn present<'r>(rows: &'r [&'r Row], step: usize) -> impl Iterator<Item = f64> + 'r {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::ast::Expr;
+use crate::ast::{Expr, ExprKind, Selector};
 use crate::line_and_column;
 use crate::print::{Exponential, Number, Quoted};
 
@@ -22,26 +22,27 @@ pub(crate) struct Annotations {
     forced: Vec<Forced>,
 }
 
+/// As in Prometheus the same text is one remark, and tells of the last place that gave it.
 #[derive(Debug, Default)]
 struct Remarks {
-    shown: Vec<String>,
+    /// Text and place.
+    shown: Vec<(String, String)>,
     omitted: HashSet<String>,
 }
 
 impl Remarks {
-    fn add(&mut self, text: String) {
-        if self.shown.contains(&text) {
-            return;
-        }
-        if self.shown.len() < ANNOTATIONS_MAX {
-            self.shown.push(text);
+    fn add(&mut self, text: String, place: String) {
+        if let Some((_, known)) = self.shown.iter_mut().find(|(shown, _)| *shown == text) {
+            *known = place;
+        } else if self.shown.len() < ANNOTATIONS_MAX {
+            self.shown.push((text, place));
         } else if self.omitted.len() < DISTINCT_MAX {
             self.omitted.insert(text);
         }
     }
 
     fn into_list(self, what: &str) -> Vec<String> {
-        let mut list = self.shown;
+        let mut list: Vec<String> = self.shown.into_iter().map(|(text, place)| format!("{text} ({place})")).collect();
         if !self.omitted.is_empty() {
             list.push(format!("{} more {what} annotations omitted", self.omitted.len()));
         }
@@ -74,11 +75,12 @@ impl Annotations {
             let (lowest, highest) = (Exponential(lowest_bucket), Exponential(highest_bucket));
             let difference = two_digits(largest_difference);
             let (first, last) = (dates::rfc3339(time_ms), dates::rfc3339(forced.last_ms));
-            self.infos.add(format!(
+            let text = format!(
                 "{}, from buckets {lowest} to {highest}, with a max diff of {difference}, over {} samples from {first} to \
-                 {last} ({})",
-                forced.text, forced.samples, forced.place
-            ));
+                 {last}",
+                forced.text, forced.samples
+            );
+            self.infos.add(text, forced.place);
         }
         (self.warnings.into_list("warning"), self.infos.into_list("info"))
     }
@@ -105,12 +107,23 @@ fn exponent_form(value: f64) -> String {
 impl super::Engine<'_> {
     pub(crate) fn warn(&self, at: &Expr, text: &str) {
         let place = self.place(at);
-        self.notes.borrow_mut().warnings.add(format!("PromQL warning: {text} ({place})"));
+        self.notes.borrow_mut().warnings.add(format!("PromQL warning: {text}"), place);
     }
 
     pub(crate) fn info(&self, at: &Expr, text: &str) {
         let place = self.place(at);
-        self.notes.borrow_mut().infos.add(format!("PromQL info: {text} ({place})"));
+        self.notes.borrow_mut().infos.add(format!("PromQL info: {text}"), place);
+    }
+
+    /// [`Self::info`] of a selector.
+    pub(crate) fn info_of_selector(&self, selector: &Selector, text: &str) {
+        self.query.expr().walk(&mut |expr| {
+            if let ExprKind::Selector(at) | ExprKind::Matrix { selector: at, .. } = &expr.kind
+                && std::ptr::eq(&raw const *at, selector)
+            {
+                self.info(expr, text);
+            }
+        });
     }
 
     fn place(&self, at: &Expr) -> String {
@@ -139,7 +152,8 @@ impl super::Engine<'_> {
         );
         let place = self.place(at);
         let forced = &mut self.notes.borrow_mut().forced;
-        if let Some(known) = forced.iter_mut().find(|f| f.text == text && f.place == place) {
+        if let Some(known) = forced.iter_mut().find(|f| f.text == text) {
+            known.place = place;
             known.samples += 1;
             known.last_ms = known.last_ms.max(fix.time_ms);
             known.fix.time_ms = known.fix.time_ms.min(fix.time_ms);

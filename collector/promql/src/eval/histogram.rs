@@ -116,6 +116,9 @@ impl Engine<'_> {
         for (i, row) in rows.iter().enumerate() {
             let text = row.labels.get(BUCKET_LABEL).unwrap_or("");
             let Some(upper) = parse_bound(text) else {
+                if row.values.iter().all(|value| is_absent(*value)) {
+                    continue;
+                }
                 let text = format!("bucket label \"le\" is missing or has a malformed value of {}", Quoted(text));
                 self.warn(at, &with_metric_name(text, row.labels.metric_name()));
                 continue;
@@ -147,8 +150,8 @@ fn open_metrics(quantile: f64) -> String {
     if quantile.is_finite() && !text.contains(['.', 'e']) { text + ".0" } else { text }
 }
 
-/// Buckets with equal bounds become one, and counts that fall are raised; what that took, if more than rounding.
-fn coalesce(buckets: &mut Vec<Bucket>) -> Option<Fix> {
+/// Buckets with equal bounds become one.
+fn coalesce(buckets: &mut Vec<Bucket>) {
     buckets.dedup_by(|next, kept| {
         let same = next.upper == kept.upper;
         if same {
@@ -156,6 +159,10 @@ fn coalesce(buckets: &mut Vec<Bucket>) -> Option<Fix> {
         }
         same
     });
+}
+
+/// Counts that fall are raised; what that took, if more than rounding.
+fn make_monotonic(buckets: &mut [Bucket]) -> Option<Fix> {
     let mut fix: Option<Fix> = None;
     let mut before = buckets.first().map_or(0.0, |b| b.count);
     for bucket in buckets.iter_mut().skip(1) {
@@ -209,7 +216,8 @@ fn bucket_quantile(q: f64, buckets: &mut Vec<Bucket>) -> (f64, Option<Fix>) {
     if buckets.last().is_none_or(|b| b.upper != f64::INFINITY) {
         return (f64::NAN, None);
     }
-    let forced = coalesce(buckets);
+    coalesce(buckets);
+    let forced = make_monotonic(buckets);
     let Some(last) = buckets.last().filter(|_| buckets.len() >= 2) else { return (f64::NAN, None) };
     let observations = last.count;
     if observations == 0.0 || observations.is_nan() {
@@ -264,5 +272,7 @@ fn bucket_fraction(low: f64, high: f64, buckets: &mut Vec<Bucket>) -> f64 {
         }
         below + (bucket.count - below) * (value - lower) / (bucket.upper - lower)
     };
-    (rank(high) - rank(low)) / total
+    // Counts that fall are not mended here, so a rank may be beyond the total.
+    let bounded = |rank: f64| if rank > total { total } else { rank };
+    (bounded(rank(high)) - bounded(rank(low))) / total
 }

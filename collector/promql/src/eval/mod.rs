@@ -15,6 +15,7 @@ mod instant_functions;
 mod labels;
 mod numerics;
 mod range_functions;
+mod rollups;
 mod select;
 mod start_timestamps;
 
@@ -28,6 +29,7 @@ use veghe_model::{Labels, SeriesData, Timestamp, is_stale, stale_nan};
 
 use crate::ast::{Expr, ExprKind, Length};
 use crate::duration::{QuerySpan, Zero};
+use crate::print::QuotedBytes;
 use crate::{EvalError, Evaluation, Limits, NameRemoval, Query, SampleStats, Source, Value, VectorSample};
 use annotations::Annotations;
 use labels::without_metadata;
@@ -293,6 +295,8 @@ impl<'a> Engine<'a> {
                 Ok(Columns::Scalar(vec![*value; steps.count]))
             }
             ExprKind::String(text) => Ok(Columns::String(text.clone())),
+            // Strings in queries are labels' names, but for what `label_replace` and `label_join` set them to.
+            ExprKind::Bytes(bytes) => Err(EvalError::Execution(format!("invalid label name {}", QuotedBytes(bytes)))),
             ExprKind::Selector(selector) => Ok(Columns::Vector(self.instant_vector(selector, steps)?)),
             ExprKind::Matrix { .. } | ExprKind::Subquery { .. } => {
                 Err(EvalError::Execution("range vector where an instant vector is due".to_owned()))

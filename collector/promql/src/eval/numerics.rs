@@ -2,16 +2,15 @@
 //! that results agree to the last bit.
 
 /// A compensated sum (Neumaier's variant of Kahan's): `(sum, compensation)` after adding `value`.
+///
+/// What the addition lost is exact and so the same by Neumaier's comparison and by Knuth's two sums, which need no branch
+/// that depends on the values.
 #[inline]
 pub(crate) fn kahan(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
     let total = sum + value;
-    if total.is_infinite() {
-        (total, 0.0)
-    } else if sum.abs() >= value.abs() {
-        (total, compensation + ((sum - total) + value))
-    } else {
-        (total, compensation + ((value - total) + sum))
-    }
+    let added = total - sum;
+    let lost = (sum - (total - added)) + (value - added);
+    (total, if total.is_infinite() { 0.0 } else { compensation + lost })
 }
 
 pub(crate) fn sum(values: &[f64]) -> f64 {
@@ -109,29 +108,93 @@ pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     *low * (1.0 - weight) + high * weight
 }
 
+/// Four compensated sums that grow together: as [`kahan`] of each, so written that the compiler can use vectors.
+#[derive(Default)]
+struct FourSums {
+    sums: [f64; 4],
+    compensations: [f64; 4],
+}
+
+impl FourSums {
+    #[inline]
+    fn add(&mut self, values: [f64; 4]) {
+        let sums = self.sums;
+        let totals: [f64; 4] = std::array::from_fn(|i| sums[i] + values[i]);
+        let added: [f64; 4] = std::array::from_fn(|i| totals[i] - sums[i]);
+        let lost: [f64; 4] = std::array::from_fn(|i| (sums[i] - (totals[i] - added[i])) + (values[i] - added[i]));
+        let compensations = self.compensations;
+        self.compensations =
+            std::array::from_fn(|i| if totals[i].is_infinite() { 0.0 } else { compensations[i] + lost[i] });
+        self.sums = totals;
+    }
+
+    fn totals(&self) -> [f64; 4] {
+        std::array::from_fn(|i| self.sums[i] + self.compensations[i])
+    }
+}
+
 /// Slope (per second) and intercept at `intercept_ms` of the least-squares line.
 pub(crate) fn linear_regression(timestamps: &[i64], values: &[f64], intercept_ms: i64) -> (f64, f64) {
     let first = values[0];
-    let mut constant = true;
-    let (mut sum_x, mut c_x, mut sum_y, mut c_y) = (0.0, 0.0, 0.0, 0.0);
-    let (mut sum_xy, mut c_xy, mut sum_x2, mut c_x2) = (0.0, 0.0, 0.0, 0.0);
-    for (t, y) in timestamps.iter().zip(values) {
-        if *y != first {
-            constant = false;
-        }
-        let x = (*t - intercept_ms) as f64 / 1e3;
-        (sum_x, c_x) = kahan(x, sum_x, c_x);
-        (sum_y, c_y) = kahan(*y, sum_y, c_y);
-        (sum_xy, c_xy) = kahan(x * y, sum_xy, c_xy);
-        (sum_x2, c_x2) = kahan(x * x, sum_x2, c_x2);
-    }
-    if constant {
+    if values.iter().all(|y| *y == first) {
         return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
     }
+    let mut all = FourSums::default();
+    for (t, y) in timestamps.iter().zip(values) {
+        let x = (*t - intercept_ms) as f64 / 1e3;
+        all.add([x, *y, x * y, x * x]);
+    }
     let n = values.len() as f64;
-    (sum_x, sum_y, sum_xy, sum_x2) = (sum_x + c_x, sum_y + c_y, sum_xy + c_xy, sum_x2 + c_x2);
+    let [sum_x, sum_y, sum_xy, sum_x2] = all.totals();
     let covariance = sum_xy - sum_x * sum_y / n;
     let variance = sum_x2 - sum_x * sum_x / n;
     let slope = covariance / variance;
     (slope, sum_y / n - slope * sum_x / n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As Prometheus writes it.
+    fn neumaier(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
+        let total = sum + value;
+        if total.is_infinite() {
+            (total, 0.0)
+        } else if sum.abs() >= value.abs() {
+            (total, compensation + ((sum - total) + value))
+        } else {
+            (total, compensation + ((value - total) + sum))
+        }
+    }
+
+    fn same(a: f64, b: f64) -> bool {
+        a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+        #[test]
+        fn compensated_sums_are_those_of_prometheus_to_the_last_bit(
+            rows in prop::collection::vec(
+                prop::array::uniform4(prop_oneof![prop::num::f64::ANY, -1e3..1e3_f64, Just(f64::MAX), Just(-f64::MAX)]),
+                0..40,
+            ),
+        ) {
+            let mut all = FourSums::default();
+            let (mut each, mut expected) = ([(0.0, 0.0); 4], [(0.0, 0.0); 4]);
+            for row in rows {
+                all.add(row);
+                for (i, value) in row.into_iter().enumerate() {
+                    each[i] = kahan(value, each[i].0, each[i].1);
+                    expected[i] = neumaier(value, expected[i].0, expected[i].1);
+                }
+            }
+            for (i, total) in all.totals().into_iter().enumerate() {
+                prop_assert!(same(each[i].0, expected[i].0) && same(each[i].1, expected[i].1), "{each:?} {expected:?}");
+                prop_assert!(same(total, expected[i].0 + expected[i].1));
+            }
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! Functions of range vectors: one pass over each series for all steps.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::numerics::{linear_regression, mean, quantile, sum, variance};
-use super::select::{Falls, Raw, Starts, Windows, column_where, edged};
-use super::start_timestamps::Started;
-use super::{Engine, Evaluated, Row, Steps, is_absent};
+use super::select::{Falls, Frame, Raw, Starts, Windows, column_where, edged};
+use super::start_timestamps::{Started, started_increase};
+use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
 use crate::ast::{Edges, Expr, ExprKind};
 
@@ -39,7 +41,7 @@ fn check_edges(name: &str, args: &[Expr]) -> Evaluated<()> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Extrapolation {
+pub(crate) enum Extrapolation {
     Rate,
     Increase,
     Delta,
@@ -48,11 +50,16 @@ enum Extrapolation {
 impl Engine<'_> {
     /// `None` where `name` is no function of a range vector.
     pub(crate) fn range_function(&self, name: &str, args: &[Expr], steps: Steps) -> Option<Evaluated<Vec<Row>>> {
-        // Every function below takes the samples of its window and yields a value or nothing.
-        type Simple = fn(&[i64], &[f64], &Moment) -> Option<f64>;
         if let Err(error) = check_edges(name, args) {
             return Some(Err(error));
         }
+        self.rolled_function(name, args, steps).transpose().or_else(|| self.sampled_function(name, args, steps))
+    }
+
+    /// As [`Self::range_function`], from samples.
+    pub(crate) fn sampled_function(&self, name: &str, args: &[Expr], steps: Steps) -> Option<Evaluated<Vec<Row>>> {
+        // Every function below takes the samples of its window and yields a value or nothing.
+        type Simple = fn(&[i64], &[f64], &Moment) -> Option<f64>;
         let simple: Simple = match name {
             "rate" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Rate)),
             "increase" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Increase)),
@@ -94,7 +101,7 @@ impl Engine<'_> {
         arg: &Expr,
         steps: Steps,
         keeps_name: bool,
-        f: impl Fn(&[i64], &[f64], &Moment) -> Option<f64>,
+        f: impl Fn(&[i64], &[f64], &Moment) -> Option<f64> + Sync,
     ) -> Evaluated<Vec<Row>> {
         let windows = self.windows(arg, steps)?;
         let rows = self.over_samples(windows, steps, |raw, window, moment| {
@@ -106,18 +113,15 @@ impl Engine<'_> {
     /// One row per series, from the places of each window's samples in it.
     fn over_samples(
         &self,
-        windows: Windows,
+        windows: Windows<'_>,
         steps: Steps,
-        f: impl Fn(&Raw, std::ops::Range<usize>, &Moment) -> Option<f64>,
+        f: impl Fn(&Raw, std::ops::Range<usize>, &Moment) -> Option<f64> + Sync,
     ) -> Evaluated<Vec<Row>> {
-        let mut rows = Vec::with_capacity(windows.series.len());
-        for raw in &windows.series {
-            self.check_stop()?;
-            let mut values = self.empty_column(steps)?;
-            windows.each(raw, steps, |step, time_ms, window| {
+        self.columns(windows, steps, |frame, raw, values, looked_at| {
+            frame.each(raw, steps, looked_at, |step, time_ms, window| {
                 let moment = Moment { step, time_ms };
-                let window = match windows.edges {
-                    Edges::Anchored => anchored(raw, window, windows.end_ms(time_ms) - windows.range_ms),
+                let window = match frame.edges {
+                    Edges::Anchored => anchored(raw, window, frame.end_ms(time_ms) - frame.range_ms),
                     _ => window,
                 };
                 if window.is_empty() {
@@ -127,10 +131,7 @@ impl Engine<'_> {
                     values[step] = value;
                 }
             });
-            self.push_row(&mut rows, raw, values);
-        }
-        self.finish_windows(windows, steps);
-        Ok(rows)
+        })
     }
 
     fn instant_rate(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
@@ -157,57 +158,52 @@ impl Engine<'_> {
         self.drop_names(rows)
     }
 
-    fn push_row(&self, rows: &mut Vec<Row>, raw: &Raw, values: Vec<f64>) {
-        if values.iter().all(|v| is_absent(*v)) {
-            self.release(values.len());
-        } else {
-            rows.push(Row { labels: raw.labels.clone(), values, drop_name: raw.drop_name });
-        }
-    }
-
     fn extrapolated(&self, arg: &Expr, steps: Steps, kind: Extrapolation) -> Evaluated<Vec<Row>> {
         let starts = if kind == Extrapolation::Delta { Starts::Ignored } else { Starts::Wanted };
         let windows = self.windows_with(arg, steps, starts)?;
-        let mut rows = Vec::with_capacity(windows.series.len());
-        for raw in &windows.series {
-            self.check_stop()?;
-            let mut values = self.empty_column(steps)?;
-            if windows.edges != Edges::Plain {
-                extended(&windows, raw, steps, kind, &mut values);
+        // The rows, and whether something is to be said of the series of each.
+        let made = self.reduce(windows, steps, &|frame, raw, looked_at| {
+            let mut values = vec![ABSENT; steps.count];
+            let mut overlaps = false;
+            if frame.edges != Edges::Plain {
+                extended(frame, &raw, steps, kind, &mut values, looked_at);
             } else if raw.starts.is_some() {
-                self.started(arg, &windows, raw, steps, kind, &mut values);
+                overlaps = started_column(frame, &raw, steps, kind, &mut values, looked_at);
             } else {
-                extrapolated_column(&windows, raw, steps, kind, &mut values);
+                extrapolated_column(frame, &raw, steps, kind, &mut values, looked_at);
             }
-            let before = rows.len();
-            self.push_row(&mut rows, raw, values);
-            if rows.len() > before && kind != Extrapolation::Delta {
-                self.note_possible_non_counter(arg, raw.labels.metric_name());
+            let any = values.iter().any(|v| !is_absent(*v));
+            // What is only spoken of keeps its labels.
+            let size = if any { steps.count } else { 0 };
+            let row =
+                Row { labels: raw.labels, values: if any { values } else { Vec::new() }, drop_name: raw.drop_name };
+            (any || overlaps).then_some(((row, overlaps), size))
+        })?;
+        let mut rows = Vec::with_capacity(made.len());
+        for (row, overlaps) in made {
+            let metric = row.labels.metric_name();
+            if overlaps {
+                self.warn_overlap(arg, metric);
             }
+            if row.values.is_empty() {
+                continue;
+            }
+            if kind != Extrapolation::Delta {
+                self.note_possible_non_counter(arg, metric);
+            }
+            rows.push(row);
         }
-        self.finish_windows(windows, steps);
         self.drop_names(rows)
     }
 
-    fn started(&self, arg: &Expr, windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64]) {
-        let per_seconds = if kind == Extrapolation::Rate { windows.range_ms as f64 / 1000.0 } else { 1.0 };
-        windows.each(raw, steps, |step, time_ms, window| {
-            let end_ms = windows.end_ms(time_ms);
-            let edges_ms = (end_ms - windows.range_ms, end_ms);
-            if let Some(value) = self.started_increase(arg, raw, &window, edges_ms, per_seconds) {
-                values[step] = value;
-            }
-        });
-    }
-
     fn absent_over_time(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
-        let windows: Windows = self.windows(arg, steps)?;
-        let mut absent = vec![true; steps.count];
-        for raw in &windows.series {
-            self.check_stop()?;
-            windows.each(raw, steps, |step, _, _| absent[step] = false);
-        }
-        self.finish_windows(windows, steps);
+        let windows = self.windows(arg, steps)?;
+        let absent: Vec<AtomicBool> = (0..steps.count).map(|_| AtomicBool::new(true)).collect();
+        self.reduce::<()>(windows, steps, &|frame, raw, looked_at| {
+            frame.each(&raw, steps, looked_at, |step, _, _| absent[step].store(false, Relaxed));
+            None
+        })?;
+        let absent: Vec<bool> = absent.into_iter().map(AtomicBool::into_inner).collect();
         self.charge(steps.count)?;
         let labels = super::instant_functions::absent_labels(arg);
         Ok(vec![Row { labels, values: column_where(&absent, 1.0), drop_name: false }])
@@ -267,15 +263,44 @@ fn per_second(increase: f64, range_ms: i64, kind: Extrapolation) -> f64 {
     if kind == Extrapolation::Rate { increase / (range_ms as f64 / 1000.0) } else { increase }
 }
 
+/// `rate` and `increase` of a series whose samples say when their counts began; whether a count claims to have begun
+/// within another one.
+fn started_column(
+    windows: &Frame,
+    raw: &Raw,
+    steps: Steps,
+    kind: Extrapolation,
+    values: &mut [f64],
+    looked_at: &mut [u64],
+) -> bool {
+    let per_seconds = if kind == Extrapolation::Rate { windows.range_ms as f64 / 1000.0 } else { 1.0 };
+    let mut overlaps = false;
+    windows.each(raw, steps, looked_at, |step, time_ms, window| {
+        let end_ms = windows.end_ms(time_ms);
+        let edges_ms = (end_ms - windows.range_ms, end_ms);
+        if let Some(value) = started_increase(raw, &window, edges_ms, per_seconds, &mut overlaps) {
+            values[step] = value;
+        }
+    });
+    overlaps
+}
+
 /// `rate`, `increase` and `delta` of a series.
-fn extrapolated_column(windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64]) {
+fn extrapolated_column(
+    windows: &Frame,
+    raw: &Raw,
+    steps: Steps,
+    kind: Extrapolation,
+    values: &mut [f64],
+    looked_at: &mut [u64],
+) {
     let mut resets = Vec::new();
     if kind != Extrapolation::Delta {
         // Where a counter fell, found once for the series; windows only add what lies within.
         resets.extend((1..raw.values.len()).filter(|i| raw.values[*i] < raw.values[i - 1]));
     }
     let mut next_reset = 0;
-    windows.each(raw, steps, |step, time_ms, window| {
+    windows.each(raw, steps, looked_at, |step, time_ms, window| {
         while resets.get(next_reset).is_some_and(|at| *at <= window.start) {
             next_reset += 1;
         }
@@ -289,9 +314,9 @@ fn extrapolated_column(windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapo
 
 /// `rate`, `increase` and `delta` of an `anchored` or `smoothed` selector: Prometheus' `extendedRate`, the difference
 /// between the values at the window's edges, with what resets lost.
-fn extended(windows: &Windows, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64]) {
+fn extended(windows: &Frame, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64], looked_at: &mut [u64]) {
     let falls = if kind == Extrapolation::Delta { Falls::AreFalls } else { Falls::AreResets };
-    windows.each(raw, steps, |step, time_ms, window| {
+    windows.each(raw, steps, looked_at, |step, time_ms, window| {
         let end_ms = windows.end_ms(time_ms);
         let start_ms = end_ms - windows.range_ms;
         let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window]);
@@ -325,6 +350,28 @@ fn extrapolate(
     kind: Extrapolation,
 ) -> Option<f64> {
     let (&[first_t, .., last_t], &[first, .., last]) = (t, v) else { return None };
+    let ends = Ends { first: (first_t, first), last: (last_t, last), count: t.len() as f64 };
+    Some(extrapolate_ends(ends, lost_in_resets, end_ms, range_ms, kind))
+}
+
+/// All that extrapolation needs of a window's samples, at least two.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    /// Time stamp and value.
+    pub(crate) first: (i64, f64),
+    pub(crate) last: (i64, f64),
+    pub(crate) count: f64,
+}
+
+/// As [`extrapolate`].
+pub(crate) fn extrapolate_ends(
+    ends: Ends,
+    lost_in_resets: impl Iterator<Item = f64>,
+    end_ms: i64,
+    range_ms: i64,
+    kind: Extrapolation,
+) -> f64 {
+    let Ends { first: (first_t, first), last: (last_t, last), count } = ends;
     let mut result = last - first;
     for lost in lost_in_resets {
         result += lost;
@@ -332,7 +379,7 @@ fn extrapolate(
     let mut to_start = (first_t - (end_ms - range_ms)) as f64 / 1000.0;
     let mut to_end = (end_ms - last_t) as f64 / 1000.0;
     let sampled = (last_t - first_t) as f64 / 1000.0;
-    let average = sampled / (t.len() - 1) as f64;
+    let average = sampled / (count - 1.0);
     let threshold = average * 1.1;
     if to_start >= threshold {
         to_start = average / 2.0;
@@ -351,7 +398,7 @@ fn extrapolate(
     if kind == Extrapolation::Rate {
         stretch /= range_ms as f64 / 1000.0;
     }
-    Some(result * stretch)
+    result * stretch
 }
 
 /// The difference of the last two samples, and how far apart they are in milliseconds.

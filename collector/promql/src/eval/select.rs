@@ -1,11 +1,13 @@
 //! Reads series for selectors: the latest value per step, and windows for range selectors and subqueries.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use veghe_model::{Labels, SeriesData, Timestamp};
 
 use super::labels::without_metadata;
+use super::rollups::Gone;
 use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
 use crate::ast::{At, Edges, Expr, ExprKind, Length, Selector, When};
@@ -28,17 +30,35 @@ pub(crate) enum Starts {
     Wanted,
 }
 
-/// Samples of a range selector or subquery, with the window of each step.
-pub(crate) struct Windows {
-    pub(crate) series: Vec<Raw>,
+/// A range selector or subquery: where its samples are, and the window of each step.
+pub(crate) struct Windows<'e> {
+    pub(crate) frame: Frame,
+    input: Input<'e>,
+}
+
+enum Input<'e> {
+    /// Read series by series, when they are asked for.
+    Selector(&'e Selector, Starts),
+    /// What a subquery yielded.
+    Series(Vec<Raw>),
+}
+
+/// The window of each step.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame {
     pub(crate) range_ms: i64,
     /// What the window needs beyond its edges: with `anchored` and `smoothed` also samples outside.
     pub(crate) edges: Edges,
     before_ms: i64,
     after_ms: i64,
     ends: Ends,
-    looked_at: RefCell<Vec<u64>>,
 }
+
+/// What is made of a series, and how many samples or values of it stay in memory.
+pub(crate) type Kept<T> = Option<(T, usize)>;
+
+/// Makes something of a series, and counts what each step looked at.
+pub(crate) type Reduction<'f, T> = dyn Fn(&Frame, Raw, &mut [u64]) -> Kept<T> + Sync + 'f;
 
 /// A series without staleness markers.
 pub(crate) struct Raw {
@@ -51,7 +71,7 @@ pub(crate) struct Raw {
 }
 
 #[derive(Clone, Copy)]
-enum Ends {
+pub(crate) enum Ends {
     /// At each step, so much before it.
     Moving { offset_ms: i64 },
     /// The same at every step.
@@ -59,7 +79,7 @@ enum Ends {
 }
 
 impl Ends {
-    fn end_ms(self, step_time_ms: i64) -> i64 {
+    pub(crate) fn end_ms(self, step_time_ms: i64) -> i64 {
         match self {
             Self::Moving { offset_ms } => step_time_ms - offset_ms,
             Self::Fixed { end_ms } => end_ms,
@@ -67,27 +87,28 @@ impl Ends {
     }
 
     /// The first and the last end.
-    fn bounds(self, steps: Steps) -> (i64, i64) {
+    pub(crate) fn bounds(self, steps: Steps) -> (i64, i64) {
         (self.end_ms(steps.start_ms), self.end_ms(steps.last_ms()))
     }
 }
 
-impl Windows {
+impl Frame {
     pub(crate) fn end_ms(&self, step_time_ms: i64) -> i64 {
         self.ends.end_ms(step_time_ms)
     }
 
-    /// Samples held.
-    pub(crate) fn samples(&self) -> usize {
-        self.series.iter().map(|s| s.values.len()).sum()
-    }
-
     /// Calls `f` with step, its moment and the bounds of its window `(end - range, end]` in `raw`, in order of steps,
-    /// where there is a sample in the window. With `anchored` and `smoothed` the bounds are wider by the lookback.
-    pub(crate) fn each(&self, raw: &Raw, steps: Steps, mut f: impl FnMut(usize, i64, std::ops::Range<usize>)) {
+    /// where there is a sample in the window, and counts its samples. With `anchored` and `smoothed` the bounds are wider
+    /// by the lookback.
+    pub(crate) fn each(
+        &self,
+        raw: &Raw,
+        steps: Steps,
+        looked_at: &mut [u64],
+        mut f: impl FnMut(usize, i64, std::ops::Range<usize>),
+    ) {
         let (mut from, mut to) = (0, 0);
-        let timestamps = &raw.timestamps;
-        let mut looked_at = self.looked_at.borrow_mut();
+        let timestamps = &*raw.timestamps;
         for (step, looked_at) in looked_at.iter_mut().enumerate() {
             let time_ms = steps.time_ms(step);
             let end_ms = self.end_ms(time_ms);
@@ -105,8 +126,37 @@ impl Windows {
     }
 }
 
+/// Counters of what steps looked at, one for each thread that is at work.
+struct Counters {
+    steps: usize,
+    idle: Mutex<Vec<Vec<u64>>>,
+}
+
+impl Counters {
+    fn new(steps: Steps) -> Self {
+        Self { steps: steps.count, idle: Mutex::default() }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut [u64]) -> T) -> T {
+        let lock = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = lock().pop();
+        let mut counts = idle.unwrap_or_else(|| vec![0; self.steps]);
+        let result = f(&mut counts);
+        lock().push(counts);
+        result
+    }
+
+    fn sum(self) -> Vec<u64> {
+        let mut sum = vec![0; self.steps];
+        for counts in self.idle.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+        }
+        sum
+    }
+}
+
 impl Engine<'_> {
-    fn ends(&self, when: &When) -> Evaluated<Ends> {
+    pub(crate) fn ends(&self, when: &When) -> Evaluated<Ends> {
         let offset_ms = when.offset.as_ref().map_or(Ok(0), |offset| self.length_ms(offset, Zero::Allowed))?;
         Ok(match when.at {
             None => Ends::Moving { offset_ms },
@@ -120,17 +170,57 @@ impl Engine<'_> {
         i64::try_from(self.limits.lookback.as_millis()).unwrap_or(i64::MAX).min(super::MOMENT_MAX_MS)
     }
 
-    /// The series with samples in `(after, until]`, counted as held.
-    fn select(&self, selector: &Selector, after_ms: i64, until_ms: i64) -> Evaluated<Vec<SeriesData>> {
+    /// What `f` makes of each series with samples in `(after, until]`, ascending by labels: a series is read, reduced and
+    /// dropped, by several threads where the source has them. What is kept is counted as held by this query; it is
+    /// counted, and refused, the same however many threads there are.
+    fn stream<T: Send>(
+        &self,
+        selector: &Selector,
+        (after_ms, until_ms): (i64, i64),
+        f: &(dyn Fn(SeriesData) -> Kept<T> + Sync),
+    ) -> Evaluated<Vec<T>> {
         self.check_stop()?;
+        if let Some(gone) = self.gone(selector, after_ms, until_ms) {
+            return self.stream_filled(selector, gone, (after_ms, until_ms), f);
+        }
         let (start, end) = (Timestamp(after_ms.saturating_add(1)), Timestamp(until_ms));
         let room = self.limits.max_samples.saturating_sub(self.samples.get());
-        let series = self.source.select_at_most(&selector.matchers, start, end, room).map_err(EvalError::Source)?;
-        let series = series.ok_or(EvalError::TooManySamples)?;
-        let samples = series.iter().map(SeriesData::len).sum();
-        self.charge(samples)?;
-        self.read.set(self.read.get() + samples as u64);
-        Ok(series)
+        let (read, held, longest) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let failed: Mutex<Option<EvalError>> = Mutex::new(None);
+        let kept: Mutex<Vec<(usize, T)>> = Mutex::default();
+        let fail = |error| {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            ControlFlow::Break(())
+        };
+        let stop = self.stop;
+        let each = |place: usize, series: SeriesData| {
+            if stop() {
+                return fail(EvalError::Stopped);
+            }
+            read.fetch_add(series.len() as u64, Relaxed);
+            longest.fetch_max(series.len(), Relaxed);
+            if let Some((made, size)) = f(series) {
+                if held.fetch_add(size, Relaxed).saturating_add(size) > room {
+                    return fail(EvalError::TooManySamples);
+                }
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push((place, made));
+            }
+            ControlFlow::Continue(())
+        };
+        let told = self.source.select_each(&selector.matchers, start, end, room, &each).map_err(EvalError::Source)?;
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        told.ok_or(EvalError::TooManySamples)?;
+        let (held, longest) = (held.into_inner(), longest.into_inner());
+        self.charge(held)?;
+        // The longest series was there beside what is kept.
+        self.charge(longest)?;
+        self.release(longest);
+        self.read.set(self.read.get() + read.into_inner());
+        let mut kept = kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        kept.sort_unstable_by_key(|(place, _)| *place);
+        Ok(kept.into_iter().map(|(_, made)| made).collect())
     }
 
     pub(crate) fn instant_vector(&self, selector: &Selector, steps: Steps) -> Evaluated<Vec<Row>> {
@@ -144,40 +234,42 @@ impl Engine<'_> {
         let lookback_ms = self.lookback_ms();
         let ends = self.ends(&selector.when)?;
         let (first_ms, last_ms) = ends.bounds(steps);
-        let series = self.select(selector, first_ms - lookback_ms, last_ms)?;
-        let mut rows = Vec::with_capacity(series.len());
-        let mut looked_at = vec![0; steps.count];
-        for one in series {
-            self.check_stop()?;
-            let starts = if wanted == Yield::Start { self.source.start_timestamps(&one) } else { None };
-            let mut values = self.empty_column(steps)?;
-            let (mut next, mut any) = (0, false);
-            for (step, value) in values.iter_mut().enumerate() {
-                let end_ms = ends.end_ms(steps.time_ms(step));
-                while one.timestamps.get(next).is_some_and(|t| *t <= end_ms) {
-                    next += 1;
+        let (source, counters) = (self.source, Counters::new(steps));
+        let mut after_ms = first_ms - lookback_ms;
+        let gone = self.gone(selector, after_ms, last_ms);
+        after_ms -= Gone::longer_ms(gone, after_ms);
+        let rows = self.stream(selector, (after_ms, last_ms), &|one| {
+            let starts = if wanted == Yield::Start { source.start_timestamps(&one) } else { None };
+            let mut values = vec![ABSENT; steps.count];
+            let any = counters.with(|looked_at| {
+                let (mut next, mut any) = (0, false);
+                for (step, value) in values.iter_mut().enumerate() {
+                    let end_ms = ends.end_ms(steps.time_ms(step));
+                    if steps.count == 1 {
+                        next = one.timestamps.partition_point(|t| *t <= end_ms);
+                    }
+                    while one.timestamps.get(next).is_some_and(|t| *t <= end_ms) {
+                        next += 1;
+                    }
+                    let Some(at) = next.checked_sub(1) else { continue };
+                    // A marker says that the series ended; so does silence as long as the lookback.
+                    let good_ms = lookback_ms + Gone::longer_ms(gone, one.timestamps[at]);
+                    if one.timestamps[at] <= end_ms - good_ms || is_absent(one.values[at]) {
+                        continue;
+                    }
+                    looked_at[step] += 1;
+                    *value = match wanted {
+                        Yield::Value => one.values[at],
+                        Yield::Moment => one.timestamps[at] as f64 / 1000.0,
+                        Yield::Start => starts.as_ref().map_or(ABSENT, |s| s[at] as f64 / 1000.0),
+                    };
+                    any |= !is_absent(*value);
                 }
-                let Some(at) = next.checked_sub(1) else { continue };
-                // A marker says that the series ended; so does silence as long as the lookback.
-                if one.timestamps[at] <= end_ms - lookback_ms || is_absent(one.values[at]) {
-                    continue;
-                }
-                looked_at[step] += 1;
-                *value = match wanted {
-                    Yield::Value => one.values[at],
-                    Yield::Moment => one.timestamps[at] as f64 / 1000.0,
-                    Yield::Start => starts.as_ref().map_or(ABSENT, |s| s[at] as f64 / 1000.0),
-                };
-                any |= !is_absent(*value);
-            }
-            self.release(one.len());
-            if any {
-                rows.push(Row { labels: one.labels, values, drop_name: false });
-            } else {
-                self.release(steps.count);
-            }
-        }
-        self.count_looked_at(steps, &looked_at);
+                any
+            });
+            any.then_some((Row { labels: one.labels, values, drop_name: false }, steps.count))
+        })?;
+        self.count_looked_at(steps, &counters.sum());
         Ok(rows)
     }
 
@@ -185,21 +277,17 @@ impl Engine<'_> {
     /// follows within the lookback.
     fn smoothed_vector(&self, selector: &Selector, steps: Steps) -> Evaluated<Vec<Row>> {
         let lookback_ms = self.lookback_ms();
-        let windows = Windows {
-            series: Vec::new(),
+        let frame = Frame {
             range_ms: 0,
             edges: Edges::Smoothed,
             before_ms: lookback_ms,
             after_ms: lookback_ms,
             ends: self.ends(&selector.when)?,
-            looked_at: RefCell::new(vec![0; steps.count]),
         };
-        let mut rows = Vec::new();
-        for raw in self.raw_series(selector, &windows, steps, Starts::Ignored)? {
-            self.check_stop()?;
-            let mut values = self.empty_column(steps)?;
-            windows.each(&raw, steps, |step, time_ms, window| {
-                let at_ms = windows.end_ms(time_ms);
+        let windows = Windows { frame, input: Input::Selector(selector, Starts::Ignored) };
+        self.columns(windows, steps, |frame, raw, values, looked_at| {
+            frame.each(raw, steps, looked_at, |step, time_ms, window| {
+                let at_ms = frame.end_ms(time_ms);
                 let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window]);
                 let next = t.partition_point(|t| *t < at_ms);
                 values[step] = match next.checked_sub(1) {
@@ -209,61 +297,79 @@ impl Engine<'_> {
                     Some(before) => interpolate((t[before], v[before]), (t[next], v[next]), at_ms, Falls::AreFalls),
                 };
             });
-            self.release(raw.values.len());
-            if values.iter().any(|v| !is_absent(*v)) {
-                rows.push(Row { labels: raw.labels, values, drop_name: false });
-            } else {
-                self.release(steps.count);
+        })
+    }
+
+    /// A row for each series, of the column that `f` fills; where it fills in nothing there is no row.
+    pub(crate) fn columns(
+        &self,
+        windows: Windows<'_>,
+        steps: Steps,
+        f: impl Fn(&Frame, &Raw, &mut [f64], &mut [u64]) + Sync,
+    ) -> Evaluated<Vec<Row>> {
+        self.reduce(windows, steps, &|frame, raw, looked_at| {
+            let mut values = vec![ABSENT; steps.count];
+            f(frame, &raw, &mut values, looked_at);
+            let any = values.iter().any(|v| !is_absent(*v));
+            any.then_some((Row { labels: raw.labels, values, drop_name: raw.drop_name }, steps.count))
+        })
+    }
+
+    /// What `f` makes of each series of `windows`, ascending by labels.
+    pub(crate) fn reduce<T: Send>(
+        &self,
+        windows: Windows<'_>,
+        steps: Steps,
+        f: &Reduction<'_, T>,
+    ) -> Evaluated<Vec<T>> {
+        let Windows { frame, input } = windows;
+        let counters = Counters::new(steps);
+        let made = match input {
+            Input::Selector(selector, starts) => {
+                let (first_ms, last_ms) = frame.ends.bounds(steps);
+                let after_ms = first_ms - frame.range_ms - frame.before_ms;
+                let source = self.source;
+                self.stream(selector, (after_ms, last_ms + frame.after_ms), &|series| {
+                    let starts = if starts == Starts::Wanted { source.start_timestamps(&series) } else { None };
+                    let raw = without_markers(series, starts);
+                    counters.with(|looked_at| f(&frame, raw, looked_at))
+                })?
             }
-        }
-        self.count_looked_at(steps, &windows.looked_at.into_inner());
-        Ok(rows)
-    }
-
-    /// The selector's series over all windows, without staleness markers.
-    fn raw_series(&self, selector: &Selector, windows: &Windows, steps: Steps, starts: Starts) -> Evaluated<Vec<Raw>> {
-        let (first_ms, last_ms) = windows.ends.bounds(steps);
-        let after_ms = first_ms - windows.range_ms - windows.before_ms;
-        let series = self.select(selector, after_ms, last_ms + windows.after_ms)?;
-        Ok(series
-            .into_iter()
-            .map(|s| {
-                let before = s.len();
-                let starts = if starts == Starts::Wanted { self.source.start_timestamps(&s) } else { None };
-                let raw = without_markers(s, starts);
-                self.release(before - raw.values.len());
-                raw
-            })
-            .collect())
-    }
-
-    /// Gives the samples of windows back and counts what the steps looked at.
-    pub(crate) fn finish_windows(&self, windows: Windows, steps: Steps) {
-        self.release(windows.samples());
-        self.count_looked_at(steps, &windows.looked_at.into_inner());
+            Input::Series(series) => {
+                let mut made = Vec::with_capacity(series.len());
+                for raw in series {
+                    self.check_stop()?;
+                    let samples = raw.values.len();
+                    if let Some((one, size)) = counters.with(|looked_at| f(&frame, raw, looked_at)) {
+                        self.charge(size)?;
+                        made.push(one);
+                    }
+                    self.release(samples);
+                }
+                made
+            }
+        };
+        self.count_looked_at(steps, &counters.sum());
+        Ok(made)
     }
 
     /// The windows of a range selector or subquery.
-    pub(crate) fn windows(&self, expr: &Expr, steps: Steps) -> Evaluated<Windows> {
+    pub(crate) fn windows<'e>(&self, expr: &'e Expr, steps: Steps) -> Evaluated<Windows<'e>> {
         self.windows_with(expr, steps, Starts::Ignored)
     }
 
-    pub(crate) fn windows_with(&self, expr: &Expr, steps: Steps, starts: Starts) -> Evaluated<Windows> {
-        let looked_at = RefCell::new(vec![0; steps.count]);
+    pub(crate) fn windows_with<'e>(&self, expr: &'e Expr, steps: Steps, starts: Starts) -> Evaluated<Windows<'e>> {
         match &expr.unparen().kind {
             ExprKind::Matrix { selector, range } => {
                 let lookback_ms = self.lookback_ms();
-                let mut windows = Windows {
-                    series: Vec::new(),
+                let frame = Frame {
                     range_ms: self.length_ms(range, Zero::Refused)?,
                     edges: selector.edges,
                     before_ms: if selector.edges == Edges::Plain { 0 } else { lookback_ms },
                     after_ms: if selector.edges == Edges::Smoothed { lookback_ms } else { 0 },
                     ends: self.ends(&selector.when)?,
-                    looked_at,
                 };
-                windows.series = self.raw_series(selector, &windows, steps, starts)?;
-                Ok(windows)
+                Ok(Windows { frame, input: Input::Selector(selector, starts) })
             }
             ExprKind::Subquery { expr, range, step, when } => {
                 let ends = self.ends(when)?;
@@ -286,7 +392,8 @@ impl Engine<'_> {
                     })
                     .filter(|raw| !raw.values.is_empty())
                     .collect();
-                Ok(Windows { series, range_ms, edges: Edges::Plain, before_ms: 0, after_ms: 0, ends, looked_at })
+                let frame = Frame { range_ms, edges: Edges::Plain, before_ms: 0, after_ms: 0, ends };
+                Ok(Windows { frame, input: Input::Series(series) })
             }
             _ => Err(EvalError::Execution("range vector expected".to_owned())),
         }
@@ -316,22 +423,24 @@ impl Engine<'_> {
     /// A range vector as the result of an instant query.
     pub(crate) fn raw_matrix(&self, expr: &Expr) -> Evaluated<Vec<SeriesData>> {
         let windows = self.windows(expr, self.outer)?;
-        let mut matrix = Vec::new();
-        for raw in &windows.series {
-            windows.each(raw, self.outer, |_, time_ms, window| {
+        let steps = self.outer;
+        let mut matrix = self.reduce(windows, steps, &|frame, raw, looked_at| {
+            let mut found = None;
+            frame.each(&raw, steps, looked_at, |_, time_ms, window| {
                 let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window]);
-                let end_ms = windows.end_ms(time_ms);
-                let (timestamps, values) = match windows.edges {
+                let end_ms = frame.end_ms(time_ms);
+                let (timestamps, values) = match frame.edges {
                     Edges::Plain => (t.to_vec(), v.to_vec()),
-                    edges => with_edges(t, v, (end_ms - windows.range_ms, end_ms), edges),
+                    edges => with_edges(t, v, (end_ms - frame.range_ms, end_ms), edges),
                 };
                 if !timestamps.is_empty() {
                     let labels = if raw.drop_name { without_metadata(&raw.labels) } else { raw.labels.clone() };
-                    matrix.push(SeriesData { labels, timestamps: timestamps.into(), values });
+                    let samples = values.len();
+                    found = Some((SeriesData { labels, timestamps: timestamps.into(), values }, samples));
                 }
             });
-        }
-        self.finish_windows(windows, self.outer);
+            found
+        })?;
         matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
         Ok(matrix)
     }

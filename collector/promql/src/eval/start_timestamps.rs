@@ -38,57 +38,56 @@ impl Started {
 }
 
 impl Engine<'_> {
-    /// `rate` and `increase` of one window whose samples have start timestamps: Prometheus' `extrapolatedRate`, where
-    /// a first sample that began within the window stands for a zero at that moment and needs no extrapolation. The
-    /// increase is told for `per_seconds`: the window's length for `rate`, 1 for `increase`.
-    pub(crate) fn started_increase(
-        &self,
-        at: &Expr,
-        raw: &Raw,
-        window: &std::ops::Range<usize>,
-        (start_ms, end_ms): (i64, i64),
-        per_seconds: f64,
-    ) -> Option<f64> {
-        let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window.clone()]);
-        let (&first_t, &last_t) = (t.first()?, t.last()?);
-        let mut result = v.last()? - v.first()?;
-        for i in window.start + 1..window.end {
-            let (before, this) = (Started::at(raw, i - 1), Started::at(raw, i));
-            if this.overlaps(before) {
-                let name = Quoted(raw.labels.metric_name());
-                self.warn(
-                    at,
-                    &format!("sample has start time that overlaps with previous sample timestamp for metric {name}"),
-                );
-            }
-            if raw.values[i] < raw.values[i - 1] || this.is_reset_after(before) {
-                result += raw.values[i - 1];
-            }
-        }
-        let mut to_start = (first_t - start_ms) as f64 / 1000.0;
-        let mut to_end = (end_ms - last_t) as f64 / 1000.0;
-        let mut sampled = (last_t - first_t) as f64 / 1000.0;
-        let average = if t.len() > 1 { sampled / (t.len() - 1) as f64 } else { 0.0 };
-        let threshold = average * 1.1;
-        let began_ms = Started::at(raw, window.start).start_ms;
-        if began_ms != 0 && began_ms > start_ms && began_ms < first_t {
-            to_start = 0.0;
-            sampled = (last_t - began_ms) as f64 / 1000.0;
-            result += v[0];
-        } else if t.len() < 2 {
-            return None;
-        } else {
-            if to_start >= threshold {
-                to_start = average / 2.0;
-            }
-            if result > 0.0 && v[0] >= 0.0 {
-                to_start = to_start.min(sampled * (v[0] / result));
-            }
-        }
-        if to_end >= threshold {
-            to_end = average / 2.0;
-        }
-        let stretch = if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled };
-        Some(result * (stretch / per_seconds))
+    /// A count of `metric` claims to have begun within another one.
+    pub(crate) fn warn_overlap(&self, at: &Expr, metric: &str) {
+        let name = Quoted(metric);
+        self.warn(at, &format!("sample has start time that overlaps with previous sample timestamp for metric {name}"));
     }
+}
+
+/// `rate` and `increase` of one window whose samples have start timestamps: Prometheus' `extrapolatedRate`, where a first
+/// sample that began within the window stands for a zero at that moment and needs no extrapolation. The increase is told
+/// for `per_seconds`: the window's length for `rate`, 1 for `increase`.
+pub(crate) fn started_increase(
+    raw: &Raw,
+    window: &std::ops::Range<usize>,
+    (start_ms, end_ms): (i64, i64),
+    per_seconds: f64,
+    overlaps: &mut bool,
+) -> Option<f64> {
+    let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window.clone()]);
+    let (&first_t, &last_t) = (t.first()?, t.last()?);
+    let mut result = v.last()? - v.first()?;
+    for i in window.start + 1..window.end {
+        let (before, this) = (Started::at(raw, i - 1), Started::at(raw, i));
+        *overlaps |= this.overlaps(before);
+        if raw.values[i] < raw.values[i - 1] || this.is_reset_after(before) {
+            result += raw.values[i - 1];
+        }
+    }
+    let mut to_start = (first_t - start_ms) as f64 / 1000.0;
+    let mut to_end = (end_ms - last_t) as f64 / 1000.0;
+    let mut sampled = (last_t - first_t) as f64 / 1000.0;
+    let average = if t.len() > 1 { sampled / (t.len() - 1) as f64 } else { 0.0 };
+    let threshold = average * 1.1;
+    let began_ms = Started::at(raw, window.start).start_ms;
+    if began_ms != 0 && began_ms > start_ms && began_ms < first_t {
+        to_start = 0.0;
+        sampled = (last_t - began_ms) as f64 / 1000.0;
+        result += v[0];
+    } else if t.len() < 2 {
+        return None;
+    } else {
+        if to_start >= threshold {
+            to_start = average / 2.0;
+        }
+        if result > 0.0 && v[0] >= 0.0 {
+            to_start = to_start.min(sampled * (v[0] / result));
+        }
+    }
+    if to_end >= threshold {
+        to_end = average / 2.0;
+    }
+    let stretch = if sampled == 0.0 { 1.0 } else { (sampled + to_start + to_end) / sampled };
+    Some(result * (stretch / per_seconds))
 }

@@ -27,14 +27,14 @@ const MAX_ROWS: usize = 1000;
 const DEFAULT_ROWS: usize = 100;
 
 /// Runs `work` where it may block.
-async fn blocking(work: impl FnOnce() -> Response + Send + 'static) -> Response {
+pub(super) async fn blocking(work: impl FnOnce() -> Response + Send + 'static) -> Response {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| {
         tracing::error!(error = &panicked as &dyn std::error::Error, "a request failed unexpectedly");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "defect", "the request failed unexpectedly").into_response()
     })
 }
 
-fn unavailable(error: &LedgerError) -> Response {
+pub(super) fn unavailable(error: &LedgerError) -> Response {
     tracing::error!(error = error as &dyn std::error::Error, "cannot read the ledger");
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "ledger", "the collector's log says why").into_response()
 }

@@ -10,10 +10,10 @@ use crate::digitization::forecast::Forecast;
 use crate::digitization::progress::{DayRow, Progress};
 use crate::digitization::settings::Plan;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 52.0;
-const RIGHT: f64 = 12.0;
+pub(super) const WIDTH: f64 = 760.0;
+pub(super) const HEIGHT: f64 = 320.0;
+pub(super) const LEFT: f64 = 52.0;
+pub(super) const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
 /// Days of the chart of images.
@@ -28,28 +28,28 @@ pub(super) struct Labels {
     pub(super) output: String,
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A place for days and values.
-struct Frame {
-    first: f64,
-    days: f64,
-    most: f64,
+pub(super) struct Frame {
+    pub(super) first: f64,
+    pub(super) days: f64,
+    pub(super) most: f64,
 }
 
 impl Frame {
-    fn x(&self, day: Day) -> f64 {
+    pub(super) fn x(&self, day: Day) -> f64 {
         LEFT + (f64::from(day.0) - self.first) / self.days * (WIDTH - LEFT - RIGHT)
     }
 
-    fn y(&self, value: f64) -> f64 {
+    pub(super) fn y(&self, value: f64) -> f64 {
         HEIGHT - BOTTOM - value / self.most * (HEIGHT - TOP - BOTTOM)
     }
 
     /// Lines at round values, and the first days of months.
-    fn axes(&self, value_text: &impl Fn(f64) -> String, day_text: &impl Fn(Day) -> String) -> String {
+    pub(super) fn axes(&self, value_text: &impl Fn(f64) -> String, day_text: &impl Fn(Day) -> String) -> String {
         let mut svg = String::new();
         let rough = self.most / 4.0;
         let magnitude = 10_f64.powf(rough.max(1e-9).log10().floor());
@@ -79,7 +79,9 @@ impl Frame {
         let mut last = f64::NEG_INFINITY;
         for day in (self.first as i32..=(self.first + self.days) as i32).map(Day) {
             let x = self.x(day);
-            if day.date().day() == 1 && x - last > 74.0 && x < WIDTH - 40.0 {
+            // Of few days the Mondays, of many the first of months.
+            let is_marked = if self.days <= 62.0 { day.weekday() == 0 } else { day.date().day() == 1 };
+            if is_marked && x - last > 74.0 && x < WIDTH - 40.0 {
                 let text = escaped(&day_text(day));
                 push(
                     &mut svg,
@@ -96,11 +98,11 @@ impl Frame {
     }
 }
 
-fn push(svg: &mut String, part: std::fmt::Arguments<'_>) {
+pub(super) fn push(svg: &mut String, part: std::fmt::Arguments<'_>) {
     svg.write_fmt(part).expect("invariant: a string takes every write");
 }
 
-fn opened(label: &str) -> String {
+pub(super) fn opened(label: &str) -> String {
     let label = escaped(label);
     format!("<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">")
 }
@@ -217,16 +219,27 @@ pub(super) fn output(
     day_text: impl Fn(Day) -> String,
 ) -> String {
     let days = &days[days.len().saturating_sub(OUTPUT_DAYS)..];
-    let Some(first) = days.first() else { return String::new() };
-    let most = days.iter().map(|row| row.captured + row.rescanned).max().unwrap_or(0).max(1);
-    let frame = Frame { first: first.day.0.into(), days: days.len() as f64, most: most as f64 * 1.05 };
-    let mut svg = opened(&labels.output);
+    bars(days.iter().map(|row| (row.day, row.captured, row.rescanned)), &labels.output, value_text, day_text)
+}
+
+/// New images of each day, and what was made again on top.
+pub(super) fn bars(
+    days: impl Iterator<Item = (Day, i64, i64)>,
+    label: &str,
+    value_text: impl Fn(f64) -> String,
+    day_text: impl Fn(Day) -> String,
+) -> String {
+    let days: Vec<(Day, i64, i64)> = days.collect();
+    let Some((first, _, _)) = days.first() else { return String::new() };
+    let most = days.iter().map(|(_, new, again)| new + again).max().unwrap_or(0).max(1);
+    let frame = Frame { first: first.0.into(), days: days.len() as f64, most: most as f64 * 1.05 };
+    let mut svg = opened(label);
     svg += &frame.axes(&value_text, &day_text);
     let width = (WIDTH - LEFT - RIGHT) / days.len() as f64 * 0.8;
-    for row in days {
-        let (x, base) = (frame.x(row.day), frame.y(0.0));
-        let (new, all) = (frame.y(row.captured.max(0) as f64), frame.y((row.captured + row.rescanned).max(0) as f64));
-        if row.captured > 0 {
+    for (day, captured, rescanned) in days {
+        let (x, base) = (frame.x(day), frame.y(0.0));
+        let (new, all) = (frame.y(captured.max(0) as f64), frame.y((captured + rescanned).max(0) as f64));
+        if captured > 0 {
             push(
                 &mut svg,
                 format_args!(
@@ -235,7 +248,7 @@ pub(super) fn output(
                 ),
             );
         }
-        if row.rescanned > 0 {
+        if rescanned > 0 {
             push(
                 &mut svg,
                 format_args!(
@@ -246,4 +259,30 @@ pub(super) fn output(
         }
     }
     svg + "</svg>"
+}
+
+/// Shelf length done by day against the whole of it.
+pub(super) fn line(
+    points: &[(Day, i64)],
+    whole_mm: i64,
+    label: &str,
+    whole: &str,
+    value_text: impl Fn(f64) -> String,
+) -> String {
+    let (Some((first, _)), Some((last, _))) = (points.first(), points.last()) else { return String::new() };
+    let most = (whole_mm as f64).max(1.0);
+    let frame = Frame { first: first.0.into(), days: f64::from((last.0 - first.0).max(1)) * 1.02, most: most * 1.08 };
+    let mut svg = opened(label);
+    svg += &frame.axes(&value_text, &|day| day.to_string());
+    let (y, right) = (frame.y(most), WIDTH - RIGHT);
+    push(&mut svg, format_args!("<line class=\"scope\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"));
+    push(
+        &mut svg,
+        format_args!("<text class=\"name\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT + 6.0, y - 5.0, escaped(whole)),
+    );
+    svg += "<polyline class=\"done\" points=\"";
+    for (day, mm) in points {
+        push(&mut svg, format_args!("{:.1},{:.1} ", frame.x(*day), frame.y(*mm as f64)));
+    }
+    svg + "\"/></svg>"
 }

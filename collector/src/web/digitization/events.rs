@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::super::Refusal;
 use crate::clock;
+use crate::digitization::sender::Sender;
 use crate::digitization::{Digitization, Receipt, event};
 
 /// The largest body: some 20,000 events.
@@ -54,7 +55,7 @@ async fn take(State(intake): State<Arc<Intake>>, headers: HeaderMap, body: Bytes
     let work = tokio::task::spawn_blocking(move || {
         // It goes on where the client goes away, so its turn lasts as long as the work.
         let _turn = turn;
-        event::parse(&body).map(|events| digitization.submit(events, clock::now()))
+        event::parse(&body).map(|events| digitization.submit(Sender::Token.keep_own(events), clock::now()))
     });
     match work.await {
         Ok(Ok(Ok(receipt))) => answer(&receipt),

@@ -5,7 +5,12 @@
 mod api;
 mod chart;
 pub(super) mod events;
+mod floor;
+mod graph;
+mod journal;
+mod pack;
 mod page;
+mod phone;
 mod what_if;
 
 use axum::Router;
@@ -20,6 +25,23 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .route("/digitization/units", get(page::units))
         .route("/digitization/units/{code}", get(page::unit))
         .route("/digitization.css", get(page::style))
+        .route("/digitization/events", get(journal::page))
+        .route("/digitization/scan-in", get(phone::show))
+        .route("/digitization/scan-in.js", get(phone::script))
+        .route("/digitization/scan-in-worker.js", get(phone::worker))
+        .route("/digitization/stations", get(floor::stations))
+        .route("/digitization/quality", get(floor::quality))
+        .route("/digitization/lots/{batch}", get(floor::lot))
+        .route("/digitization/fixity", get(floor::fixity))
+        .route("/v1/digitization/quality", get(floor::quality_json))
+        .route("/v1/digitization/lots/{batch}", get(floor::lot_json_one))
+        .route("/v1/digitization/fixity", get(floor::fixity_json))
+        .route("/v1/digitization/flow", get(floor::flow_json))
+        .route("/digitization/reports", get(pack::list))
+        .route("/digitization/reports/{name}", get(pack::one))
+        .route("/v1/digitization/journal", get(journal::json))
+        .route("/v1/digitization/reports", get(pack::list_json))
+        .route("/v1/digitization/reports/{period}", get(pack::one_json))
         .route("/v1/digitization/what-if", get(what_if::answer))
         .route("/v1/digitization/project", get(api::project))
         .route("/v1/digitization/days", get(api::days))
@@ -30,7 +52,23 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .with_state(digitization)
 }
 
+/// What people on the floor tell, before any guard.
+pub(super) fn floor(digitization: Digitization) -> Router {
+    Router::new()
+        .route("/digitization/scan-in", post(phone::tell))
+        .route("/digitization/scan-in/sign-in", get(phone::sign_in))
+        .with_state(digitization)
+}
+
 /// What changes something for everybody, before any guard.
 pub(super) fn operating(digitization: Digitization) -> Router {
-    Router::new().route("/v1/digitization/freeze", post(api::freeze)).with_state(digitization)
+    Router::new()
+        .route("/v1/digitization/freeze", post(api::freeze))
+        .route("/v1/digitization/reports", post(pack::issue_json))
+        .route("/digitization/reports", post(pack::issue_form))
+        .route("/v1/digitization/lots", post(floor::draw_json))
+        .route("/v1/digitization/lots/verdict", post(floor::judge_json))
+        .route("/digitization/lots", post(floor::draw_form))
+        .route("/digitization/lots/verdict", post(floor::judge_form))
+        .with_state(digitization)
 }

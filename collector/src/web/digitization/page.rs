@@ -17,13 +17,14 @@ use super::super::Refusal;
 use super::super::prometheus_api::rfc3339;
 use super::super::public::text::Language;
 use super::api::{Wish, doing_name};
-use super::chart;
+use super::{chart, graph};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::forecast::Cause;
 use crate::digitization::progress::{DayRow, Measures, Progress};
 use crate::digitization::report::Report;
 use crate::digitization::stage::Stage;
+use crate::digitization::views::{self, FlowRow, Shelf};
 use crate::digitization::{Digitization, Shown};
 
 /// Events of a unit on one page.
@@ -31,23 +32,23 @@ const MAX_EVENTS: usize = 200;
 
 /// How a language writes numbers, days and names.
 #[derive(Clone, Copy)]
-struct Words(Language);
+pub(super) struct Words(pub(super) Language);
 
 impl Words {
-    fn t(self, key: &str) -> String {
+    pub(super) fn t(self, key: &str) -> String {
         self.0.text(key)
     }
 
-    fn tag(self) -> &'static str {
+    pub(super) fn tag(self) -> &'static str {
         self.0.tag()
     }
 
-    fn other(self) -> &'static str {
+    pub(super) fn other(self) -> &'static str {
         self.0.other().tag()
     }
 
     /// `900.000` or `900,000`, of any whole number.
-    fn count(self, number: impl Display) -> String {
+    pub(super) fn count(self, number: impl Display) -> String {
         let text = number.to_string();
         let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("−", digits));
         let mut grouped = sign.to_owned();
@@ -61,44 +62,54 @@ impl Words {
     }
 
     /// A message that says how many.
-    fn counted(self, key: &str, count: impl Borrow<u64>) -> String {
+    pub(super) fn counted(self, key: &str, count: impl Borrow<u64>) -> String {
         self.0.count(key, *count.borrow())
     }
 
-    fn days(self, days: impl Borrow<i32>) -> String {
+    pub(super) fn days(self, days: impl Borrow<i32>) -> String {
         self.0.count("days", u64::try_from(*days.borrow()).unwrap_or(0))
     }
 
     /// With so many digits after the comma or point.
-    fn decimal(self, number: impl Borrow<f64>, digits: usize) -> String {
+    pub(super) fn decimal(self, number: impl Borrow<f64>, digits: usize) -> String {
         let text = format!("{:.digits$}", number.borrow()).replace('-', "−");
         if self.0 == Language::Romanian { text.replace('.', ",") } else { text }
     }
 
-    fn metres(self, mm: impl Borrow<u64>) -> String {
+    /// A number that is written with a point.
+    pub(super) fn decimal_text(self, text: &str) -> String {
+        if self.0 == Language::Romanian { text.replace('.', ",") } else { text.to_owned() }
+    }
+
+    pub(super) fn metres(self, mm: impl Borrow<u64>) -> String {
         // What is not whole never reads as done: rounded down.
         self.decimal((mm.borrow() / 100) as f64 / 10.0, 1)
     }
 
-    fn percent(self, share: impl Borrow<Option<f64>>) -> String {
+    /// Millimetres as metres with all their digits.
+    pub(super) fn mm(self, mm: impl Borrow<i64>) -> String {
+        self.decimal(*mm.borrow() as f64 / 1000.0, 3)
+    }
+
+    pub(super) fn percent(self, share: impl Borrow<Option<f64>>) -> String {
         share.borrow().map_or_else(|| "–".to_owned(), |share| format!("{} %", self.decimal(share * 100.0, 1)))
     }
 
-    fn optional(self, number: impl Borrow<Option<f64>>, digits: usize) -> String {
+    pub(super) fn optional(self, number: impl Borrow<Option<f64>>, digits: usize) -> String {
         number.borrow().map_or_else(|| "–".to_owned(), |number| self.decimal(number, digits))
     }
 
     /// `24 decembrie 2026`.
-    fn day(self, day: impl Borrow<Day>) -> String {
+    pub(super) fn day(self, day: impl Borrow<Day>) -> String {
         let date = day.borrow().date();
         format!("{} {} {}", date.day(), self.t(&format!("month-{}", date.month())), date.year())
     }
 
-    fn stage(self, stage: impl Borrow<Stage>) -> String {
+    pub(super) fn stage(self, stage: impl Borrow<Stage>) -> String {
         self.t(&format!("digi-stage-{}", stage.borrow().name()))
     }
 
-    fn doing(self, name: &str) -> String {
+    pub(super) fn doing(self, name: &str) -> String {
         self.t(&format!("digi-doing-{name}"))
     }
 }
@@ -143,6 +154,10 @@ struct ProjectPage<'a> {
     measures: Vec<MeasureRow>,
     burn_up: String,
     output_chart: String,
+    flow_chart: String,
+    flow: Vec<FlowRow>,
+    map: String,
+    shelves: Vec<Shelf>,
     weeks: Vec<WeekLine>,
     stages: Vec<StageLine>,
     causes: Vec<(String, String)>,
@@ -181,13 +196,14 @@ struct UnitsPage<'a> {
     next: Option<String>,
 }
 
-struct EventLine {
-    seq: u64,
-    time: String,
-    machine: String,
-    kind: String,
-    source: String,
-    data: String,
+pub(super) struct EventLine {
+    pub(super) seq: u64,
+    pub(super) time: String,
+    pub(super) machine: String,
+    pub(super) kind: String,
+    pub(super) unit: Option<String>,
+    pub(super) source: String,
+    pub(super) data: String,
 }
 
 #[derive(Template)]
@@ -203,7 +219,7 @@ struct UnitPage<'a> {
 }
 
 /// The language that is asked for, or the one that the browser likes best.
-fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
+pub(super) fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
     let query = query.unwrap_or("");
     let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "lang").map(|(_, value)| value);
     let known = asked.and_then(|tag| Language::ALL.into_iter().find(|language| language.tag() == tag));
@@ -211,7 +227,7 @@ fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
     Words(known.unwrap_or_else(|| Language::negotiate(liked())))
 }
 
-fn html(page: &impl Template, words: Words, status: StatusCode) -> Response {
+pub(super) fn html(page: &impl Template, words: Words, status: StatusCode) -> Response {
     match page.render() {
         Ok(html) => (
             status,
@@ -286,6 +302,11 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
         output: w.t("digi-output-chart"),
     };
     let number = |n: f64| w.count(n.round() as i64);
+    let (flow, shelves) = {
+        let state = digitization.state();
+        (views::flow(&state, p.today), views::shelves(&state))
+    };
+    let names = ["digi-flow-started", "digi-flow-scanned", "digi-flow-accepted", "digi-flow-done"].map(|key| w.t(key));
     ProjectPage {
         w,
         project: &digitization.settings().project,
@@ -302,6 +323,10 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
             |day| day.to_string(),
         ),
         output_chart: chart::output(&p.days, &labels, number, |day| day.to_string()),
+        flow_chart: graph::flow(&flow, p.scope.units, &w.t("digi-flow"), &names),
+        flow: graph::last_weeks(&flow).cloned().collect(),
+        map: graph::shelves(&shelves, &w.t("digi-map")),
+        shelves,
         weeks: weeks(&p.days, w),
         stages: stages(p, w),
         causes: causes(report, w),
@@ -494,7 +519,7 @@ pub(super) async fn unit(
     .await
 }
 
-fn event_line(event: Shown, digitization: &Digitization) -> EventLine {
+pub(super) fn event_line(event: Shown, digitization: &Digitization) -> EventLine {
     let at = jiff::Timestamp::from_millisecond(event.time_ms).unwrap_or_default();
     let local = at.to_zoned_datetime(digitization.settings().time_zone.clone());
     let mut parts = Vec::new();
@@ -510,6 +535,7 @@ fn event_line(event: Shown, digitization: &Digitization) -> EventLine {
         time: local.strftime("%Y-%m-%d %H:%M:%S").to_string(),
         machine: rfc3339(Timestamp(event.time_ms)),
         kind: event.kind,
+        unit: event.data["unit"].as_str().map(str::to_owned),
         source: event.source,
         data: parts.join(", "),
     }

@@ -28,6 +28,9 @@ struct Arguments {
     /// Fewer series, less time, nothing but the queries: for development, its numbers say little
     #[arg(long)]
     small: bool,
+    /// Nothing but one part, for development
+    #[arg(long, value_enum, conflicts_with = "small")]
+    only: Option<Part>,
     /// Let the load end now rather than hours ago: queries find it in memory, and bytes on disk say nothing
     #[arg(long)]
     recent: bool,
@@ -37,6 +40,13 @@ struct Arguments {
     /// Keep the servers of the wide load running after the queries until a key is pressed, to profile them
     #[arg(long)]
     hold: bool,
+}
+
+/// A part that can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The load of 200,000 series.
+    Large,
 }
 
 /// Milliseconds that no sample and no evaluation have in common: whether a range includes its first moment differs
@@ -94,7 +104,26 @@ fn main() -> anyhow::Result<()> {
     println!("| what | {} |", Kind::ALL.map(Kind::name).join(" | "));
     println!("|---|---|---|---|");
 
+    let row = |what: &str, unit: &str, cells: &[f64]| {
+        let ratios = |cell: &f64| {
+            let against =
+                if cells[0] > 0.0 && *cell != cells[0] { format!(" ({:.2})", cells[0] / cell) } else { String::new() };
+            format!("{cell:.3} {unit}{against}")
+        };
+        println!("| {what} | {} |", cells.iter().map(ratios).collect::<Vec<_>>().join(" | "));
+    };
     let dir = tempfile::tempdir()?;
+    let fill_large = || -> anyhow::Result<()> {
+        let servers = start(&dir.path().join("large"))?;
+        let before = fill(&servers, large, large.first_ms(end_ms))?;
+        let costs = settle(&servers, before, large.samples(), arguments.recent)?;
+        let costs = stop(servers, costs)?;
+        print_costs(&row, "large", large, &costs, arguments.recent);
+        Ok(())
+    };
+    if arguments.only == Some(Part::Large) {
+        return fill_large();
+    }
     let wide_servers = start(&dir.path().join("wide"))?;
     let wide_before = fill(&wide_servers, wide, wide.first_ms(end_ms))?;
     let long_servers = start(&dir.path().join("long"))?;
@@ -150,24 +179,10 @@ fn main() -> anyhow::Result<()> {
     let wide_costs = stop(wide_servers, wide_costs)?;
     let long_costs = stop(long_servers, long_costs)?;
 
-    let row = |what: &str, unit: &str, cells: &[f64]| {
-        let ratios = |cell: &f64| {
-            let against =
-                if cells[0] > 0.0 && *cell != cells[0] { format!(" ({:.2})", cells[0] / cell) } else { String::new() };
-            format!("{cell:.3} {unit}{against}")
-        };
-        println!("| {what} | {} |", cells.iter().map(ratios).collect::<Vec<_>>().join(" | "));
-    };
     print_costs(&row, "wide", wide, &wide_costs, arguments.recent);
     print_costs(&row, "long", long, &long_costs, arguments.recent);
     if !arguments.small {
-        let servers = start(&dir.path().join("large"))?;
-        let before = fill(&servers, large, large.first_ms(end_ms))?;
-        let costs = settle(&servers, before, large.samples(), arguments.recent)?;
-        let costs = stop(servers, costs)?;
-        print_costs(&row, "large", large, &costs, arguments.recent);
-    }
-    if !arguments.small {
+        fill_large()?;
         let batch = batches(&dir.path().join("batch"), wide, wide.first_ms(past_ms))?;
         let millions = wide.samples() / 1e6;
         println!(

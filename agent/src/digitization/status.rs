@@ -1,0 +1,132 @@
+//! What hot folders, exports, deliveries and the outbox have to say as metrics: written by their threads, read by a sensor.
+//!
+//! Every access is relaxed: each number stands alone. No path, unit or batch is a label.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::reading::Sink;
+use crate::sensors::{Sensor, SensorError};
+
+/// Why a file of a hot folder does not count.
+pub(crate) const REASONS: [&str; 5] = ["damaged", "format", "name", "station", "truncated"];
+
+/// One hot folder.
+#[derive(Debug, Default)]
+pub(crate) struct FolderStatus {
+    pub(crate) name: String,
+    /// Whether it can be read.
+    pub(crate) is_up: AtomicBool,
+    pub(crate) complete_total: AtomicU64,
+    pub(crate) duplicate_total: AtomicU64,
+    pub(crate) replaced_total: AtomicU64,
+    pub(crate) moved_total: AtomicU64,
+    pub(crate) deleted_total: AtomicU64,
+    pub(crate) refused_total: [AtomicU64; REASONS.len()],
+    pub(crate) pending: AtomicU64,
+    pub(crate) last_activity_ms: AtomicI64,
+    pub(crate) scan_ms: AtomicU64,
+}
+
+/// One export.
+#[derive(Debug, Default)]
+pub(crate) struct ExportStatus {
+    pub(crate) name: String,
+    pub(crate) rows_total: AtomicU64,
+    pub(crate) bad_rows_total: AtomicU64,
+    pub(crate) files: AtomicU64,
+}
+
+/// One folder of deliveries.
+#[derive(Debug, Default)]
+pub(crate) struct DeliveryStatus {
+    pub(crate) name: String,
+    pub(crate) is_up: AtomicBool,
+    pub(crate) valid_total: AtomicU64,
+    pub(crate) invalid_total: AtomicU64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) folders: Vec<Arc<FolderStatus>>,
+    pub(crate) exports: Vec<Arc<ExportStatus>>,
+    pub(crate) deliveries: Vec<Arc<DeliveryStatus>>,
+    /// Images by station, once each.
+    pub(crate) images: Mutex<BTreeMap<String, u64>>,
+    /// Events that wait for the collector.
+    pub(crate) waiting: AtomicU64,
+    pub(crate) told_total: AtomicU64,
+}
+
+impl Status {
+    pub(crate) fn add_images(&self, station: &str, count: u64) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        match images.get_mut(station) {
+            Some(images) => *images += count,
+            None => {
+                images.insert(station.to_owned(), count);
+            }
+        }
+    }
+}
+
+/// `digitization_*` of this agent.
+pub(crate) struct DigitizationSensor(pub(crate) Arc<Status>);
+
+impl Sensor for DigitizationSensor {
+    fn name(&self) -> &'static str {
+        "digitization"
+    }
+
+    fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        let count = |counter: &AtomicU64| counter.load(Relaxed) as f64;
+        for (station, images) in self.0.images.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            sink.put("digitization_images_total", &[("station", station)], *images as f64);
+        }
+        for folder in &self.0.folders {
+            let label = [("folder", folder.name.as_str())];
+            let up = f64::from(u8::from(folder.is_up.load(Relaxed)));
+            sink.put("digitization_hotfolder_up", &label, up);
+            sink.put("digitization_hotfolder_files_pending", &label, count(&folder.pending));
+            for (outcome, counter) in [
+                ("complete", &folder.complete_total),
+                ("deleted", &folder.deleted_total),
+                ("duplicate", &folder.duplicate_total),
+                ("moved", &folder.moved_total),
+                ("replaced", &folder.replaced_total),
+            ] {
+                let labels = [("folder", folder.name.as_str()), ("outcome", outcome)];
+                sink.put("digitization_hotfolder_files_total", &labels, count(counter));
+            }
+            for (reason, counter) in REASONS.iter().zip(&folder.refused_total) {
+                let labels = [("folder", folder.name.as_str()), ("reason", reason)];
+                sink.put("digitization_hotfolder_files_refused_total", &labels, count(counter));
+            }
+            let last = folder.last_activity_ms.load(Relaxed);
+            if last > 0 {
+                sink.put("digitization_hotfolder_last_activity_timestamp_seconds", &label, last as f64 / 1000.0);
+            }
+            sink.put("digitization_hotfolder_scan_duration_seconds", &label, count(&folder.scan_ms) / 1000.0);
+        }
+        for export in &self.0.exports {
+            let label = [("export", export.name.as_str())];
+            sink.put("digitization_csv_files", &label, count(&export.files));
+            sink.put("digitization_csv_rows_total", &label, count(&export.rows_total));
+            sink.put("digitization_csv_bad_rows_total", &label, count(&export.bad_rows_total));
+        }
+        for delivery in &self.0.deliveries {
+            let name = delivery.name.as_str();
+            let up = f64::from(u8::from(delivery.is_up.load(Relaxed)));
+            sink.put("digitization_delivery_up", &[("delivery", name)], up);
+            for (outcome, counter) in [("failed", &delivery.invalid_total), ("ok", &delivery.valid_total)] {
+                let labels = [("delivery", name), ("outcome", outcome)];
+                sink.put("digitization_delivery_packages_total", &labels, count(counter));
+            }
+        }
+        sink.put("digitization_outbox_events", &[], count(&self.0.waiting));
+        sink.put("digitization_outbox_told_total", &[], count(&self.0.told_total));
+        Ok(())
+    }
+}

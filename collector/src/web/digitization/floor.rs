@@ -1,0 +1,425 @@
+//! The pages and answers about stations, quality, lots and fixity.
+//!
+//! What it deliberately does not do: count. `digitization` does.
+
+use askama::Template;
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::super::Refusal;
+use super::api::{blocking, unavailable};
+use super::graph;
+use super::page::{Words, html, language};
+use super::what_if::refusal;
+use crate::clock;
+use crate::digitization::calendar::Day;
+use crate::digitization::lots::{Lot, LotError, percent};
+use crate::digitization::quality::{StratumFaults, by_stratum};
+use crate::digitization::report::Report;
+use crate::digitization::sampling::{Inspection, limits};
+use crate::digitization::views::{self, Fixity, StationDetail};
+use crate::digitization::{Digitization, Settings};
+
+/// Lots of the page.
+const MAX_LOTS: usize = 300;
+
+fn moment(ms: i64, settings: &Settings) -> String {
+    let at = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    at.to_zoned_datetime(settings.time_zone.clone()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+fn today(settings: &Settings) -> Day {
+    Day::at(clock::now(), &settings.time_zone)
+}
+
+struct StationLine {
+    detail: StationDetail,
+    state: String,
+    since: String,
+    last_image: String,
+    today: String,
+    a_day: String,
+    sparkline: String,
+    last_target: String,
+}
+
+#[derive(Template)]
+#[template(path = "digitization/stations.html")]
+struct StationsPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    stations: Vec<StationLine>,
+    report: &'a Report,
+}
+
+pub(super) async fn stations(
+    State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let w = language(query.as_deref(), &headers);
+    blocking(move || {
+        let settings = digitization.settings();
+        let report = digitization.report(clock::now());
+        let details = views::stations(&digitization.state(), today(settings), settings);
+        let lines = details.into_iter().zip(&report.progress.stations).map(|(detail, row)| StationLine {
+            state: detail
+                .state
+                .map_or_else(|| "–".to_owned(), |(state, _)| w.t(&format!("digi-state-{}", state.name()))),
+            since: detail.state.map_or_else(String::new, |(_, at_ms)| moment(at_ms, settings)),
+            last_image: row.last_image_ms.map_or_else(|| "–".to_owned(), |ms| moment(ms, settings)),
+            today: w.count(row.images_today),
+            a_day: w.decimal(row.images_a_day, 0),
+            sparkline: graph::sparkline(
+                &detail.targets.iter().filter_map(|target| target.delta_e_mean).collect::<Vec<f64>>(),
+                &w.0.with("digi-target-chart", &[("station", detail.name.clone().into())]),
+            ),
+            last_target: detail.targets.last().map_or_else(
+                || "–".to_owned(),
+                |target| {
+                    let verdict = w.t(if target.passed { "digi-target-passed" } else { "digi-target-failed" });
+                    let error = target.delta_e_mean.map_or_else(String::new, |e| format!(", ΔE {}", w.decimal(e, 1)));
+                    format!("{verdict}{error}, {}", moment(target.at_ms, settings))
+                },
+            ),
+            detail,
+        });
+        let page = StationsPage {
+            w,
+            project: &settings.project,
+            title: w.t("digi-stations"),
+            stations: lines.collect(),
+            report: &report,
+        };
+        html(&page, w, StatusCode::OK)
+    })
+    .await
+}
+
+struct LotLine {
+    batch: String,
+    images: String,
+    sample: String,
+    accept: String,
+    verdict: String,
+    is_open: bool,
+}
+
+#[derive(Template)]
+#[template(path = "digitization/quality.html")]
+struct QualityPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    report: &'a Report,
+    rules: usize,
+    faults: Vec<StratumFaults>,
+    pareto: String,
+    lots: Vec<LotLine>,
+    limits: Vec<(u32, String)>,
+    duplicates: u64,
+}
+
+fn verdict(lot: &Lot, w: Words) -> String {
+    match &lot.verdict {
+        None => w.t("digi-lot-open"),
+        Some(verdict) => {
+            let outcome = w.t(if verdict.is_accepted { "digi-lot-accepted" } else { "digi-lot-rejected" });
+            format!("{outcome} ({})", w.count(verdict.defects))
+        }
+    }
+}
+
+pub(super) async fn quality(
+    State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let w = language(query.as_deref(), &headers);
+    blocking(move || {
+        let settings = digitization.settings();
+        let report = digitization.report(clock::now());
+        let state = digitization.state();
+        let mut lots: Vec<&Lot> = state.lots.values().collect();
+        lots.sort_by_key(|lot| std::cmp::Reverse(lot.seq));
+        let lots = lots.into_iter().take(MAX_LOTS).map(|lot| LotLine {
+            batch: lot.draw.batch.clone(),
+            images: w.count(lot.draw.images),
+            sample: w.count(lot.draw.plan.sample),
+            accept: w.count(lot.draw.plan.accept),
+            verdict: verdict(lot, w),
+            is_open: lot.verdict.is_none(),
+        });
+        let rework: Vec<(String, i64)> =
+            report.progress.rework.iter().take(12).map(|row| (row.reason.clone(), row.lost_days as i64)).collect();
+        let page = QualityPage {
+            w,
+            project: &settings.project,
+            title: w.t("digi-quality"),
+            report: &report,
+            rules: settings.quality.len(),
+            faults: by_stratum(&state),
+            pareto: graph::ranking(&rework, &w.t("digi-rework"), |n| w.count(n)),
+            lots: lots.collect(),
+            limits: limits().iter().map(|limit| (*limit, w.decimal_text(&percent(*limit)))).collect(),
+            duplicates: state.duplicates,
+        };
+        html(&page, w, StatusCode::OK)
+    })
+    .await
+}
+
+pub(super) async fn quality_json(State(digitization): State<Digitization>) -> Response {
+    blocking(move || {
+        let report = digitization.report(clock::now());
+        let state = digitization.state();
+        let body = json!({
+            "first_pass": report.progress.first_pass,
+            "first_pass_lately": report.progress.first_pass_lately,
+            "rework": report.progress.rework,
+            "strata": by_stratum(&state),
+            "incomplete_files": state.incomplete,
+            "duplicates": state.duplicates,
+            "lots": state.lots.values().map(lot_json).collect::<Vec<_>>(),
+        });
+        Json(body).into_response()
+    })
+    .await
+}
+
+fn lot_json(lot: &Lot) -> serde_json::Value {
+    json!({
+        "batch": lot.draw.batch,
+        "units": lot.draw.units,
+        "images": lot.draw.images,
+        "inspection": lot.draw.plan.inspection,
+        "aql_percent": f64::from(lot.draw.plan.limit) / 1000.0,
+        "letter": lot.draw.plan.letter,
+        "sample": lot.draw.plan.sample,
+        "accept": lot.draw.plan.accept,
+        "reject": lot.draw.plan.accept + 1,
+        "seed": lot.draw.seed,
+        "drawn_at_ms": lot.at.0,
+        "drawn": lot.draw.drawn,
+        "verdict": lot.verdict,
+        "event": lot.seq,
+    })
+}
+
+#[derive(Template)]
+#[template(path = "digitization/lot.html")]
+struct LotPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    lot: &'a Lot,
+    at: String,
+    limit: String,
+    verdict: String,
+    verdict_at: String,
+}
+
+pub(super) async fn lot(
+    State(digitization): State<Digitization>,
+    Path(batch): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let w = language(query.as_deref(), &headers);
+    blocking(move || {
+        let settings = digitization.settings();
+        let state = digitization.state();
+        let Some(lot) = state.lots.get(&batch) else {
+            return Refusal::new(StatusCode::NOT_FOUND, "unknown_lot", "this batch was never drawn").into_response();
+        };
+        let page = LotPage {
+            w,
+            project: &settings.project,
+            title: w.0.with("digi-lot-minutes", &[("batch", batch.clone().into())]),
+            lot,
+            at: moment(lot.at.0, settings),
+            limit: w.decimal_text(&percent(lot.draw.plan.limit)),
+            verdict: verdict(lot, w),
+            verdict_at: lot.verdict.as_ref().map_or_else(String::new, |verdict| moment(verdict.at.0, settings)),
+        };
+        html(&page, w, StatusCode::OK)
+    })
+    .await
+}
+
+pub(super) async fn lot_json_one(State(digitization): State<Digitization>, Path(batch): Path<String>) -> Response {
+    blocking(move || match digitization.state().lots.get(&batch) {
+        Some(lot) => Json(lot_json(lot)).into_response(),
+        None => Refusal::new(StatusCode::NOT_FOUND, "unknown_lot", "this batch was never drawn").into_response(),
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    batch: String,
+    /// Per cent, as in the standard.
+    #[serde(default)]
+    aql: Option<String>,
+    #[serde(default)]
+    inspection: Option<String>,
+    #[serde(default)]
+    lang: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Found {
+    batch: String,
+    defects: u32,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    lang: Option<String>,
+}
+
+fn refused(error: &LotError) -> Response {
+    let field = match error {
+        LotError::Ledger(error) => return unavailable(error),
+        LotError::Random(error) => {
+            tracing::error!(%error, "cannot make a seed");
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "random", "no random bytes").into_response();
+        }
+        LotError::Limit => "aql",
+        LotError::Defects { .. } => "defects",
+        LotError::Reason => "reason",
+        LotError::UnknownBatch(_) | LotError::NoImages(_) | LotError::DrawnAlready(_) | LotError::NotDrawn(_) => {
+            "batch"
+        }
+    };
+    refusal(&[(field.to_owned(), error.to_string())])
+}
+
+fn draw(digitization: &Digitization, wanted: &Wanted) -> Result<Lot, Box<Response>> {
+    let inspection = match wanted.inspection.as_deref() {
+        None | Some("") => Some(Inspection::default()),
+        Some(name) => Inspection::ALL.into_iter().find(|inspection| inspection.name() == name),
+    };
+    let Some(inspection) = inspection else {
+        return Err(Box::new(refusal(&[("inspection".to_owned(), "is none of I, II and III".to_owned())])));
+    };
+    let aql: f64 = wanted.aql.as_deref().unwrap_or("1").replace(',', ".").parse().unwrap_or(0.0);
+    digitization
+        .draw_lot(&wanted.batch, inspection, (aql * 1000.0).round() as u32, clock::now())
+        .map_err(|error| Box::new(refused(&error)))
+}
+
+fn judge(digitization: &Digitization, found: &Found) -> Result<Lot, Box<Response>> {
+    let is_word = |text: &str| {
+        (1..=32).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let reason = found.reason.clone().filter(|reason| !reason.is_empty());
+    if reason.as_deref().is_some_and(|reason| !is_word(reason)) {
+        let message = "is not a short word: 1 to 32 letters, digits, `.`, `_` or `-`, for example `skew`";
+        return Err(Box::new(refusal(&[("reason".to_owned(), message.to_owned())])));
+    }
+    digitization.judge_lot(&found.batch, found.defects, reason, clock::now()).map_err(|error| Box::new(refused(&error)))
+}
+
+fn to_minutes(lot: &Lot, lang: Option<&str>) -> Response {
+    let batch: String = url::form_urlencoded::byte_serialize(lot.draw.batch.as_bytes()).collect();
+    let lang = if lang == Some("en") { "en" } else { "ro" };
+    Redirect::to(&format!("/digitization/lots/{}?lang={lang}", batch.replace('+', "%20"))).into_response()
+}
+
+fn unreadable(rejection: &impl std::fmt::Display) -> Response {
+    refusal(&[("body".to_owned(), rejection.to_string())])
+}
+
+pub(super) async fn draw_form(
+    State(digitization): State<Digitization>,
+    form: Result<axum::Form<Wanted>, axum::extract::rejection::FormRejection>,
+) -> Response {
+    let axum::Form(wanted) = match form {
+        Ok(form) => form,
+        Err(rejection) => return unreadable(&rejection),
+    };
+    blocking(move || draw(&digitization, &wanted).map_or_else(|no| *no, |lot| to_minutes(&lot, wanted.lang.as_deref())))
+        .await
+}
+
+pub(super) async fn judge_form(
+    State(digitization): State<Digitization>,
+    form: Result<axum::Form<Found>, axum::extract::rejection::FormRejection>,
+) -> Response {
+    let axum::Form(found) = match form {
+        Ok(form) => form,
+        Err(rejection) => return unreadable(&rejection),
+    };
+    blocking(move || judge(&digitization, &found).map_or_else(|no| *no, |lot| to_minutes(&lot, found.lang.as_deref())))
+        .await
+}
+
+pub(super) async fn draw_json(
+    State(digitization): State<Digitization>,
+    body: Result<Json<Wanted>, axum::extract::rejection::JsonRejection>,
+) -> Response {
+    let Json(wanted) = match body {
+        Ok(body) => body,
+        Err(rejection) => return unreadable(&rejection),
+    };
+    blocking(move || draw(&digitization, &wanted).map_or_else(|no| *no, |lot| Json(lot_json(&lot)).into_response()))
+        .await
+}
+
+pub(super) async fn judge_json(
+    State(digitization): State<Digitization>,
+    body: Result<Json<Found>, axum::extract::rejection::JsonRejection>,
+) -> Response {
+    let Json(found) = match body {
+        Ok(body) => body,
+        Err(rejection) => return unreadable(&rejection),
+    };
+    blocking(move || judge(&digitization, &found).map_or_else(|no| *no, |lot| Json(lot_json(&lot)).into_response()))
+        .await
+}
+
+#[derive(Template)]
+#[template(path = "digitization/fixity.html")]
+struct FixityPage<'a> {
+    w: Words,
+    project: &'a str,
+    title: String,
+    fixity: Fixity,
+    moments: Vec<String>,
+}
+
+pub(super) async fn fixity(
+    State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let w = language(query.as_deref(), &headers);
+    blocking(move || {
+        let settings = digitization.settings();
+        let fixity = views::fixity(&digitization.state(), clock::now());
+        let moments = fixity.damaged.iter().map(|row| moment(row.first_ms, settings)).collect();
+        let page = FixityPage { w, project: &settings.project, title: w.t("digi-fixity"), fixity, moments };
+        html(&page, w, StatusCode::OK)
+    })
+    .await
+}
+
+pub(super) async fn fixity_json(State(digitization): State<Digitization>) -> Response {
+    blocking(move || Json(views::fixity(&digitization.state(), clock::now())).into_response()).await
+}
+
+pub(super) async fn flow_json(State(digitization): State<Digitization>) -> Response {
+    blocking(move || {
+        let today = today(digitization.settings());
+        let state = digitization.state();
+        Json(json!({ "flow": views::flow(&state, today), "shelves": views::shelves(&state) })).into_response()
+    })
+    .await
+}
