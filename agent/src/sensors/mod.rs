@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -225,11 +226,13 @@ pub fn all(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
 /// As [`all`], and besides those whose source may appear later: a disk array, a bus, a file. Each looks for its source once
 /// a minute.
 pub fn all_in_time(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
+    let shared = Arc::new(settings.clone());
     let wanted = ENTRIES.iter().zip(obstacles(settings)).filter(|(entry, _)| entry.refusal(settings).is_none());
     let sensor = |(entry, obstacle): (&Entry, Option<String>)| match obstacle {
         None => (entry.make)(settings),
         Some(_) => {
-            Box::new(Awaited { entry: *entry, settings: settings.clone(), looked: clock::instant(), sensor: None })
+            let settings = Arc::clone(&shared);
+            Box::new(Awaited { entry: *entry, settings, looked: clock::instant(), sensor: None })
         }
     };
     wanted.map(sensor).collect()
@@ -265,7 +268,7 @@ fn obstacles(settings: &SensorSettings) -> Vec<Option<String>> {
 /// A sensor whose source is not there yet.
 struct Awaited {
     entry: Entry,
-    settings: SensorSettings,
+    settings: Arc<SensorSettings>,
     looked: Instant,
     sensor: Option<Box<dyn Sensor>>,
 }
@@ -338,7 +341,7 @@ mod tests {
         let root = tempfile::tempdir().expect("directory");
         let entry = Entry::new("found", |settings| vec![settings.roots.proc.join("x")], |_| Box::new(Found));
         let roots = Roots { proc: root.path().to_owned(), ..Roots::default() };
-        let settings = SensorSettings { roots, ..SensorSettings::default() };
+        let settings = Arc::new(SensorSettings { roots, ..SensorSettings::default() });
         let mut awaited = Awaited { entry, settings, looked: clock::instant(), sensor: None };
         let mut sink = Sink::default();
         let long_ago = clock::instant().checked_sub(LOOK_INTERVAL).expect("up for a minute");
