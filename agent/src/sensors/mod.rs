@@ -228,12 +228,12 @@ pub fn all(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
 pub fn all_in_time(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
     let shared = Arc::new(settings.clone());
     let wanted = ENTRIES.iter().zip(obstacles(settings)).filter(|(entry, _)| entry.refusal(settings).is_none());
-    let sensor = |(entry, obstacle): (&Entry, Option<String>)| match obstacle {
-        None => (entry.make)(settings),
-        Some(_) => {
-            let settings = Arc::clone(&shared);
-            Box::new(Awaited { entry: *entry, settings, looked: clock::instant(), sensor: None })
+    let sensor = |(entry, obstacle): (&Entry, Option<String>)| -> Box<dyn Sensor> {
+        if obstacle.is_none() {
+            return (entry.make)(settings);
         }
+        let settings = Arc::clone(&shared);
+        Box::new(Awaited { entry: *entry, settings, looked: clock::instant(), sensor: None })
     };
     wanted.map(sensor).collect()
 }
