@@ -1,5 +1,6 @@
 //! The command line: flags, help, and what each command does. What it deliberately does not do: exit the process.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -256,22 +257,41 @@ fn list_sensors(state_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let settings = if file.exists() { Config::load(&file)?.sensors } else { SensorSettings::default() };
     let survey = sensors::survey(&settings);
     let width = survey.iter().map(|sensor| sensor.sensor.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for sensor in survey {
+    let (mut text, mut needed) = (String::new(), BTreeSet::new());
+    for sensor in &survey {
         let state = match (&sensor.obstacle, &sensor.missing) {
             (Some(why), _) => format!("does not run: {why}"),
             (None, Some(missing)) => format!("runs, but lacks {missing}"),
             (None, None) => "runs".to_owned(),
         };
         let source = if sensor.source.is_empty() { String::new() } else { format!("  ({})", sensor.source) };
+        needed.extend(sensor.missing.iter().flat_map(|missing| capabilities_in(missing)));
         text = format!("{text}{:width$}  {state}{source}\n", sensor.sensor);
     }
+    if !needed.is_empty() {
+        let names = needed.into_iter().collect::<Vec<_>>().join(" ");
+        text = format!(
+            "{text}\nTo grant the service what its sensors lack: systemctl edit veghe-agent\n  [Service]\n  AmbientCapabilities={names}\n  CapabilityBoundingSet={names}\n"
+        );
+    }
     write_out(out, &text)
+}
+
+/// Names such as `CAP_SYS_RAWIO` in what a sensor lacks.
+fn capabilities_in(missing: &str) -> impl Iterator<Item = &str> {
+    let words = missing.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("CAP_"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_are_found_in_what_is_lacking() {
+        let found: Vec<_> = capabilities_in("answers: CAP_SYS_ADMIN CAP_SYS_RAWIO (group disk), CAP").collect();
+        assert_eq!(found, ["CAP_SYS_ADMIN", "CAP_SYS_RAWIO"]);
+    }
 
     #[test]
     fn the_help_of_every_command_is_as_reviewed() {

@@ -353,6 +353,17 @@ uplink:
 #     sets:
 #       - name: nas
 #         files: /srv/backup/*.tar.zst
+#   smart:
+#     enabled: true
+#   systemd:
+#     enabled: true
+#     exclude: ['*.scope', '*.slice', '*.device', '*.mount']
+#   logs:
+#     enabled: true
+#     watch:
+#       - name: auth
+#         file: /var/log/auth.log
+#         rules: {{refused: 'Failed password'}}
 #   programs:
 #     run:
 #       - name: raid
@@ -454,10 +465,22 @@ sensors:
   netdev: {ignore: [veth*, docker0]}
   textfile: {directories: [/var/lib/prometheus/node-exporter]}
   certificates: {files: [/etc/ssl/private/*.pem]}
-  backups: {sets: [{name: nas, files: /srv/backup/*.tar.zst}]}
+  backups:
+    sets: [{name: nas, files: /srv/backup/*.tar.zst}]
+    repositories:
+      - {name: vault, restic: /srv/restic, password_file: /etc/veghe/restic, every: 2h}
+      - {name: old, borg: backup@nas:repo}
+  logs:
+    enabled: true
+    watch:
+      - {name: auth, file: /var/log/auth.log, rules: {refused: \"Failed password|refused\"}}
+      - {name: ssh, journal: ssh.service, rules: {error: error}}
+  smart: {enabled: true, devices: [/dev/sda, /dev/nvme0], every: 30m, program: /opt/smartctl}
+  systemd: {enabled: true, include: [ssh.service, '*.timer'], exclude: ['user@*'], socket: /run/bus}
+  timesync: {enabled: true, chrony: '127.0.0.1:3323'}
   programs:
     run:
-      - {name: raid, command: [/usr/local/bin/raid, --metrics], interval: 5m}
+      - {name: raid, command: [/usr/local/bin/raid, --metrics], interval: 5m, memory: 64MiB, keep_capabilities: true}
   scrapes:
     scrape_configs:
       - job_name: postgres
@@ -471,6 +494,8 @@ sensors:
         let config = Config::parse(Path::new("agent.yaml"), OWN_SETTINGS).expect("valid");
         assert!(config.sensors.enabled.contains("processes"));
         assert!(config.sensors.ignored("netdev").matches("veth7") && !config.sensors.ignored("netdev").matches("eth0"));
+        let [program] = config.sensors.options.programs.as_slice() else { panic!("a program") };
+        assert_eq!((program.memory_bytes, program.keeps_capabilities), (64 << 20, true));
         let [first, second] = config.sensors.options.scrapes.as_slice() else { panic!("two targets") };
         assert_eq!(
             (first.job.as_str(), first.path.as_str(), second.address.as_str()),
@@ -489,9 +514,14 @@ mqtt: mqtts://veghe.cjtimis.ro
 sensors:
   netdev: {ignore: [\"\"], ignored: x}
   textfile: {directories: [relative]}
-  backups: {sets: [{name: a, files: /a}, {name: a, files: b}, {file: /c}, {name: a, files: /d}]}
+  backups: {sets: [{name: a, files: /a}, {name: a, files: b}, {file: /c}, {name: a, files: /d}], repositories: [{name: r}, {name: s, restic: /a, borg: /b}]}
   programs:
     run: [{name: raid, command: [raid]}, {name: x, command: [/x], timeout: 48h}]
+  logs:
+    watch: [{name: a, rules: {bad: (}}, {name: b, file: relative, rules: {}}]
+  smart: {devices: [sda], every: 5}
+  systemd: {include: [\"\"]}
+  timesync: {chrony: localhost}
   scrapes:
     scrape_configs: [{job_name: pg, metrics_path: metrics, static_configs: [{targets: [localhost], labels: {job: x, 1a: y}}]}]
 ";

@@ -16,8 +16,20 @@ use veghe_agent::sensors::{self, Roots, SensorSettings};
 
 const PROGRAM: &str = "prometheus-node-exporter";
 /// Sensors that version 1.5 does not have.
-const NOT_THEIRS: [&str; 8] =
-    ["backups", "certificates", "containers", "programs", "scrapes", "smart", "updates", "watchdog"];
+const NOT_THEIRS: [&str; 12] = [
+    "backups",
+    "certificates",
+    "containers",
+    "logs",
+    "lvm",
+    "ports",
+    "programs",
+    "scrapes",
+    "smart",
+    "timesync",
+    "updates",
+    "watchdog",
+];
 /// Series that newer versions have.
 const NEWER: [&str; 2] = ["node_zfs_dbuf_", "node_zfs_zpool_state{state=\"suspended\""];
 /// Helps that version 1.5 puts together from what it finds.

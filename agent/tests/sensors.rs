@@ -39,8 +39,10 @@ fn settings(roots: Roots, disabled: &[&str]) -> SensorSettings {
 #[test]
 fn a_captured_host_gives_the_golden_text() {
     // These ask the system, not its files.
-    let sensors =
-        sensors::all(&settings(captured(), &["ethtool", "os", "smart", "systemd", "timex", "uname", "updates"]));
+    let sensors = sensors::all(&settings(
+        captured(),
+        &["ethtool", "os", "smart", "systemd", "timesync", "timex", "uname", "updates"],
+    ));
     let mut text = String::new();
     write_text(&once(sensors, &Settings::default()), &mut text);
     let text = text.replace(&*fixtures().to_string_lossy(), "FIXTURES");

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -162,13 +162,12 @@ fn state(unit: &str, state: &str) -> String {
     format!("node_systemd_unit_state{{name=\"{unit}\",state=\"{state}\",type=\"simple\"}}")
 }
 
-#[test]
-fn every_series_of_a_real_systemd_is_that_of_node_exporter() {
-    let Some(machine) = Machine::start() else { return };
+/// Waits until everything has happened once; the flapping service restarts on and on. The guest of a socket, who stays
+/// as long as the connection.
+fn await_events(machine: &Machine) -> Option<UnixStream> {
     let socket = &machine.socket;
     let restarts = "node_systemd_service_restart_total{name=\"flapping.service\"}";
     let triggered = "node_systemd_timer_last_trigger_seconds{name=\"tick.timer\"}";
-    // Everything has happened once, the flapping service restarts on and on.
     let mut guest: Option<UnixStream> = None;
     loop {
         let now = ours(socket);
@@ -179,10 +178,106 @@ fn every_series_of_a_real_systemd_is_that_of_node_exporter() {
         let guests = value("node_systemd_socket_current_connections{name=\"listen.socket\"}");
         let has_failed = value(&state("failing.service", "failed"));
         if value(restarts) >= 2.0 && value(triggered) > 0.0 && guests == 1.0 && has_failed == 1.0 {
-            break;
+            return guest;
         }
         std::thread::yield_now();
     }
+}
+
+/// A bus that says what `capture` holds, whatever it is asked: all answers are there before their questions.
+fn playing(capture: Vec<u8>, socket: &Path) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(socket).expect("socket");
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut greeting = BufReader::new(client.try_clone().expect("clone"));
+        let mut line = Vec::new();
+        greeting.read_until(b'\n', &mut line).expect("a greeting");
+        client.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").expect("write");
+        // The client may go before it has heard all.
+        client.write_all(&capture).ok();
+        client.shutdown(std::net::Shutdown::Write).ok();
+        std::io::copy(&mut greeting, &mut std::io::sink()).ok();
+    })
+}
+
+fn capture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/systemd.capture")
+}
+
+fn played(capture: Vec<u8>) -> BTreeMap<String, f64> {
+    let directory = tempfile::tempdir().expect("directory");
+    let socket = directory.path().join("bus");
+    let playing = playing(capture, &socket);
+    let told = ours(&socket);
+    playing.join().expect("no panic");
+    told
+}
+
+#[test]
+fn what_a_bus_said_once_is_told_where_no_systemd_runs() {
+    if std::env::var_os("VEGHE_RECORD_BUS").is_some() {
+        record();
+    }
+    let told = played(fs::read(capture()).expect("capture"));
+    let text = told.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("captured_bus", text);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 48, ..Default::default() })]
+
+    #[test]
+    fn a_damaged_answer_is_an_error_or_other_numbers(place in 0usize..1 << 20, byte in 0u8..=255, is_cut in proptest::bool::ANY) {
+        let mut bytes = fs::read(capture()).expect("capture");
+        let place = place % bytes.len();
+        if is_cut {
+            bytes.truncate(place);
+        } else {
+            bytes[place] = byte;
+        }
+        // No panic, and no end without an answer.
+        drop(played(bytes));
+    }
+}
+
+/// Writes the capture anew, from a real systemd.
+fn record() {
+    let machine = Machine::start().expect("the right to mount");
+    let _guest = await_events(&machine);
+    let directory = tempfile::tempdir().expect("directory");
+    let socket = directory.path().join("bus");
+    let listener = UnixListener::bind(&socket).expect("socket");
+    let bus = machine.socket.clone();
+    let proxy = std::thread::spawn(move || {
+        let (client, _) = listener.accept().expect("a client");
+        let server = UnixStream::connect(bus).expect("the bus");
+        let (mut from_client, mut to_server) = (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
+        std::thread::spawn(move || {
+            std::io::copy(&mut from_client, &mut to_server).ok();
+            to_server.shutdown(std::net::Shutdown::Both).ok();
+        });
+        let (mut from_server, mut to_client) = (server, client);
+        let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = from_server.read(&mut buffer) {
+            all.extend_from_slice(&buffer[..count]);
+            if to_client.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        all
+    });
+    assert!(!ours(&socket).is_empty());
+    let all = proxy.join().expect("no panic");
+    // Without the answer to the greeting.
+    let end = all.iter().position(|&byte| byte == b'\n').expect("a line") + 1;
+    fs::write(capture(), &all[end..]).expect("write");
+}
+
+#[test]
+fn every_series_of_a_real_systemd_is_that_of_node_exporter() {
+    let Some(machine) = Machine::start() else { return };
+    let _guest = await_events(&machine);
+    let socket = &machine.socket;
     let (_process, theirs) = theirs(socket);
     let (before, ours, after) = (theirs(), ours(socket), theirs());
     assert!(before.len() > 50, "{PROGRAM} gave {before:?}");

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::glob::Globs;
@@ -222,32 +225,64 @@ pub fn runs_by_default(name: &str) -> bool {
 /// The sensors that run: each that is enabled and whose source exists. The `agent` sensor is not among them: the
 /// schedule brings its own.
 pub fn all(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
-    ENTRIES.iter().filter(|entry| entry.obstacle(settings).is_none()).map(|entry| (entry.make)(settings)).collect()
+    let found = ENTRIES.iter().zip(obstacles(settings)).filter(|(_, obstacle)| obstacle.is_none());
+    found.map(|(entry, _)| (entry.make)(settings)).collect()
 }
 
 /// As [`all`], and besides those whose source may appear later: a disk array, a bus, a file. Each looks for its source once
 /// a minute.
 pub fn all_in_time(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
-    let wanted = ENTRIES.iter().filter(|entry| entry.refusal(settings).is_none());
-    let sensor = |entry: &Entry| match entry.obstacle(settings) {
-        None => (entry.make)(settings),
-        Some(_) => {
-            Box::new(Awaited { entry: *entry, settings: settings.clone(), looked: clock::instant(), sensor: None })
+    let shared = Arc::new(settings.clone());
+    let wanted = ENTRIES.iter().zip(obstacles(settings)).filter(|(entry, _)| entry.refusal(settings).is_none());
+    let sensor = |(entry, obstacle): (&Entry, Option<String>)| -> Box<dyn Sensor> {
+        if obstacle.is_none() {
+            return (entry.make)(settings);
         }
+        let settings = Arc::clone(&shared);
+        Box::new(Awaited { entry: *entry, settings, looked: clock::instant(), sensor: None })
     };
     wanted.map(sensor).collect()
+}
+
+/// What every entry lacks, in their order. A source that does not answer (a file system that hangs) is no obstacle: its
+/// sensor hangs on a worker of its own and is told to be late.
+fn obstacles(settings: &SensorSettings) -> Vec<Option<String>> {
+    let mut found = Vec::with_capacity(ENTRIES.len());
+    while let Some(rest) = ENTRIES.get(found.len()..).filter(|rest| !rest.is_empty()) {
+        let (tell, told) = sync_channel(rest.len());
+        let own = settings.clone();
+        let look =
+            move || rest.iter().map(|entry| entry.obstacle(&own)).try_for_each(|obstacle| tell.send(obstacle).ok());
+        if let Err(error) = thread::Builder::new().name("sources".into()).spawn(look) {
+            tracing::error!(%error, "cannot start a thread that looks for sensors' sources");
+            found.extend(rest.iter().map(|entry| entry.obstacle(settings)));
+            break;
+        }
+        while found.len() < ENTRIES.len() {
+            if let Ok(obstacle) = told.recv_timeout(LOOK_PATIENCE) {
+                found.push(obstacle);
+            } else {
+                found.push(None);
+                // The others get another thread.
+                break;
+            }
+        }
+    }
+    found
 }
 
 /// A sensor whose source is not there yet.
 struct Awaited {
     entry: Entry,
-    settings: SensorSettings,
+    settings: Arc<SensorSettings>,
     looked: Instant,
     sensor: Option<Box<dyn Sensor>>,
 }
 
 /// From one look for a source to the next.
 const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+/// How long one look may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Sensor for Awaited {
     fn name(&self) -> &'static str {
@@ -272,14 +307,13 @@ impl Sensor for Awaited {
 
 /// What can run here, and why not.
 pub fn survey(settings: &SensorSettings) -> Vec<Availability> {
-    let look = |entry: &Entry| {
+    let look = |(entry, obstacle): (&Entry, Option<String>)| {
         let sources = (entry.sources)(settings);
         let source = sources.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let obstacle = entry.obstacle(settings);
         let missing = if obstacle.is_none() { (entry.missing)(settings) } else { None };
         Availability { sensor: entry.name, source, obstacle, missing }
     };
-    ENTRIES.iter().map(look).collect()
+    ENTRIES.iter().zip(obstacles(settings)).map(look).collect()
 }
 
 /// Whether `path` can be read. Pressure files exist, for example, but can't be read where the kernel's option is off.
@@ -313,7 +347,7 @@ mod tests {
         let root = tempfile::tempdir().expect("directory");
         let entry = Entry::new("found", |settings| vec![settings.roots.proc.join("x")], |_| Box::new(Found));
         let roots = Roots { proc: root.path().to_owned(), ..Roots::default() };
-        let settings = SensorSettings { roots, ..SensorSettings::default() };
+        let settings = Arc::new(SensorSettings { roots, ..SensorSettings::default() });
         let mut awaited = Awaited { entry, settings, looked: clock::instant(), sensor: None };
         let mut sink = Sink::default();
         let long_ago = clock::instant().checked_sub(LOOK_INTERVAL).expect("up for a minute");

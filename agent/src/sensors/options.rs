@@ -67,7 +67,8 @@ pub(crate) fn read(
             let sets = section.list("sets", problems);
             options.backups = sets.iter().filter_map(|node| backup(node, problems)).collect();
             unique(sets, options.backups.iter().map(|set| &set.name), problems);
-            (None, &["sets"])
+            options.host.repositories = settings::repositories(section, problems);
+            (None, &["sets", "repositories"])
         }
         #[cfg(target_os = "linux")]
         "programs" => {
@@ -106,7 +107,8 @@ pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> S
         #[cfg(target_os = "linux")]
         "backups" => {
             let set = |set: &BackupSet| format!("{{name: {}, files: {}}}", quoted(&set.name), quoted(&set.files));
-            format!(", sets: {}", list(options.backups.iter().map(set)))
+            let repositories = settings::write_repositories(&options.host);
+            format!(", sets: {}{repositories}", list(options.backups.iter().map(set)))
         }
         #[cfg(target_os = "linux")]
         "programs" => {
@@ -227,7 +229,7 @@ fn scrape_config(node: &Node, problems: &mut Problems) -> Vec<Target> {
 
 /// Notes items of which another has the name.
 #[cfg(target_os = "linux")]
-fn unique<'a>(nodes: &[Node], names: impl Iterator<Item = &'a String>, problems: &mut Problems) {
+pub(crate) fn unique<'a>(nodes: &[Node], names: impl Iterator<Item = &'a String>, problems: &mut Problems) {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if let (false, Some(node)) = (seen.insert(name), nodes.first()) {
@@ -313,7 +315,7 @@ fn metrics_path(text: &str) -> Result<String, String> {
 }
 
 #[cfg(target_os = "linux")]
-fn host_and_port(text: &str) -> Result<String, String> {
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
     let port = text.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
     match port {
         Some(1..) if !text.contains(['/', ' ']) => Ok(text.to_owned()),

@@ -1,16 +1,17 @@
-//! Backups, by their files: when the newest was written, how large it is, how many there are.
+//! Backups, by their files or by the snapshots of their repositories: when the newest was written, how large it is, how many there are.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::found;
-use super::{Entry, Sensor, SensorError, Sink};
+use super::repositories::Repositories;
+use super::{Entry, Sensor, SensorError, SensorSettings, Sink};
 
-pub(crate) const ENTRY: Entry =
-    Entry::new("backups", |_| Vec::new(), |settings| Box::new(Backups { sets: settings.options.backups.clone() }))
-        .unless(|settings| {
-            settings.options.backups.is_empty().then(|| "no backups are set; set sensors.backups.sets".to_owned())
-        });
+pub(crate) const ENTRY: Entry = Entry::new("backups", |_| Vec::new(), |settings| Box::new(Backups::new(settings)))
+    .unless(|settings| {
+        let has_none = settings.options.backups.is_empty() && settings.options.host.repositories.is_empty();
+        has_none.then(|| "no backups are set; set sensors.backups.sets or sensors.backups.repositories".to_owned())
+    });
 
 const MAX_FILES: usize = 100_000;
 
@@ -26,6 +27,13 @@ pub struct BackupSet {
 /// `veghe_backup_*`.
 pub(crate) struct Backups {
     sets: Vec<BackupSet>,
+    repositories: Repositories,
+}
+
+impl Backups {
+    pub(crate) fn new(settings: &SensorSettings) -> Self {
+        Self { sets: settings.options.backups.clone(), repositories: Repositories::new(settings) }
+    }
 }
 
 impl Sensor for Backups {
@@ -49,6 +57,7 @@ impl Sensor for Backups {
                 sink.put("veghe_backup_newest_bytes", &label, *bytes as f64);
             }
         }
+        self.repositories.put(sink);
         Ok(())
     }
 }
@@ -72,7 +81,8 @@ mod tests {
         let pattern = |pattern| format!("{}/{pattern}", directory.path().display());
         let sets = vec![set("nas", pattern("*.tar")), set("none", pattern("*.zip"))];
         let mut sink = Sink::default();
-        Backups { sets }.read(&mut sink).expect("never fails");
+        let repositories = Repositories::new(&SensorSettings::default());
+        Backups { sets, repositories }.read(&mut sink).expect("never fails");
         let (series, values) = sink.take();
         assert_eq!(values, [3.0, 3.0 * 86_400.0, 7.0, 0.0]);
         assert_eq!(series.0[3].labels()[0].1.as_ref(), "none");

@@ -309,7 +309,8 @@ fn ask(socket: &UdpSocket, device: &str, buffer: &mut [u8]) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (place, byte) in request.ifr_name.iter_mut().zip(name) {
-        *place = byte.cast_signed();
+        // Signed on some machines, unsigned on others.
+        *place = libc::c_char::from_ne_bytes([*byte]);
     }
     request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast();
     // SAFETY: the descriptor is open, `request` and `buffer` live through the call, and the kernel writes no more than the

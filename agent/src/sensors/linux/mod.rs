@@ -32,6 +32,8 @@ mod hwmon;
 mod infiniband;
 mod ipvs;
 mod loadavg;
+pub mod logs;
+mod lvm;
 mod mdadm;
 pub(crate) mod meminfo;
 mod netclass;
@@ -42,12 +44,14 @@ mod nfs_lines;
 mod nfsd;
 mod nvme;
 mod os;
+mod ports;
 mod powersupply;
 mod pressure;
 pub(crate) mod process;
 mod processes;
 pub mod programs;
 mod rapl;
+pub mod repositories;
 pub(crate) mod run;
 mod schedstat;
 pub mod scrapes;
@@ -66,6 +70,7 @@ mod text;
 mod textfile;
 mod thermal_zone;
 mod time;
+mod timesync;
 mod timex;
 mod tree;
 mod udp_queues;
@@ -99,6 +104,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     infiniband::ENTRY,
     ipvs::ENTRY,
     loadavg::ENTRY,
+    logs::ENTRY,
+    lvm::ENTRY,
     mdadm::ENTRY,
     meminfo::ENTRY,
     netclass::ENTRY,
@@ -108,6 +115,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     nfsd::ENTRY,
     nvme::ENTRY,
     os::ENTRY,
+    ports::ENTRY,
     powersupply::ENTRY,
     pressure::ENTRY,
     processes::ENTRY,
@@ -126,6 +134,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     textfile::ENTRY,
     thermal_zone::ENTRY,
     time::ENTRY,
+    timesync::ENTRY,
     timex::ENTRY,
     udp_queues::ENTRY,
     uname::ENTRY,

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid};
-use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
+};
 
 use crate::clock;
 
@@ -90,7 +92,15 @@ fn confine(privileges: Privileges) -> io::Result<()> {
         // Old kernels lack ambient capabilities, and then there are none.
         clear_ambient_capability_set().ok();
         let none = CapabilitySet::empty();
-        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+        let own = capabilities(None)?;
+        // A filter on system calls may forbid even giving up, which matters only where there is something to give up.
+        if !(own.effective | own.permitted | own.inheritable).is_empty() {
+            let given_up =
+                set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none });
+            given_up.map_err(|error| {
+                io::Error::other(format!("cannot give up capabilities for it ({error}); allow the system call capset"))
+            })?;
+        }
     }
     Ok(())
 }

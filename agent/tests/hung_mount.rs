@@ -1,0 +1,148 @@
+//! A real file system that never answers, and a TCP server that never speaks: every other sensor is on time, round after
+//! round.
+//!
+//! The file system is FUSE's, mounted by hand, and nobody reads the requests. As whatever asks it hangs, it is mounted in a
+//! mount name space of its own, where this test runs itself again.
+
+#![cfg(target_os = "linux")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use veghe_agent::reading::{Round, SeriesName};
+use veghe_agent::schedule::{Override, Schedule, Settings};
+use veghe_agent::sensors::glob::Globs;
+use veghe_agent::sensors::linux::scrapes::Target;
+use veghe_agent::sensors::options::Options;
+use veghe_agent::sensors::{self, Roots, SensorSettings};
+
+/// Set where the file system may be mounted.
+const INSIDE: &str = "VEGHE_TEST_MAY_MOUNT";
+const CYCLES: f64 = 8.0;
+
+#[test]
+fn a_stuck_file_system_and_a_silent_server_leave_all_others_on_time() {
+    if std::env::var_os(INSIDE).is_some() {
+        return hang();
+    }
+    let own = std::env::current_exe().expect("this program");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(own).env(INSIDE, "1");
+    command.args(["--exact", "a_stuck_file_system_and_a_silent_server_leave_all_others_on_time", "--nocapture"]);
+    if !Path::new("/dev/fuse").exists() || !rustix::process::getuid().is_root() {
+        // A hidden pass would be a lie: this line is in the output of the test command.
+        eprintln!("SKIPPED: a stuck file system takes /dev/fuse and the right to mount");
+        return;
+    }
+    let output = command.output().expect("unshare of util-linux");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn value(round: &Round, metric: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let wanted = SeriesName::new(metric, labels);
+    round.readings.iter().find_map(|reading| {
+        let position = reading.series.0.iter().position(|name| *name == wanted)?;
+        Some(reading.values[position])
+    })
+}
+
+fn hang() {
+    let directory = tempfile::tempdir().expect("directory");
+    let stuck = directory.path().join("stuck");
+    fs::create_dir(&stuck).expect("directory");
+    let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse").expect("/dev/fuse");
+    let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+    let data = CString::new(data).expect("no zero");
+    mount("stuck", &stuck, "fuse.stuck", MountFlags::NOSUID | MountFlags::NODEV, data.as_c_str()).expect("mount");
+    let server = TcpListener::bind("127.0.0.1:0").expect("socket");
+    // Mounts as the sensor sees them: this one, and one that answers.
+    let proc = directory.path().join("proc");
+    fs::create_dir_all(proc.join("self")).expect("directory");
+    let mounts = format!("stuck {} fuse.stuck rw 0 0\nhealthy / ext4 rw 0 0\n", stuck.display());
+    fs::write(proc.join("self/mounts"), mounts).expect("write");
+    for file in ["meminfo", "loadavg", "stat", "vmstat"] {
+        fs::copy(format!("/proc/{file}"), proc.join(file)).expect("copy");
+    }
+    let target = Target {
+        job: "silent".to_owned(),
+        address: server.local_addr().expect("address").to_string(),
+        path: "/metrics".to_owned(),
+        timeout: Duration::from_millis(400),
+        labels: Vec::new(),
+        drop: Globs::default(),
+    };
+    let wanted = ["filesystem", "loadavg", "meminfo", "scrapes", "stat", "textfile", "vmstat"];
+    let settings = SensorSettings {
+        roots: Roots { proc, ..Roots::default() },
+        disabled: sensors::names().filter(|name| !wanted.contains(name)).map(str::to_owned).collect(),
+        // A directory on the stuck file system: this sensor hangs as a whole.
+        options: Options {
+            textfile_directories: vec![stuck.join("metrics")],
+            scrapes: vec![target],
+            ..Options::default()
+        },
+        ..SensorSettings::default()
+    };
+    let schedule = Settings {
+        interval: Duration::from_millis(500),
+        deadline: Duration::from_mins(10),
+        overrides: BTreeMap::from([(
+            "textfile".to_owned(),
+            Override { deadline: Some(Duration::from_millis(700)), ..Override::default() },
+        )]),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let (running, mut rounds) = Schedule::start(sensors::all(&settings), &schedule, Arc::default());
+        // By sensor, the times at which it told something.
+        let mut told: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
+        let (mut cycles, mut last_ms, mut overdue) = (0.0, 0, 0.0);
+        while cycles < CYCLES || overdue == 0.0 {
+            let round = rounds.recv().await.expect("a round");
+            assert!(round.timestamp_ms > last_ms, "times ascend");
+            last_ms = round.timestamp_ms;
+            for reading in round.readings.iter().filter(|reading| !reading.values.is_empty()) {
+                told.entry(reading.sensor).or_default().insert(round.timestamp_ms);
+            }
+            if let Some(cycle) = value(&round, "veghe_agent_cycles_total", &[]) {
+                assert_eq!(cycle, cycles + 1.0, "no cycle is left out");
+                cycles = cycle;
+            }
+            if round.readings.iter().any(|reading| reading.sensor == "filesystem") {
+                let labels =
+                    |device, fstype, mountpoint| [("device", device), ("fstype", fstype), ("mountpoint", mountpoint)];
+                let stuck = labels("stuck", "fuse.stuck", stuck.to_str().expect("text"));
+                assert_eq!(value(&round, "node_filesystem_device_error", &stuck), Some(1.0));
+                assert_eq!(value(&round, "node_filesystem_size_bytes", &stuck), None);
+                let healthy = labels("healthy", "ext4", "/");
+                assert_eq!(value(&round, "node_filesystem_device_error", &healthy), Some(0.0));
+                assert!(value(&round, "node_filesystem_size_bytes", &healthy).is_some_and(|bytes| bytes > 0.0));
+            }
+            if let Some(up) = value(&round, "up", &[("job", "silent")]) {
+                assert_eq!(up, 0.0);
+            }
+            let late = value(&round, "veghe_sensor_deadline_exceeded_total", &[("sensor", "textfile")]);
+            overdue = late.unwrap_or(overdue);
+        }
+        let count = |sensor: &str| told.get(sensor).map_or(0, BTreeSet::len) as f64;
+        for sensor in ["loadavg", "meminfo", "stat", "vmstat", "filesystem"] {
+            // One answer may still be on its way.
+            assert!(count(sensor) >= cycles - 1.0, "{sensor} told {} times in {cycles} cycles", count(sensor));
+        }
+        assert!(count("scrapes") >= 1.0, "the silent server is told to be down");
+        assert_eq!(count("textfile"), 0.0, "who asks the stuck file system hangs");
+        // Whoever hangs is let go, or this program would not end.
+        drop(fuse);
+        running.stop().await;
+    });
+    unmount(&stuck, UnmountFlags::DETACH).expect("unmount");
+}
