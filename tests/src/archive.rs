@@ -131,6 +131,11 @@ impl Archive {
         Self { size, random, papers, books, next_id: 0, events: Vec::new() }
     }
 
+    /// The days on which nobody works for a strike, in days since 1970.
+    pub fn strike(&self) -> std::ops::Range<i64> {
+        self.size.first_day + STRIKE..self.size.first_day + STRIKE + 5
+    }
+
     /// Its inventory as CSV.
     pub fn inventory(&self) -> String {
         let mut csv = "cod_unitate;inventar;tip;titlu;nr_file;latime_mm;legatura;locatie;lot\n".to_owned();

@@ -162,6 +162,7 @@ const METRICS: &[Metric] = &[
     ),
     gauge("apt_package_cache_timestamp_seconds", Unit::Seconds, "Apt update last run time.", &[]),
     gauge("apt_upgrades_pending", Unit::One, "Apt packages pending updates by origin.", &["arch", "origin"]),
+    gauge("digitization_damaged_objects", Unit::One, "Objects by storage that are not as they were.", &["storage"]),
     gauge(
         "digitization_first_pass_ratio",
         Unit::Ratio,
@@ -177,6 +178,12 @@ const METRICS: &[Metric] = &[
     ),
     gauge("digitization_images", Unit::One, "Images of the units by how far they are.", &["measure"]),
     gauge("digitization_incomplete_files", Unit::One, "Files that were not whole.", &[]),
+    gauge(
+        "digitization_open_outlier_units",
+        Unit::One,
+        "Units whose images do not fit their leaves and whose paper is not back on the shelf.",
+        &[],
+    ),
     gauge("digitization_outlier_units", Unit::One, "Units whose images do not fit their leaves.", &[]),
     gauge("digitization_overdue_units", Unit::One, "Units whose paper is overdue.", &[]),
     gauge("digitization_quarantined_events", Unit::One, "Events that wait for their unit.", &[]),

@@ -38,6 +38,8 @@ pub struct DigitizationMetrics {
     fixity: IntGaugeVec,
     quarantined: IntGauge,
     outliers: IntGauge,
+    open_outliers: IntGauge,
+    damaged: IntGaugeVec,
     overdue: IntGauge,
     incomplete: IntGauge,
 }
@@ -98,6 +100,15 @@ impl DigitizationMetrics {
             )?,
             quarantined: IntGauge::new("digitization_quarantined_events", "Events that wait for their unit.")?,
             outliers: IntGauge::new("digitization_outlier_units", "Units whose images do not fit their leaves.")?,
+            open_outliers: IntGauge::new(
+                "digitization_open_outlier_units",
+                "Units whose images do not fit their leaves and whose paper is not back on the shelf.",
+            )?,
+            damaged: whole(
+                "digitization_damaged_objects",
+                "Objects by storage that are not as they were.",
+                &["storage"],
+            )?,
             overdue: IntGauge::new("digitization_overdue_units", "Units whose paper is overdue.")?,
             incomplete: IntGauge::new("digitization_incomplete_files", "Files that were not whole.")?,
         };
@@ -113,10 +124,13 @@ impl DigitizationMetrics {
             &metrics.station_images,
             &metrics.station_rescanned,
             &metrics.fixity,
+            &metrics.damaged,
         ] {
             kept(&|| Box::new(vec.clone()))?;
         }
-        for one in [&metrics.quarantined, &metrics.outliers, &metrics.overdue, &metrics.incomplete] {
+        for one in
+            [&metrics.quarantined, &metrics.outliers, &metrics.open_outliers, &metrics.overdue, &metrics.incomplete]
+        {
             kept(&|| Box::new(one.clone()))?;
         }
         kept(&|| Box::new(metrics.rework.clone()))?;
@@ -176,6 +190,11 @@ impl DigitizationMetrics {
         }
         self.quarantined.set(p.quarantined_events as i64);
         self.outliers.set(p.outliers.len() as i64);
+        self.open_outliers.set(p.outliers.iter().filter(|outlier| !outlier.is_back).count() as i64);
+        for storage in state.fixity.keys() {
+            let damaged = state.damaged.keys().filter(|(other, _)| other == storage).count();
+            self.damaged.with_label_values(&[storage]).set(damaged as i64);
+        }
         self.overdue.set(p.overdue.len() as i64);
         self.incomplete.set(p.incomplete_files as i64);
     }

@@ -96,6 +96,8 @@ pub struct Outlier {
     pub low: f64,
     /// Its upper end.
     pub high: f64,
+    /// Whether its paper is back on the shelf: until then it costs little to look.
+    pub is_back: bool,
 }
 
 /// Whether a unit's images are all there and good.
@@ -151,7 +153,9 @@ pub fn outliers(state: &State) -> Vec<Outlier> {
             let expected = unit.expected_images();
             let range = |bound: f64| bound * f64::from(expected);
             let code = unit.unit.code.clone();
-            outliers.push(Outlier { unit: code, images: unit.images, expected, low: range(low), high: range(high) });
+            let is_back = unit.standing.returned.is_some();
+            let (low, high) = (range(low), range(high));
+            outliers.push(Outlier { unit: code, images: unit.images, expected, low, high, is_back });
         }
     }
     outliers

@@ -81,7 +81,7 @@ impl Frame {
             let x = self.x(day);
             // Of few days the Mondays, of many the first of months.
             let is_marked = if self.days <= 62.0 { day.weekday() == 0 } else { day.date().day() == 1 };
-            if is_marked && x - last > 74.0 && x < WIDTH - 40.0 {
+            if is_marked && x - last > 100.0 && x < WIDTH - 40.0 {
                 let text = escaped(&day_text(day));
                 push(
                     &mut svg,

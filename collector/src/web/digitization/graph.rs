@@ -2,13 +2,13 @@
 //!
 //! Invariant: as in `chart`.
 
-use super::chart::{Frame, HEIGHT, LEFT, RIGHT, WIDTH, escaped, opened, push};
+use super::chart::{Frame, LEFT, RIGHT, WIDTH, escaped, opened, push};
 use crate::digitization::views::{FlowRow, Shelf};
 
 /// Racks in a row of the map.
 const MAP_COLUMNS: usize = 10;
 
-/// Units by how far they were at the end of each week: one band for each stretch, its name at the right end.
+/// Units by how far they were at the end of each week: one band for each stretch, numbered from the widest.
 pub(super) fn flow(rows: &[FlowRow], all: u64, label: &str, names: &[String; 4]) -> String {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return String::new() };
     let frame = Frame {
@@ -19,7 +19,6 @@ pub(super) fn flow(rows: &[FlowRow], all: u64, label: &str, names: &[String; 4])
     let mut svg = opened(label);
     svg += &frame.axes(&|n| format!("{n:.0}"), &|day| day.to_string());
     let bands: [fn(&FlowRow) -> u64; 4] = [|row| row.started, |row| row.scanned, |row| row.accepted, |row| row.done];
-    let mut text_y = f64::NEG_INFINITY;
     for (place, band) in bands.iter().enumerate() {
         let points = rows.iter().fold(String::new(), |mut points, row| {
             push(&mut points, format_args!("{:.1},{:.1} ", frame.x(row.day), frame.y(band(row) as f64)));
@@ -33,14 +32,17 @@ pub(super) fn flow(rows: &[FlowRow], all: u64, label: &str, names: &[String; 4])
             ),
         );
     }
-    for ((place, band), name) in bands.iter().enumerate().zip(names) {
-        // Names of close lines would cover one another.
-        text_y = (frame.y(band(last) as f64) + 4.0).max(text_y + 14.0).min(HEIGHT - 4.0);
+    // A key where no band is: in the corner of the first weeks.
+    for (place, name) in names.iter().enumerate() {
+        let y = 20.0 + place as f64 * 19.0;
         push(
             &mut svg,
             format_args!(
-                "<text class=\"name\" x=\"{:.1}\" y=\"{text_y:.1}\" text-anchor=\"end\">{}</text>",
-                frame.x(last.day) - 6.0,
+                "<rect class=\"key band{place}\" x=\"{:.1}\" y=\"{y:.1}\" width=\"14\" height=\"12\"/>\
+                 <text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                LEFT + 10.0,
+                LEFT + 30.0,
+                y + 10.0,
                 escaped(&format!("{}. {name}", place + 1))
             ),
         );

@@ -8,6 +8,7 @@ pub(super) mod events;
 mod floor;
 mod graph;
 mod journal;
+mod openapi;
 mod pack;
 mod page;
 mod phone;
@@ -42,6 +43,7 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .route("/v1/digitization/journal", get(journal::json))
         .route("/v1/digitization/reports", get(pack::list_json))
         .route("/v1/digitization/reports/{period}", get(pack::one_json))
+        .route("/v1/digitization/openapi.json", get(openapi::show))
         .route("/v1/digitization/what-if", get(what_if::answer))
         .route("/v1/digitization/project", get(api::project))
         .route("/v1/digitization/days", get(api::days))
