@@ -12,6 +12,7 @@ use crate::config::{self, Config};
 use crate::delivery::Pace;
 use crate::health::Health;
 use crate::schedule::Schedule;
+use crate::sensors::SensorSettings;
 use crate::spool::Spool;
 use crate::uplink::{Settings, Uplink};
 use crate::{clock, sensors};
@@ -58,7 +59,8 @@ pub async fn run_with(config: &Config, state_dir: &Path, stop: CancellationToken
     let uplink = Uplink::new(settings, spool, Arc::clone(&health), tasks.clone())
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?;
     let began = clock::instant();
-    let (schedule, rounds) = Schedule::start(sensors::all(&config.sensors), &config.schedule, health);
+    let settings = SensorSettings { state_dir: Some(state_dir.to_owned()), ..config.sensors.clone() };
+    let (schedule, rounds) = Schedule::start(sensors::all(&settings), &config.schedule, health);
     let uplink = uplink.run(rounds);
     tokio::pin!(uplink);
     let early = tokio::select! {

@@ -5,8 +5,10 @@
 
 use std::borrow::Cow;
 
+mod devices;
 mod machine;
 mod network;
+mod snmp;
 mod storage;
 mod xfs;
 
@@ -100,7 +102,8 @@ impl Metric {
 }
 
 /// All lists; a name is in one of them.
-const LISTS: [&[Metric]; 5] = [METRICS, machine::METRICS, network::METRICS, storage::METRICS, xfs::METRICS];
+const LISTS: [&[Metric]; 7] =
+    [METRICS, devices::METRICS, machine::METRICS, network::METRICS, snmp::METRICS, storage::METRICS, xfs::METRICS];
 
 /// The entry for the metric, or for a series of the histogram, called `name`.
 pub fn lookup(name: &str) -> Option<&'static Metric> {

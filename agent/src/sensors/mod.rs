@@ -2,7 +2,8 @@
 //!
 //! Invariants: a sensor never panics on what it reads; an error names file and line; names and labels are those that
 //! `node_exporter` 1.5 gives by default for the same source. What sensors deliberately do not do: schedule themselves
-//! (see [`crate::schedule`]), keep history, talk to the network (but for `scrapes`, which asks exporters that settings name).
+//! (see [`crate::schedule`]), keep history, talk to the network (but for those that ask
+//! devices and exporters which settings name).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use self::glob::Globs;
 use self::options::Options;
 pub use crate::reading::Sink;
+use crate::schedule::Override;
 
 pub(crate) mod agent;
 #[cfg(target_os = "linux")]
@@ -44,6 +46,8 @@ mod edac;
 #[cfg(target_os = "linux")]
 mod entropy;
 #[cfg(target_os = "linux")]
+pub mod escl;
+#[cfg(target_os = "linux")]
 mod fibrechannel;
 #[cfg(target_os = "linux")]
 mod filefd;
@@ -52,6 +56,8 @@ mod filesystem;
 #[cfg(target_os = "linux")]
 mod found;
 pub mod glob;
+#[cfg(target_os = "linux")]
+mod http;
 #[cfg(target_os = "linux")]
 mod hwmon;
 #[cfg(target_os = "linux")]
@@ -65,6 +71,8 @@ mod mdadm;
 #[cfg(target_os = "linux")]
 mod meminfo;
 #[cfg(target_os = "linux")]
+pub mod mqtt_json;
+#[cfg(target_os = "linux")]
 mod netclass;
 #[cfg(target_os = "linux")]
 mod netdev;
@@ -77,10 +85,14 @@ mod nfs_lines;
 #[cfg(target_os = "linux")]
 mod nfsd;
 #[cfg(target_os = "linux")]
+pub mod nut;
+#[cfg(target_os = "linux")]
 mod nvme;
 pub mod options;
 #[cfg(target_os = "linux")]
 mod os;
+#[cfg(target_os = "linux")]
+mod polled;
 pub mod portable;
 #[cfg(target_os = "linux")]
 mod powersupply;
@@ -101,6 +113,8 @@ pub mod scrapes;
 #[cfg(target_os = "linux")]
 mod selinux;
 #[cfg(target_os = "linux")]
+pub mod snmp;
+#[cfg(target_os = "linux")]
 mod sockstat;
 #[cfg(target_os = "linux")]
 mod softnet;
@@ -108,6 +122,8 @@ mod softnet;
 mod source;
 #[cfg(target_os = "linux")]
 mod stat;
+#[cfg(target_os = "linux")]
+pub mod statsd;
 #[cfg(target_os = "linux")]
 mod tapestats;
 #[cfg(target_os = "linux")]
@@ -223,6 +239,8 @@ pub struct SensorSettings {
     pub ignored: BTreeMap<String, Globs>,
     /// What single sensors look at.
     pub options: Options,
+    /// Where sensors keep what outlives the agent; `None` where there is nothing to keep it for.
+    pub state_dir: Option<PathBuf>,
     /// How long a sensor may wait for what takes its time: nothing where more rounds follow.
     pub patience: Duration,
 }
@@ -255,7 +273,15 @@ pub(crate) struct Entry {
     sources: fn(&SensorSettings) -> Vec<PathBuf>,
     obstacle: fn(&SensorSettings) -> Option<String>,
     missing: fn(&SensorSettings) -> Option<String>,
+    pace: Option<Pace>,
     make: fn(&SensorSettings) -> Box<dyn Sensor>,
+}
+
+/// How often a sensor runs, and how long it may take, where settings do not tell.
+#[derive(Clone, Copy)]
+struct Pace {
+    interval: Duration,
+    deadline: Duration,
 }
 
 /// What a sensor does that no setting names.
@@ -272,7 +298,7 @@ impl Entry {
         sources: fn(&SensorSettings) -> Vec<PathBuf>,
         make: fn(&SensorSettings) -> Box<dyn Sensor>,
     ) -> Self {
-        Self { name, habit: Habit::Runs, sources, obstacle: |_| None, missing: |_| None, make }
+        Self { name, habit: Habit::Runs, sources, obstacle: |_| None, missing: |_| None, pace: None, make }
     }
 
     /// The same, but it runs only where it is enabled.
@@ -288,6 +314,11 @@ impl Entry {
     /// The same, but a part of it may be missing.
     pub(crate) const fn needing(self, missing: fn(&SensorSettings) -> Option<String>) -> Self {
         Self { missing, ..self }
+    }
+
+    /// The same, but at a pace of its own.
+    pub(crate) const fn every(self, interval: Duration, deadline: Duration) -> Self {
+        Self { pace: Some(Pace { interval, deadline }), ..self }
     }
 
     /// Why it does not run, for a person.
@@ -321,6 +352,7 @@ const ENTRIES: &[Entry] = &[
     dmi::ENTRY,
     edac::ENTRY,
     entropy::ENTRY,
+    escl::ENTRY,
     fibrechannel::ENTRY,
     filefd::ENTRY,
     filesystem::ENTRY,
@@ -330,11 +362,13 @@ const ENTRIES: &[Entry] = &[
     loadavg::ENTRY,
     mdadm::ENTRY,
     meminfo::ENTRY,
+    mqtt_json::ENTRY,
     netclass::ENTRY,
     netdev::ENTRY,
     netstat::ENTRY,
     nfs::ENTRY,
     nfsd::ENTRY,
+    nut::ENTRY,
     nvme::ENTRY,
     os::ENTRY,
     powersupply::ENTRY,
@@ -345,9 +379,11 @@ const ENTRIES: &[Entry] = &[
     schedstat::ENTRY,
     scrapes::ENTRY,
     selinux::ENTRY,
+    snmp::ENTRY,
     sockstat::ENTRY,
     softnet::ENTRY,
     stat::ENTRY,
+    statsd::ENTRY,
     tapestats::ENTRY,
     tcpstat::ENTRY,
     textfile::ENTRY,
@@ -374,6 +410,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Whether the sensor `name` runs by default.
 pub fn runs_by_default(name: &str) -> bool {
     ENTRIES.iter().any(|entry| entry.name == name && entry.habit == Habit::Runs)
+}
+
+/// The sensors that have a pace of their own.
+pub(crate) fn paces() -> BTreeMap<String, Override> {
+    let pace = |pace: Pace| Override { interval: Some(pace.interval), deadline: Some(pace.deadline) };
+    ENTRIES.iter().filter_map(|entry| Some((entry.name.to_owned(), pace(entry.pace?)))).collect()
 }
 
 /// The sensors that run: each that is enabled and whose source exists. The `agent` sensor is not among them: the
