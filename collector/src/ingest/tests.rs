@@ -1004,7 +1004,7 @@ fn a_device_that_an_agent_asks_bears_its_own_name_and_the_agents() {
     let mut batch = batch(SPOOL, 1, 1, true);
     let dictionary = batch.dictionary.as_mut().unwrap();
     dictionary.strings.extend(["instance", "scanner-1", "job", "snmp", "agent", "forged"].map(str::to_owned));
-    dictionary.series[0].labels.extend([3, 4, 5, 6, 7, 8]);
+    dictionary.series[1].labels.extend([3, 4, 5, 6, 7, 8]);
     assert_eq!(verdict(&mut core, &batch), "accepted");
     assert_eq!(memory.values("load", "scanner-1"), [(moment(1), 0.5)]);
     assert_eq!(memory.label("load", "agent").as_deref(), Some("nas-1"));
