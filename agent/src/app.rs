@@ -134,6 +134,7 @@ async fn run_with(
         .with_context(|| format!("cannot start the uplink to {}", config.mqtt))?
         .with_desk(Desk { orders: ordered, offers });
     let began = clock::instant();
+    config.sensors.state_dir = Some(state_dir.to_owned());
     let sensors = sensors::all_in_time(&config.sensors);
     #[cfg(target_os = "linux")]
     let (sources, sensors, uplink) = sources::start(&config, state_dir, &tasks, sensors, uplink)?;
@@ -252,6 +253,7 @@ impl Steward {
         let before = std::mem::replace(&mut self.config, effective.config);
         let config = &mut self.config;
         // Not the collector's to change.
+        config.sensors.state_dir.clone_from(&before.sensors.state_dir);
         if let Some(given) = &self.given {
             given.apply(config);
         }

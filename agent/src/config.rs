@@ -100,7 +100,7 @@ impl Config {
         Self {
             agent,
             mqtt,
-            schedule: schedule::Settings::default(),
+            schedule: schedule::Settings { overrides: sensors::paces(), ..schedule::Settings::default() },
             sensors: SensorSettings::default(),
             spool: Limits::default(),
             backfill_per_second: 20,
@@ -178,7 +178,7 @@ impl Config {
             backfill_per_second = uplink.value("backfill_batches_per_second", problems, parse_rate);
             uplink.finish(&["backfill_batches_per_second"], problems);
         }
-        let (mut settings, mut overrides) = (SensorSettings::default(), BTreeMap::new());
+        let (mut settings, mut overrides) = (SensorSettings::default(), sensors::paces());
         if let Some(mut section) = root.section("sensors", problems) {
             let known: Vec<&str> = sensors::names().collect();
             for name in &known {
@@ -199,7 +199,11 @@ impl Config {
                     deadline: sensor.value("deadline", problems, parse_interval),
                 };
                 if change.interval.is_some() || change.deadline.is_some() {
-                    overrides.insert((*name).to_owned(), change);
+                    let pace = overrides.entry((*name).to_owned()).or_default();
+                    *pace = Override {
+                        interval: change.interval.or(pace.interval),
+                        deadline: change.deadline.or(pace.deadline),
+                    };
                 }
                 let keys = [&["enabled", "interval", "deadline"], own_keys].concat();
                 sensor.finish(&keys, problems);

@@ -29,6 +29,21 @@ fn check_config_prints_what_is_in_force_and_that_is_good_settings_itself() {
 }
 
 #[test]
+fn the_example_with_devices_is_good_settings_and_stays_so_when_it_is_shown() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/agent-devices.yaml");
+    let first = agent(&["check-config", example]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    let dir = tempfile::tempdir().expect("directory");
+    let effective = dir.path().join("effective.yaml");
+    fs::write(&effective, &first.stdout).expect("write");
+    let second = agent(&["check-config", &effective.display().to_string()]);
+    assert_eq!(text(&second.stdout), text(&first.stdout), "{}", text(&second.stderr));
+    for name in ["snmp", "escl", "nut", "statsd", "mqtt_json"] {
+        assert!(text(&first.stdout).contains(&format!("\n  {name}: {{enabled: true")), "{name}");
+    }
+}
+
+#[test]
 fn check_config_tells_every_problem_on_stderr_with_file_and_line_and_exits_with_64() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("agent.yaml").display().to_string();

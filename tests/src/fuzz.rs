@@ -67,3 +67,38 @@ impl Source for Few {
         Ok(series.filter(|s| !s.is_empty() && matchers.iter().all(|m| m.matches_labels(&s.labels))).collect())
     }
 }
+
+/// What devices on the network say: messages, documents, answers and lines.
+pub fn devices(data: &[u8]) {
+    use veghe_dialects::snmp::message::{decode_v2c, encode_v2c};
+    use veghe_dialects::snmp::usm::{Answer, AuthProtocol, PrivProtocol, Session, User};
+    use veghe_dialects::snmp::{Oid, Pdu};
+
+    if let Ok((community, pdu)) = decode_v2c(data) {
+        drop(encode_v2c(community, &pdu));
+    }
+    let user = User {
+        name: "veghe".to_owned(),
+        auth: Some((AuthProtocol::Sha1, b"authpass".to_vec())),
+        privacy: Some((PrivProtocol::Aes128, b"privpass".to_vec())),
+    };
+    let Some(name) = Oid::new(vec![1, 3, 6, 1, 2, 1]) else { return };
+    // The number of the message in the corpus, so that answers are looked into.
+    let id = 0x1f3d_6357;
+    let mut session = Session::new(user, "");
+    let question = Pdu::bulk(id, &name, 10);
+    drop(session.encode(&question, id, 1, Duration::ZERO));
+    if session.decode(data, Duration::ZERO) == Ok(Answer::Again) {
+        drop(session.encode(&question, id, 2, Duration::ZERO));
+        drop(session.decode(data, Duration::ZERO));
+    }
+    drop(veghe_dialects::mdns::services(data, &["_uscan._tcp.local", "_uscans._tcp.local"]));
+    drop(veghe_dialects::escl::status(data));
+    drop(veghe_dialects::escl::capabilities(data));
+    if let Ok(text) = std::str::from_utf8(data) {
+        for line in text.lines() {
+            drop(veghe_dialects::nut::words(line));
+            drop(veghe_dialects::statsd::line(line));
+        }
+    }
+}

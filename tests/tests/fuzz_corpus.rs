@@ -27,3 +27,8 @@ fn log_segments_of_the_corpus_are_read_or_refused() {
 fn queries_of_the_corpus_are_answered_or_refused() {
     replay("query", veghe_tests::fuzz::query);
 }
+
+#[test]
+fn what_devices_say_in_the_corpus_is_read_or_refused() {
+    replay("devices", veghe_tests::fuzz::devices);
+}

@@ -53,8 +53,9 @@ fn crates_import_downward_only() {
         ("veghe-model", &[]),
         ("veghe-tsdb", &["veghe-model"]),
         ("veghe-promql", &["veghe-model"]),
+        ("veghe-dialects", &[]),
         ("veghe-imagefile", &[]),
-        ("veghe-agent", &["veghe-wire", "veghe-imagefile"]),
+        ("veghe-agent", &["veghe-wire", "veghe-dialects", "veghe-imagefile"]),
     ];
     let metadata = metadata();
     for (name, may) in allowed {
@@ -153,6 +154,7 @@ fn assert_known_metrics(file: &Path, text: &str) {
             "veghe_tsdb",
             "veghe_promql",
             "veghe_agent",
+            "veghe_dialects",
             "veghe_imagefile",
             "veghe_collector",
             "veghe_tests",

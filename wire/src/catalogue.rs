@@ -5,10 +5,12 @@
 
 use std::borrow::Cow;
 
+mod devices;
 mod digitization;
 mod host;
 mod machine;
 mod network;
+mod snmp;
 mod storage;
 mod xfs;
 
@@ -102,8 +104,17 @@ impl Metric {
 }
 
 /// All lists; a name is in one of them.
-const LISTS: [&[Metric]; 7] =
-    [METRICS, digitization::METRICS, host::METRICS, machine::METRICS, network::METRICS, storage::METRICS, xfs::METRICS];
+const LISTS: [&[Metric]; 9] = [
+    METRICS,
+    devices::METRICS,
+    digitization::METRICS,
+    host::METRICS,
+    machine::METRICS,
+    network::METRICS,
+    snmp::METRICS,
+    storage::METRICS,
+    xfs::METRICS,
+];
 
 /// The entry for the metric, or for a series of the histogram, called `name`.
 pub fn lookup(name: &str) -> Option<&'static Metric> {

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a sensor never panics on what it reads; an error names file and line; names and labels are those that
 //! `node_exporter` 1.5 gives by default for the same source. What sensors deliberately do not do: schedule themselves
-//! (see [`crate::schedule`]), keep history, talk to the network (but for `scrapes`, which asks exporters that settings name).
+//! (see [`crate::schedule`]), keep history, talk to the network (but for those that ask
+//! devices and exporters which settings name).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,6 +22,7 @@ use self::options::Options;
 use self::portable::ENTRIES;
 use crate::clock;
 pub use crate::reading::Sink;
+use crate::schedule::Override;
 
 pub(crate) mod agent;
 pub mod glob;
@@ -118,6 +120,8 @@ pub struct SensorSettings {
     pub ignored: BTreeMap<String, Globs>,
     /// What single sensors look at.
     pub options: Options,
+    /// Where sensors keep what outlives the agent; `None` where there is nothing to keep it for.
+    pub state_dir: Option<PathBuf>,
     /// How long a sensor may wait for what takes its time: nothing where more rounds follow.
     pub patience: Duration,
 }
@@ -150,7 +154,15 @@ pub(crate) struct Entry {
     sources: fn(&SensorSettings) -> Vec<PathBuf>,
     obstacle: fn(&SensorSettings) -> Option<String>,
     missing: fn(&SensorSettings) -> Option<String>,
+    pace: Option<Pace>,
     make: fn(&SensorSettings) -> Box<dyn Sensor>,
+}
+
+/// How often a sensor runs, and how long it may take, where settings do not tell.
+#[derive(Clone, Copy)]
+struct Pace {
+    interval: Duration,
+    deadline: Duration,
 }
 
 /// What a sensor does that no setting names.
@@ -167,7 +179,7 @@ impl Entry {
         sources: fn(&SensorSettings) -> Vec<PathBuf>,
         make: fn(&SensorSettings) -> Box<dyn Sensor>,
     ) -> Self {
-        Self { name, habit: Habit::Runs, sources, obstacle: |_| None, missing: |_| None, make }
+        Self { name, habit: Habit::Runs, sources, obstacle: |_| None, missing: |_| None, pace: None, make }
     }
 
     /// The same, but it runs only where it is enabled.
@@ -183,6 +195,11 @@ impl Entry {
     /// The same, but a part of it may be missing.
     pub(crate) const fn needing(self, missing: fn(&SensorSettings) -> Option<String>) -> Self {
         Self { missing, ..self }
+    }
+
+    /// The same, but at a pace of its own.
+    pub(crate) const fn every(self, interval: Duration, deadline: Duration) -> Self {
+        Self { pace: Some(Pace { interval, deadline }), ..self }
     }
 
     /// Why it must not run, for a person; no source changes that.
@@ -220,6 +237,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Whether the sensor `name` runs by default.
 pub fn runs_by_default(name: &str) -> bool {
     ENTRIES.iter().any(|entry| entry.name == name && entry.habit == Habit::Runs)
+}
+
+/// The sensors that have a pace of their own.
+pub(crate) fn paces() -> BTreeMap<String, Override> {
+    let pace = |pace: Pace| Override { interval: Some(pace.interval), deadline: Some(pace.deadline) };
+    ENTRIES.iter().filter_map(|entry| Some((entry.name.to_owned(), pace(entry.pace?)))).collect()
 }
 
 /// The sensors that run: each that is enabled and whose source exists. The `agent` sensor is not among them: the

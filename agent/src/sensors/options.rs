@@ -9,7 +9,9 @@ use veghe_wire::document::{
 
 use super::glob::Globs;
 #[cfg(target_os = "linux")]
-use super::linux::{backups::BackupSet, programs::Program, scrapes::Target, settings};
+use super::linux::{
+    backups::BackupSet, escl, mqtt_json, nut, programs::Program, scrapes::Target, settings, snmp, statsd,
+};
 
 /// Sensors that can leave devices out.
 const WITH_DEVICES: [&str; 9] =
@@ -42,6 +44,21 @@ pub struct Options {
     /// What sensors of this platform alone look at.
     #[cfg(target_os = "linux")]
     pub host: settings::HostOptions,
+    /// What the `escl` sensor asks.
+    #[cfg(target_os = "linux")]
+    pub escl: escl::settings::Settings,
+    /// What the `mqtt_json` sensor listens to.
+    #[cfg(target_os = "linux")]
+    pub mqtt_json: Vec<mqtt_json::Broker>,
+    /// What the `nut` sensor asks.
+    #[cfg(target_os = "linux")]
+    pub nut: Vec<nut::Server>,
+    /// Where the `statsd` sensor listens.
+    #[cfg(target_os = "linux")]
+    pub statsd: statsd::Settings,
+    /// What the `snmp` sensor asks.
+    #[cfg(target_os = "linux")]
+    pub snmp: snmp::settings::Settings,
 }
 
 /// Reads the keys that only the sensor `name` has; gives what it leaves out, and the keys.
@@ -85,6 +102,31 @@ pub(crate) fn read(
             few(jobs, options.scrapes.len(), problems);
             (None, &["scrape_configs"])
         }
+        #[cfg(target_os = "linux")]
+        "escl" => {
+            options.escl = escl::settings::read(section, problems);
+            (None, escl::settings::KEYS)
+        }
+        #[cfg(target_os = "linux")]
+        "mqtt_json" => {
+            options.mqtt_json = mqtt_json::read(section, problems);
+            (None, mqtt_json::KEYS)
+        }
+        #[cfg(target_os = "linux")]
+        "nut" => {
+            options.nut = nut::read(section, problems);
+            (None, nut::KEYS)
+        }
+        #[cfg(target_os = "linux")]
+        "statsd" => {
+            options.statsd = statsd::read(section, problems);
+            (None, statsd::KEYS)
+        }
+        #[cfg(target_os = "linux")]
+        "snmp" => {
+            options.snmp = snmp::settings::read(section, problems);
+            (None, snmp::settings::KEYS)
+        }
         name if WITH_DEVICES.contains(&name) => {
             let patterns = texts(section.list("ignore", problems), problems, pattern);
             (patterns.filter(|patterns| !patterns.is_empty()).map(Globs::new), &["ignore"])
@@ -126,19 +168,28 @@ pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> S
         #[cfg(target_os = "linux")]
         "scrapes" => {
             let target = |target: &Target| {
-                let labels = target.labels.iter().map(|(name, value)| format!("{}: {}", quoted(name), quoted(value)));
-                let labels = labels.collect::<Vec<_>>().join(", ");
                 format!(
-                    "{{job_name: {}, metrics_path: {}, scrape_timeout: {}, drop: {}, static_configs: [{{targets: [{}], labels: {{{labels}}}}}]}}",
+                    "{{job_name: {}, metrics_path: {}, scrape_timeout: {}, drop: {}, static_configs: [{{targets: [{}], labels: {}}}]}}",
                     quoted(&target.job),
                     quoted(&target.path),
                     format_duration(target.timeout),
                     list(target.drop.patterns().iter().map(|pattern| quoted(pattern))),
                     quoted(&target.address),
+                    write_labels(&target.labels),
                 )
             };
             format!(", scrape_configs: {}", list(options.scrapes.iter().map(target)))
         }
+        #[cfg(target_os = "linux")]
+        "escl" => escl::settings::write(&options.escl),
+        #[cfg(target_os = "linux")]
+        "mqtt_json" => mqtt_json::write(&options.mqtt_json),
+        #[cfg(target_os = "linux")]
+        "nut" => nut::write(&options.nut),
+        #[cfg(target_os = "linux")]
+        "statsd" => statsd::write(&options.statsd),
+        #[cfg(target_os = "linux")]
+        "snmp" => snmp::settings::write(&options.snmp),
         name if WITH_DEVICES.contains(&name) => {
             let patterns = ignored.map(Globs::patterns).unwrap_or_default();
             format!(", ignore: {}", list(patterns.iter().map(|pattern| quoted(pattern))))
@@ -203,14 +254,7 @@ fn scrape_config(node: &Node, problems: &mut Problems) -> Vec<Target> {
     for config in section.list("static_configs", problems) {
         let mut config = config.section(problems);
         let targets = texts(config.list("targets", problems), problems, host_and_port).unwrap_or_default();
-        let mut labels = Vec::new();
-        if let Some(mut section) = config.section("labels", problems) {
-            for (name, node) in section.take_all() {
-                let value = node.text(problems).map(str::to_owned);
-                let checked = problems.check(node.line, &node.key, label_name(name));
-                labels.extend(checked.zip(value));
-            }
-        }
+        let labels = labels(&mut config, problems);
         addresses.extend(targets.into_iter().map(|address| (address, labels.clone())));
         config.finish(&["targets", "labels"], problems);
     }
@@ -227,6 +271,39 @@ fn scrape_config(node: &Node, problems: &mut Problems) -> Vec<Target> {
     addresses.into_iter().map(target).collect()
 }
 
+/// The labels below `labels`.
+#[cfg(target_os = "linux")]
+pub(super) fn labels(section: &mut Section<'_>, problems: &mut Problems) -> Vec<(String, String)> {
+    let mut labels = Vec::new();
+    if let Some(mut section) = section.section("labels", problems) {
+        for (name, node) in section.take_all() {
+            let value = node.text(problems).map(str::to_owned);
+            let checked = problems.check(node.line, &node.key, label_name(name));
+            labels.extend(checked.zip(value));
+        }
+    }
+    labels
+}
+
+/// What [`labels`] reads.
+#[cfg(target_os = "linux")]
+pub(super) fn write_labels(labels: &[(String, String)]) -> String {
+    let labels = labels.iter().map(|(name, value)| format!("{}: {}", quoted(name), quoted(value)));
+    format!("{{{}}}", labels.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn metric_name(text: &str) -> Result<String, String> {
+    let is_in_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(is_in_name) {
+        return Err(format!("`{text}` is no metric's name; write letters, digits and `_`"));
+    }
+    if text.starts_with("veghe_") || text == "up" {
+        return Err(format!("`{text}` is a metric of the agent itself; choose another name"));
+    }
+    Ok(text.to_owned())
+}
+
 /// Notes items of which another has the name.
 #[cfg(target_os = "linux")]
 pub(crate) fn unique<'a>(nodes: &[Node], names: impl Iterator<Item = &'a String>, problems: &mut Problems) {
@@ -239,7 +316,7 @@ pub(crate) fn unique<'a>(nodes: &[Node], names: impl Iterator<Item = &'a String>
 }
 
 #[cfg(target_os = "linux")]
-fn few(nodes: &[Node], count: usize, problems: &mut Problems) {
+pub(super) fn few(nodes: &[Node], count: usize, problems: &mut Problems) {
     if let (true, Some(node)) = (count > MAX_THREADS, nodes.first()) {
         problems.note(node.line, &*node.key, format_args!("are {count}; at most {MAX_THREADS} can be"));
     }
@@ -297,7 +374,7 @@ pub(crate) fn label_value(text: &str) -> Result<String, String> {
 }
 
 #[cfg(target_os = "linux")]
-fn label_name(text: &str) -> Result<String, String> {
+pub(super) fn label_name(text: &str) -> Result<String, String> {
     let is_in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(is_in_name) {
         return Err(format!("`{text}` is no label's name; write letters, digits and `_`"));

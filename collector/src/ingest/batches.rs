@@ -678,15 +678,23 @@ fn labels(
             }
         } else if !is_label_name(name) || name.starts_with("__") {
             return refuse(format!("{name:?} is no label name"));
-        } else if &**name == "instance" {
-            return refuse("label instance is the collector's to set".into());
         }
         builder.set(Arc::clone(name), Arc::clone(value));
     }
     let Some(_metric) = builder.get(METRIC_NAME) else {
         return refuse("series has no metric name".into());
     };
-    builder.set("instance", agent.as_str());
+    let is_of_host = builder.get("job").is_none_or(|job| matches!(job, "" | "node" | "veghe-collector"));
+    match builder.get("instance") {
+        // A device that the agent asks over the network; `agent` tells who says so.
+        Some(_) if is_of_host => return refuse("label instance is the collector's to set for job node".into()),
+        Some(_) => {
+            builder.set("agent", agent.as_str());
+        }
+        None => {
+            builder.set("instance", agent.as_str());
+        }
+    }
     if builder.get("job").is_none() {
         builder.set("job", "node");
     }

@@ -57,6 +57,14 @@ impl Memory {
         values.sort_by(|a, b| a.partial_cmp(b).unwrap());
         values
     }
+
+    /// The label `label` of the only series called `name`.
+    fn label(&self, name: &str, label: &str) -> Option<String> {
+        let state = self.state.lock().unwrap();
+        let mut series = state.series.iter().filter(|labels| labels.metric_name() == name);
+        let only = series.next().filter(|_| series.next().is_none())?;
+        only.get(label).map(str::to_owned)
+    }
 }
 
 impl Storage for Memory {
@@ -951,13 +959,17 @@ fn verdict(core: &mut Core, batch: &Batch) -> &'static str {
 #[test]
 fn every_limit_and_every_wrong_index_has_its_own_refusal() {
     let good = || batch(SPOOL, 1, 1, true);
-    let named = |name: &str, value: &str| {
+    let with = |labels: &[(&str, &str)]| {
         let mut batch = good();
         let dictionary = batch.dictionary.as_mut().unwrap();
-        dictionary.strings.extend([name.to_owned(), value.to_owned()]);
-        dictionary.series[0].labels.extend([3, 4]);
+        for (name, value) in labels {
+            let number = dictionary.strings.len() as u32;
+            dictionary.strings.extend([(*name).to_owned(), (*value).to_owned()]);
+            dictionary.series[0].labels.extend([number, number + 1]);
+        }
         batch
     };
+    let named = |name: &str, value: &str| with(&[(name, value)]);
     let changed = |change: &dyn Fn(&mut Batch, &mut Dictionary)| {
         let mut batch = good();
         let mut dictionary = batch.dictionary.take().unwrap();
@@ -969,6 +981,9 @@ fn every_limit_and_every_wrong_index_has_its_own_refusal() {
         ("accepted", good()),
         ("accepted", named("job", "smartctl")),
         ("label", named("instance", "x")),
+        ("accepted", with(&[("instance", "nas-1"), ("job", "snmp"), ("agent", "another")])),
+        ("label", with(&[("instance", "nas-1"), ("job", "node")])),
+        ("label", with(&[("instance", "collector"), ("job", "veghe-collector")])),
         ("label", named("0bad", "x")),
         ("label", named("__meta", "x")),
         ("label", named("__name__", "again")),
@@ -1003,6 +1018,19 @@ fn every_limit_and_every_wrong_index_has_its_own_refusal() {
         let stored = memory.values("load", "nas-1").len();
         assert_eq!(stored > 0, expected == "accepted", "case {number}");
     }
+}
+
+#[test]
+fn a_device_that_an_agent_asks_bears_its_own_name_and_the_agents() {
+    let memory = Arc::new(Memory::default());
+    let mut core = core(&memory, Limits::default());
+    let mut batch = batch(SPOOL, 1, 1, true);
+    let dictionary = batch.dictionary.as_mut().unwrap();
+    dictionary.strings.extend(["instance", "scanner-1", "job", "snmp", "agent", "forged"].map(str::to_owned));
+    dictionary.series[1].labels.extend([3, 4, 5, 6, 7, 8]);
+    assert_eq!(verdict(&mut core, &batch), "accepted");
+    assert_eq!(memory.values("load", "scanner-1"), [(moment(1), 0.5)]);
+    assert_eq!(memory.label("load", "agent").as_deref(), Some("nas-1"));
 }
 
 #[test]

@@ -23,11 +23,13 @@ mod diskstats;
 mod dmi;
 mod edac;
 mod entropy;
+pub mod escl;
 mod ethtool;
 mod fibrechannel;
 mod filefd;
 mod filesystem;
 pub(crate) mod found;
+mod http;
 mod hwmon;
 mod infiniband;
 mod ipvs;
@@ -36,14 +38,17 @@ pub mod logs;
 mod lvm;
 mod mdadm;
 pub(crate) mod meminfo;
+pub mod mqtt_json;
 mod netclass;
 mod netdev;
 mod netstat;
 mod nfs;
 mod nfs_lines;
 mod nfsd;
+pub mod nut;
 mod nvme;
 mod os;
+mod polled;
 mod ports;
 mod powersupply;
 mod pressure;
@@ -59,10 +64,12 @@ mod selinux;
 pub mod settings;
 mod slowly;
 pub mod smart;
+pub mod snmp;
 mod sockstat;
 mod softnet;
 mod source;
 mod stat;
+pub mod statsd;
 pub mod systemd;
 mod tapestats;
 mod tcpstat;
@@ -96,6 +103,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     dmi::ENTRY,
     edac::ENTRY,
     entropy::ENTRY,
+    escl::ENTRY,
     ethtool::ENTRY,
     fibrechannel::ENTRY,
     filefd::ENTRY,
@@ -108,11 +116,13 @@ pub(super) const ENTRIES: &[Entry] = &[
     lvm::ENTRY,
     mdadm::ENTRY,
     meminfo::ENTRY,
+    mqtt_json::ENTRY,
     netclass::ENTRY,
     netdev::ENTRY,
     netstat::ENTRY,
     nfs::ENTRY,
     nfsd::ENTRY,
+    nut::ENTRY,
     nvme::ENTRY,
     os::ENTRY,
     ports::ENTRY,
@@ -125,9 +135,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     scrapes::ENTRY,
     selinux::ENTRY,
     smart::ENTRY,
+    snmp::ENTRY,
     sockstat::ENTRY,
     softnet::ENTRY,
     stat::ENTRY,
+    statsd::ENTRY,
     systemd::ENTRY,
     tapestats::ENTRY,
     tcpstat::ENTRY,

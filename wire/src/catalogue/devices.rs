@@ -1,0 +1,91 @@
+//! What devices say of themselves by other ways than SNMP, and the listeners' own counters. Names of UPS are those of
+//! `nut_exporter`; variables that no list has are named by their driver.
+
+use super::{Metric, Unit, counter, gauge};
+
+/// Ascending by name; patterns after all names, the narrower first.
+pub(super) const METRICS: &[Metric] = &[
+    gauge("escl_adf_state", Unit::One, "1 for the state of the scanner's document feeder, else 0.", &["state"]),
+    gauge(
+        "escl_certificate_changed",
+        Unit::One,
+        "1 while the scanner shows another certificate than the pinned one, else 0.",
+        &[],
+    ),
+    counter(
+        "escl_images_completed_total",
+        Unit::One,
+        "Images that the scanner made since the agent started, over all jobs.",
+        &[],
+    ),
+    gauge("escl_job_age_seconds", Unit::Seconds, "Time since the job in progress changed; 0 without one.", &[]),
+    gauge("escl_job_images_completed", Unit::One, "Images of the job in progress so far; 0 without one.", &[]),
+    gauge(
+        "escl_job_images_to_transfer",
+        Unit::One,
+        "Images of the job in progress that wait to be fetched; 0 without one.",
+        &[],
+    ),
+    gauge("escl_jobs", Unit::One, "Jobs that the scanner tells of, by state.", &["state"]),
+    counter("escl_jobs_ended_total", Unit::One, "Jobs that ended since the agent started, by how.", &["state"]),
+    gauge(
+        "escl_scanner_info",
+        Unit::One,
+        "What the scanner is.",
+        &["make_and_model", "serial_number", "uuid", "version"],
+    ),
+    gauge("escl_scanner_state", Unit::One, "1 for the state that the scanner is in, else 0.", &["state"]),
+    gauge("escl_up", Unit::One, "1 if the scanner answers, else 0.", &[]),
+    gauge("mqtt_json_connected", Unit::One, "1 while connected to the broker, else 0.", &["broker"]),
+    counter(
+        "mqtt_json_messages_refused_total",
+        Unit::One,
+        "Messages without a value that a rule wants, or too long.",
+        &["broker"],
+    ),
+    counter("mqtt_json_messages_total", Unit::One, "Messages that came.", &["broker"]),
+    gauge("network_ups_tools_battery_charge", Unit::One, "Charge of the battery in percent.", &["ups"]),
+    gauge(
+        "network_ups_tools_battery_charge_low",
+        Unit::One,
+        "Charge at which the battery counts as low, in percent.",
+        &["ups"],
+    ),
+    gauge("network_ups_tools_battery_runtime", Unit::Seconds, "Time that the battery will last, in seconds.", &["ups"]),
+    gauge(
+        "network_ups_tools_battery_runtime_low",
+        Unit::Seconds,
+        "Remaining time at which the battery counts as low, in seconds.",
+        &["ups"],
+    ),
+    gauge("network_ups_tools_battery_temperature", Unit::Celsius, "Temperature of the battery.", &["ups"]),
+    gauge("network_ups_tools_battery_voltage", Unit::Volts, "Voltage of the battery.", &["ups"]),
+    gauge("network_ups_tools_battery_voltage_nominal", Unit::Volts, "Nominal voltage of the battery.", &["ups"]),
+    gauge(
+        "network_ups_tools_device_info",
+        Unit::One,
+        "UPS device information.",
+        &["mfr", "model", "serial", "type", "ups"],
+    ),
+    gauge("network_ups_tools_input_frequency", Unit::Hertz, "Input frequency.", &["ups"]),
+    gauge("network_ups_tools_input_voltage", Unit::Volts, "Input voltage.", &["ups"]),
+    gauge("network_ups_tools_input_voltage_nominal", Unit::Volts, "Nominal input voltage.", &["ups"]),
+    gauge("network_ups_tools_output_current", Unit::Amperes, "Output current.", &["ups"]),
+    gauge("network_ups_tools_output_frequency", Unit::Hertz, "Output frequency.", &["ups"]),
+    gauge("network_ups_tools_output_voltage", Unit::Volts, "Output voltage.", &["ups"]),
+    gauge("network_ups_tools_ups_load", Unit::One, "Load of the UPS in percent.", &["ups"]),
+    gauge("network_ups_tools_ups_power", Unit::One, "Apparent power in volt-amperes.", &["ups"]),
+    gauge("network_ups_tools_ups_realpower", Unit::Watts, "Power.", &["ups"]),
+    gauge("network_ups_tools_ups_realpower_nominal", Unit::Watts, "Nominal power.", &["ups"]),
+    gauge(
+        "network_ups_tools_ups_status",
+        Unit::One,
+        "1 for each flag of the state of the UPS, else 0: OL on line, OB on battery, LB low battery, RB replace battery and others.",
+        &["flag", "ups"],
+    ),
+    gauge("network_ups_tools_ups_temperature", Unit::Celsius, "Temperature of the UPS.", &["ups"]),
+    counter("statsd_lines_refused_total", Unit::One, "Lines that were none, or beyond the limits.", &[]),
+    counter("statsd_lines_total", Unit::One, "Lines that were taken.", &[]),
+    gauge("statsd_metrics", Unit::One, "Metrics that are kept.", &[]),
+    gauge("network_ups_tools_*", Unit::One, "Variable * of Network UPS Tools.", &["ups"]),
+];
