@@ -12,22 +12,28 @@ use std::time::Duration;
 use veghe_wire::document::{Node, Problems, format_bytes, parse_bytes};
 
 /// Sensors that shipped alerts stand on, and whatever a person configured by name: never stretched, never shed.
-pub const ESSENTIAL: [&str; 15] = [
+pub const ESSENTIAL: [&str; 21] = [
     "backups",
     "certificates",
     "cpu",
     "digitization",
+    "escl",
     "filesystem",
     "loadavg",
+    "lvm",
     "mdadm",
     "meminfo",
+    "nut",
+    "portable",
     "pressure",
     "programs",
     "scrapes",
+    "smart",
+    "snmp",
+    "systemd",
     "textfile",
     "time",
     "timex",
-    "portable",
 ];
 /// No stretched interval is longer, so that a series never looks gone to whoever looks back five minutes.
 pub const LONGEST_STRETCHED: Duration = Duration::from_mins(2);

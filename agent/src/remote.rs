@@ -26,8 +26,8 @@ use crate::identity::{self, IdentityError};
 pub const FILE: &str = "remote.json";
 /// What only `agent.yaml` sets.
 pub const OWN_KEYS: [&str; 5] = ["agent", "mqtt", "spool", "labels", "remote"];
-/// Sensors whose settings name programs.
-pub const RUNS_PROGRAMS: [&str; 1] = ["programs"];
+/// Settings below `sensors` that name programs, or what a program may take for one (a repository by `rclone`).
+pub const RUNS_PROGRAMS: [&str; 4] = ["backups.repositories", "logs", "programs", "smart.program"];
 /// How problems name what came from the collector.
 const OFFERED: &str = "collector's settings";
 /// A start with settings on trial is an attempt; after so many that did not last, they are refused.
@@ -221,8 +221,8 @@ pub fn check_node(node: &Node, programs: Programs, problems: &mut Problems) -> b
             found.note(own.line, key, message);
         }
     }
-    for sensor in RUNS_PROGRAMS.iter().filter(|_| programs == Programs::Refused) {
-        if let Some(section) = node.at(&format!("sensors.{sensor}")) {
+    for settings in RUNS_PROGRAMS.iter().filter(|_| programs == Programs::Refused) {
+        if let Some(section) = node.at(&format!("sensors.{settings}")) {
             let message = "would run programs; agent.yaml on that machine must permit it with `remote.programs: true`";
             found.note(section.line, &*section.key, message);
         }
@@ -627,11 +627,22 @@ mod tests {
         assert!(remote.report(Vec::new()).reasons[0].message.contains("remote.accept"));
     }
 
+    #[test]
+    fn no_setting_that_names_a_program_is_taken_from_afar() {
+        for settings in RUNS_PROGRAMS {
+            let parts: Vec<&str> = ["sensors"].into_iter().chain(settings.split('.')).collect();
+            let opening: String = parts.iter().map(|part| format!("{{{part}: ")).collect();
+            let text = format!("{opening}x{}", "}".repeat(parts.len()));
+            let problems = check(Path::new("offered"), &text, Programs::Refused).expect_err("refused");
+            assert!(problems.iter().any(|problem| problem.message.contains("would run programs")), "{text}");
+        }
+    }
+
     /// A sensor that runs programs either takes their names from no setting, or is in [`RUNS_PROGRAMS`].
     #[test]
     fn no_sensor_runs_programs_that_a_collector_could_name() {
         // These run what their source names, with arguments of their own.
-        const FIXED: [&str; 1] = ["updates"];
+        const FIXED: [&str; 4] = ["lvm", "run", "timesync", "updates"];
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sensors");
         let mut files = vec![dir];
         while let Some(path) = files.pop() {
@@ -639,12 +650,11 @@ mod tests {
                 files.extend(fs::read_dir(path).expect("directory").map(|entry| entry.expect("entry").path()));
                 continue;
             }
-            let runs = fs::read_to_string(&path).expect("source").contains("Command::new");
+            let source = fs::read_to_string(&path).expect("source");
+            let runs = source.contains("Command::new") || source.contains("super::run::");
             let name = path.file_stem().expect("name").to_string_lossy().into_owned();
-            assert!(
-                !runs || FIXED.contains(&&*name) || RUNS_PROGRAMS.contains(&&*name),
-                "{name} runs programs: where from?"
-            );
+            let is_told = RUNS_PROGRAMS.iter().any(|settings| settings.split('.').any(|part| part == name));
+            assert!(!runs || FIXED.contains(&&*name) || is_told, "{name} runs programs: where from?");
         }
     }
 }

@@ -16,16 +16,21 @@ use veghe_agent::sensors::{self, Roots, SensorSettings};
 
 const PROGRAM: &str = "prometheus-node-exporter";
 /// Sensors that version 1.5 does not have.
-const NOT_THEIRS: [&str; 12] = [
+const NOT_THEIRS: [&str; 17] = [
     "backups",
     "certificates",
     "containers",
+    "escl",
     "logs",
     "lvm",
+    "mqtt_json",
+    "nut",
     "ports",
     "programs",
     "scrapes",
     "smart",
+    "snmp",
+    "statsd",
     "timesync",
     "updates",
     "watchdog",

@@ -555,7 +555,7 @@ fn remarks_name_their_place_in_the_query() {
 #[test]
 fn a_query_that_is_wrong_says_what_and_where() {
     for (text, error) in [
-        ("", "1:1: parse error: no expression found in input"),
+        ("", "unknown position: parse error: no expression found in input"),
         ("1 and 1", "1:1: parse error: set operator \"and\" not allowed in binary scalar expression"),
         ("1 == 1", "1:3: parse error: comparisons between scalars must use BOOL modifier"),
         ("{}", "1:1: parse error: vector selector must contain at least one non-empty matcher"),
