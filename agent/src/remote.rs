@@ -630,9 +630,8 @@ mod tests {
     #[test]
     fn no_setting_that_names_a_program_is_taken_from_afar() {
         for settings in RUNS_PROGRAMS {
-            let parts: Vec<&str> = ["sensors"].into_iter().chain(settings.split('.')).collect();
-            let opening: String = parts.iter().map(|part| format!("{{{part}: ")).collect();
-            let text = format!("{opening}x{}", "}".repeat(parts.len()));
+            let text = settings.rsplit('.').fold("x".to_owned(), |inner, key| format!("{{{key}: {inner}}}"));
+            let text = format!("sensors: {text}\n");
             let problems = check(Path::new("offered"), &text, Programs::Refused).expect_err("refused");
             assert!(problems.iter().any(|problem| problem.message.contains("would run programs")), "{text}");
         }
