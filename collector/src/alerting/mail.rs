@@ -311,7 +311,7 @@ pub struct Attachment {
 /// Sends a text with files to all recipients of `settings` in one mail.
 ///
 /// # Errors
-/// As [`send`].
+/// As `send`.
 pub async fn send_files(
     settings: &Settings,
     subject: &str,
