@@ -2,8 +2,8 @@
 //!
 //! Invariants: a sensor never panics on what it reads; an error names file and line; names and labels are those that
 //! `node_exporter` 1.5 gives by default for the same source. What sensors deliberately do not do: schedule themselves
-//! (see [`crate::schedule`]), keep history, talk to the network (but for those that ask
-//! devices and exporters which settings name).
+//! (see [`crate::schedule`]), keep history, talk to the network (but for those that ask devices and exporters
+//! which settings name).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -271,6 +271,19 @@ fn scrape_config(node: &Node, problems: &mut Problems) -> Vec<Target> {
     addresses.into_iter().map(target).collect()
 }
 
+/// `username` and `password_file`, which stand together or not at all.
+#[cfg(target_os = "linux")]
+pub(crate) fn login(section: &mut Section<'_>, problems: &mut Problems) -> Option<(String, PathBuf)> {
+    let username = section.value("username", problems, label_value);
+    let password = section.value("password_file", problems, absolute);
+    if username.is_some() != password.is_some() {
+        let (key, other) =
+            if username.is_some() { ("password_file", "username") } else { ("username", "password_file") };
+        problems.note(section.line(), section.path(key), format_args!("is missing beside {other}"));
+    }
+    username.zip(password)
+}
+
 /// The labels below `labels`.
 #[cfg(target_os = "linux")]
 pub(super) fn labels(section: &mut Section<'_>, problems: &mut Problems) -> Vec<(String, String)> {

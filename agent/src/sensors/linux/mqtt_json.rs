@@ -14,9 +14,8 @@ use rumqttc::{Client, Event, MqttOptions, Packet, Publish, QoS, TlsConfiguration
 use serde_json::Value;
 use veghe_wire::document::{Node, Problems, Section, format_duration};
 
-use super::super::options::label_value;
 use super::super::options::{
-    absolute, few, host_and_port, labels, list, metric_name, quoted, required, span, write_labels,
+    absolute, few, host_and_port, labels, list, login, metric_name, quoted, required, span, write_labels,
 };
 use super::polled::Origin;
 use super::{Entry, Sensor, SensorError, Sink};
@@ -86,13 +85,7 @@ fn broker(node: &Node, problems: &mut Problems) -> Option<Broker> {
     let mut section = node.section(problems);
     let address = required(&mut section, "address", problems, host_and_port);
     let ca_file = section.value("ca_file", problems, absolute);
-    let username = section.value("username", problems, label_value);
-    let password = section.value("password_file", problems, absolute);
-    if username.is_some() != password.is_some() {
-        let (key, other) =
-            if username.is_some() { ("password_file", "username") } else { ("username", "password_file") };
-        problems.note(section.line(), section.path(key), format_args!("is missing beside {other}"));
-    }
+    let login = login(&mut section, problems);
     let stale_after = section.value("stale_after", problems, span).unwrap_or(STALE_AFTER);
     let nodes = section.list("rules", problems);
     let rules: Vec<Rule> = nodes.iter().filter_map(|node| rule(node, problems)).collect();
@@ -104,7 +97,7 @@ fn broker(node: &Node, problems: &mut Problems) -> Option<Broker> {
         );
     }
     section.finish(&["address", "ca_file", "username", "password_file", "stale_after", "rules"], problems);
-    Some(Broker { address: address?, ca_file, login: username.zip(password), stale_after, rules })
+    Some(Broker { address: address?, ca_file, login, stale_after, rules })
 }
 
 fn rule(node: &Node, problems: &mut Problems) -> Option<Rule> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use veghe_dialects::nut::{MAX_LINE, words};
 use veghe_wire::document::{Node, Problems, Section, format_duration};
 
-use super::super::options::{absolute, few, label_value, labels, list, quoted, required, span, write_labels};
+use super::super::options::{absolute, few, label_value, labels, list, login, quoted, required, span, write_labels};
 use super::http::{HttpError, Timed, Trust};
 use super::polled::{Origin, Polled, Question};
 use super::{Entry, Sensor, SensorError, Sink};
@@ -68,17 +68,11 @@ fn server(node: &Node, problems: &mut Problems) -> Option<Server> {
     let mut section = node.section(problems);
     let address = required(&mut section, "address", problems, label_value);
     let ca_file = section.value("ca_file", problems, absolute);
-    let username = section.value("username", problems, label_value);
-    let password = section.value("password_file", problems, absolute);
-    if username.is_some() != password.is_some() {
-        let (key, other) =
-            if username.is_some() { ("password_file", "username") } else { ("username", "password_file") };
-        problems.note(section.line(), section.path(key), format_args!("is missing beside {other}"));
-    }
+    let login = login(&mut section, problems);
     let timeout = section.value("timeout", problems, span).unwrap_or(TIMEOUT);
     let labels = labels(&mut section, problems);
     section.finish(&["address", "ca_file", "username", "password_file", "timeout", "labels"], problems);
-    Some(Server { address: address?, ca_file, login: username.zip(password), timeout, labels })
+    Some(Server { address: address?, ca_file, login, timeout, labels })
 }
 
 /// What [`read`] reads, as a document has it.
