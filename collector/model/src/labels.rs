@@ -55,9 +55,10 @@ impl Labels {
     }
 
     /// Labels from pairs that are already sorted by name, unique and not empty in value.
-    pub fn from_sorted(pairs: Vec<Label>) -> Self {
+    pub fn from_sorted(pairs: impl IntoIterator<Item = Label>) -> Self {
+        let pairs: Arc<[Label]> = pairs.into_iter().collect();
         debug_assert!(pairs.is_sorted_by(|a, b| a.name < b.name), "labels must ascend by name");
-        Self(pairs.into())
+        Self(pairs)
     }
 
     /// The value of `name`, if there is one.

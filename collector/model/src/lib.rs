@@ -13,4 +13,4 @@ pub use labels::{Label, Labels, LabelsBuilder, METRIC_NAME, is_label_name, is_me
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use relabel::{RelabelAction, RelabelError, RelabelRule, RelabelSettings, relabel};
 pub use rollup::{Bucket, Expired, RollupSeries};
-pub use sample::{STALE_NAN_BITS, Sample, SeriesData, Timestamp, is_stale, stale_nan};
+pub use sample::{Need, SERIES_OUT_OF_ORDER, STALE_NAN_BITS, Sample, SeriesData, Timestamp, is_stale, stale_nan};

@@ -6,6 +6,19 @@ use std::time::Duration;
 
 use crate::Labels;
 
+/// What of its samples a selection is to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Moments and values.
+    Values,
+    /// Moments, and which samples are staleness markers: other values may be any.
+    Presence,
+}
+
+/// How far a selection that several threads make may be ahead in telling one series while it still makes an earlier one: what
+/// whoever needs them in order holds back at most.
+pub const SERIES_OUT_OF_ORDER: usize = 1024;
+
 /// Milliseconds since the Unix epoch, as everywhere in Prometheus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]

@@ -44,7 +44,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use veghe_model::{Expired, Labels, Matcher, RollupSeries, SeriesData, Timestamp};
+use veghe_model::{Expired, Labels, Matcher, Need, RollupSeries, SeriesData, Timestamp};
 
 /// Where series come from.
 pub trait Source: Sync {
@@ -78,8 +78,10 @@ pub trait Source: Sync {
     }
 
     /// [`Source::select_at_most`], one series after the other: `each` gets every series with its place in their order, at
-    /// once or from several threads, in any order of time; places may be left out. It ends the selection with `Break`. A
-    /// source that can tell series without holding all of them overrides this.
+    /// once or from several threads; places may be left out. Before a place is told, `each` has returned for all that lie
+    /// [`SERIES_OUT_OF_ORDER`](veghe_model::SERIES_OUT_OF_ORDER) or more before it. It ends the selection with `Break`. A
+    /// source that can tell series without holding all of them overrides this; where only the presence of samples is needed,
+    /// it may leave their values out.
     ///
     /// # Errors
     /// As [`Source::select`].
@@ -88,9 +90,11 @@ pub trait Source: Sync {
         matchers: &[Matcher],
         start: Timestamp,
         end: Timestamp,
+        need: Need,
         max_samples: usize,
         each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
     ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
+        let _ = need;
         let Some(all) = self.select_at_most(matchers, start, end, max_samples)? else { return Ok(None) };
         for (place, series) in all.into_iter().enumerate() {
             if each(place, series).is_break() {

@@ -15,6 +15,7 @@ use crate::ast::{
 };
 use crate::duration::Zero;
 use crate::lex::{Lexeme, Token, lex};
+use crate::print::QuotedBytes;
 use crate::{ParseError, functions};
 
 /// Levels of a query. Far beyond what people write; small enough for a thread's stack of 2 MiB without optimisation.
@@ -327,6 +328,9 @@ impl Parser<'_> {
                 Token::Word(word) | Token::String(word) => {
                     return Err(self.error(format!("invalid label name for grouping: {word:?}")));
                 }
+                Token::Bytes(bytes) => {
+                    return Err(self.error(format!("invalid label name for grouping: {}", QuotedBytes(&bytes))));
+                }
                 _ => return Err(self.unexpected("grouping opts", "label")),
             }
             self.next();
@@ -601,12 +605,16 @@ impl Parser<'_> {
         let start = self.start();
         let name = match self.peek().clone() {
             Token::Word(name) if is_label_name(&name) => name,
-            Token::String(name) if matches!(self.peek_after(), Token::Sign("," | "}")) => {
-                self.next();
-                return Ok(Matcher::equal(METRIC_NAME, name));
+            token => {
+                let Some(name) = text(token) else {
+                    return Err(self.unexpected("label matching", "identifier or \"}\""));
+                };
+                if matches!(self.peek_after(), Token::Sign("," | "}")) {
+                    self.next();
+                    return Ok(Matcher::equal(METRIC_NAME, name));
+                }
+                name
             }
-            Token::String(name) => name,
-            _ => return Err(self.unexpected("label matching", "identifier or \"}\"")),
         };
         self.next();
         let op = match self.peek() {
@@ -617,9 +625,7 @@ impl Parser<'_> {
             _ => return Err(self.unexpected("label matching", "label matching operator")),
         };
         self.next();
-        let Token::String(value) = self.peek().clone() else {
-            return Err(self.unexpected("label matching", "string"));
-        };
+        let Some(value) = text(self.peek().clone()) else { return Err(self.unexpected("label matching", "string")) };
         self.next();
         self.regexes += usize::from(matches!(op, MatchOp::Regex | MatchOp::NotRegex));
         if self.regexes > MAX_REGEXES {
@@ -629,6 +635,15 @@ impl Parser<'_> {
             let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
             self.error_at(start, format!("error parsing regexp: {cause}"))
         })
+    }
+}
+
+/// What a string says. No label holds bytes that are no text, so a matcher may as well ask for what stands in their place.
+fn text(token: Token) -> Option<String> {
+    match token {
+        Token::String(text) => Some(text),
+        Token::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memory::{Memory, limits};
 use proptest::prelude::*;
-use veghe_model::{Labels, Matcher, SeriesData, Timestamp, stale_nan};
+use veghe_model::{Labels, Matcher, Need, SeriesData, Timestamp, stale_nan};
 use veghe_promql::{EvalError, Limits, NameRemoval, Query, QueryKind, Source, Value};
 
 /// Expressions that exercise every kind of node.
@@ -510,8 +510,10 @@ fn a_result_tells_what_it_took() {
     let per_step = |n: u64| [60_000, 70_000, 80_000].map(|t| (Timestamp(t), n)).to_vec();
     let stats = range("sum(x)");
     assert_eq!((stats.total, stats.per_step, stats.read), (6, per_step(2), 18));
+    // Two numbers for each step of the sum, a row that goes in, and the series that it is made of.
+    assert_eq!(stats.peak, 6 + 3 + 9);
     // Two columns of three values, and one series at a time beside them.
-    assert_eq!(stats.peak, 6 + 9);
+    assert_eq!(range("x").peak, 6 + 9);
     // Each window has three samples of each series, though most are read once.
     let stats = range("sum_over_time(x[30s])");
     assert_eq!((stats.total, stats.per_step, stats.read), (18, per_step(6), 10));
@@ -607,6 +609,7 @@ impl Source for Scattered<'_> {
         matchers: &[Matcher],
         start: Timestamp,
         end: Timestamp,
+        _: Need,
         max_samples: usize,
         each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
     ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {

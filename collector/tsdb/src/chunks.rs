@@ -585,12 +585,14 @@ impl TimesReader {
         let times = match cursor.u8()? {
             OWN_TIMES => {
                 let before = cursor;
-                let times = timecolumn::decode(&mut cursor, Packing::Pco)?;
-                let encoded = before.until(&cursor);
-                if let Some(times) = self.own.get(encoded) {
+                let known =
+                    if timecolumn::skip_regular(&mut cursor)? { self.own.get(before.until(&cursor)) } else { None };
+                if let Some(times) = known {
                     Arc::clone(times)
                 } else {
-                    self.own.insert(encoded.to_vec(), Arc::clone(&times));
+                    cursor = before;
+                    let times = timecolumn::decode(&mut cursor, Packing::Pco)?;
+                    self.own.insert(before.until(&cursor).to_vec(), Arc::clone(&times));
                     times
                 }
             }

@@ -164,7 +164,7 @@ impl Index {
     pub(crate) fn labels(&self, id: u32) -> Labels {
         let text = |symbol: Symbol| Arc::clone(&self.symbols.texts[symbol as usize]);
         let pairs = self.series.get(id as usize).map_or(&[][..], |pairs| pairs);
-        Labels::from_sorted(pairs.iter().map(|&(name, value)| Label { name: text(name), value: text(value) }).collect())
+        Labels::from_sorted(pairs.iter().map(|&(name, value)| Label { name: text(name), value: text(value) }))
     }
 
     /// What the series are made of: the largest `limit` of each kind.

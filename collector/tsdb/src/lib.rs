@@ -26,6 +26,7 @@ mod store;
 mod tail;
 mod timecolumn;
 mod tombstone;
+mod turns;
 mod verify;
 
 use std::ops::ControlFlow;
@@ -39,7 +40,7 @@ use room::Reserve;
 pub use backup::{BackupProgress, copy_database};
 pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
 pub use tail::{LogPosition, LogRecord, LogTail};
-use veghe_model::{Expired, Labels, Matcher, RollupSeries, SeriesData, Timestamp};
+use veghe_model::{Expired, Labels, Matcher, Need, RollupSeries, SeriesData, Timestamp};
 pub use verify::{Damage, VerifyReport, verify_directory};
 
 /// A series of this store; stays the same for the life of the data directory.
@@ -343,7 +344,9 @@ impl Store {
 
     /// As [`Self::select_at_most`], one series after the other rather than all at once: `each` gets every series with its
     /// place in the ascending order of labels (places of series without a sample left are missing), on this thread and,
-    /// where there is much to decode, on a few more at the same time, so in any order. It ends the selection with `Break`.
+    /// where there is much to decode, on a few more at the same time, so not quite in order: when a place is told, `each` has
+    /// returned for all that lie [`SERIES_OUT_OF_ORDER`](veghe_model::SERIES_OUT_OF_ORDER) before it. It ends the selection with
+    /// `Break`. Where only the presence of samples is needed, values are any that are no staleness markers.
     ///
     /// # Errors
     /// [`ReadError`] names what is damaged; some series may have been given by then.
@@ -352,10 +355,11 @@ impl Store {
         matchers: &[Matcher],
         start: Timestamp,
         end: Timestamp,
+        need: Need,
         max_samples: usize,
         each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
     ) -> Result<Option<()>, ReadError> {
-        self.inner.select_each(matchers, start, end, max_samples, each)
+        self.inner.select_each(matchers, start, end, need, max_samples, each)
     }
 
     /// The lengths of the buckets that [`Self::rollups`] gives, shortest first.

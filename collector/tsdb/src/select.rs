@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use roaring::RoaringBitmap;
 use rusqlite::Connection;
-use veghe_model::{Labels, Matcher, SeriesData, Timestamp};
+use veghe_model::{Labels, Matcher, Need, SeriesData, Timestamp};
 
 use crate::bytes::{Cursor, Damaged};
 use crate::chunks::{ChunkError, Level, Resolution, TimesReader, WINDOWS_PER_DAY, row, take_snapshot};
 use crate::codec::Packing;
 use crate::head::{Part, PartKey, Piece, PieceTimes, Window};
 use crate::store::{Inner, lock, read};
+use crate::turns::Turns;
 use crate::{ReadError, codec};
 
 /// Samples to decode that are worth a further thread: some milliseconds of work. On a busy machine a thread waits that long
@@ -194,7 +195,7 @@ impl Inner {
         end: Timestamp,
         max_samples: usize,
     ) -> Result<Option<Vec<SeriesData>>, ReadError> {
-        collected(|each| self.select_each(matchers, start, end, max_samples, each))
+        collected(|each| self.select_each(matchers, start, end, Need::Values, max_samples, each))
     }
 
     pub(crate) fn select_each(
@@ -202,6 +203,7 @@ impl Inner {
         matchers: &[Matcher],
         start: Timestamp,
         end: Timestamp,
+        need: Need,
         max_samples: usize,
         each: Each<'_>,
     ) -> Result<Option<()>, ReadError> {
@@ -209,7 +211,7 @@ impl Inner {
             return Ok(Some(()));
         }
         let found = read(&self.index).select(matchers);
-        self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples, each)
+        self.select_found(&found, Span { start: start.0, end: end.0 }, need, max_samples, each)
     }
 
     pub(crate) fn select_series(
@@ -226,23 +228,25 @@ impl Inner {
             let index = read(&self.index);
             series.iter().filter_map(|labels| index.find(labels)).collect()
         };
-        collected(|each| self.select_found(&found, Span { start: start.0, end: end.0 }, max_samples, each))
+        let span = Span { start: start.0, end: end.0 };
+        collected(|each| self.select_found(&found, span, Need::Values, max_samples, each))
     }
 
     fn select_found(
         &self,
         found: &RoaringBitmap,
         span: Span,
+        need: Need,
         max_samples: usize,
         each: Each<'_>,
     ) -> Result<Option<()>, ReadError> {
-        self.select_numbered(found, span, max_samples, &|place, _, series| each(place, series))
+        self.select_numbered(found, (span, need), max_samples, &|place, _, series| each(place, series))
     }
 
     /// The samples of each series that has some, by number.
     pub(crate) fn select_ids(&self, found: &RoaringBitmap, span: Span) -> Result<Vec<IdColumns>, ReadError> {
         let columns = Mutex::new(Vec::new());
-        self.select_numbered(found, span, usize::MAX, &|_, id, series| {
+        self.select_numbered(found, (span, Need::Values), usize::MAX, &|_, id, series| {
             lock(&columns).push((id, series.timestamps, series.values));
             ControlFlow::Continue(())
         })?;
@@ -253,7 +257,7 @@ impl Inner {
     fn select_numbered(
         &self,
         found: &RoaringBitmap,
-        span: Span,
+        (span, need): (Span, Need),
         max_samples: usize,
         each: &(dyn Fn(usize, u32, SeriesData) -> ControlFlow<()> + Sync),
     ) -> Result<Option<()>, ReadError> {
@@ -274,18 +278,14 @@ impl Inner {
             runs.into_iter().map(|(id, runs)| Found { labels: index.labels(id), id, runs }).collect()
         };
         all.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
-        let next = AtomicUsize::new(0);
+        let turns = Turns::new(all.len(), SERIES_AT_ONCE);
         // Of several damaged series the first is told, whoever comes to it.
         let first_damage: Mutex<Option<(usize, i64, Damaged)>> = Mutex::new(None);
         let work = || {
             let mut joiner =
-                Joiner { span, bytes: &bytes, joined: HashMap::new(), scratch: codec::DecodeScratch::default() };
-            loop {
-                let from = next.fetch_add(SERIES_AT_ONCE, Relaxed);
-                let Some(part) = all.get(from..all.len().min(from + SERIES_AT_ONCE)).filter(|p| !p.is_empty()) else {
-                    return;
-                };
-                for (place, series) in (from..).zip(part) {
+                Joiner { span, need, bytes: &bytes, joined: HashMap::new(), scratch: codec::DecodeScratch::default() };
+            while let Some(turn) = turns.take() {
+                for (place, series) in turn.places.clone().zip(&all[turn.places.clone()]) {
                     let (mut timestamps, mut values) = match joiner.join(&series.runs) {
                         Ok(joined) => joined,
                         Err((window, damage)) => {
@@ -293,7 +293,7 @@ impl Inner {
                             if first.as_ref().is_none_or(|(other, ..)| place < *other) {
                                 *first = Some((place, window, damage));
                             }
-                            next.store(all.len(), Relaxed);
+                            turns.end();
                             return;
                         }
                     };
@@ -303,12 +303,13 @@ impl Inner {
                     }
                     let data = SeriesData { labels: series.labels.clone(), timestamps, values };
                     if each(place, series.id, data).is_break() {
-                        next.store(all.len(), Relaxed);
+                        turns.end();
                         return;
                     }
                 }
             }
         };
+        let to_decode = if need == Need::Values { to_decode } else { 0 };
         let helpers = self.helpers.lend((to_decode / SAMPLES_PER_THREAD).min(all.len() / SERIES_AT_ONCE));
         std::thread::scope(|scope| {
             // This thread does its part itself; a panic of another one goes on here.
@@ -496,6 +497,7 @@ struct JoinedTimes {
 /// Joins the runs of each series into one column, sharing time stamps among series whose runs share theirs.
 struct Joiner<'a> {
     span: Span,
+    need: Need,
     bytes: &'a [u8],
     /// By the addresses of the columns, which are kept so that no address is used twice.
     joined: HashMap<Vec<*const i64>, JoinedTimes>,
@@ -503,19 +505,28 @@ struct Joiner<'a> {
 }
 
 impl Joiner<'_> {
-    /// Appends the values of `run`, all of them.
+    /// Appends the values of `run` that are within the span.
     fn decode(&mut self, run: &Run, out: &mut Vec<f64>) -> Result<(), (i64, Damaged)> {
         let at = |damage| (run.window, damage);
         let before = out.len();
+        let (from, to) = self.span.of(&run.times);
         match &run.values {
-            Values::Sealed(range) => {
-                let mut cursor = Cursor::new(&self.bytes[range.clone()]);
-                codec::decode_with(&mut cursor, run.times.len(), Packing::Pco, &mut self.scratch, out).map_err(at)?;
+            Values::Sealed(bytes) => {
+                let mut cursor = Cursor::new(&self.bytes[bytes.clone()]);
+                let part = (run.times.len(), from..to);
+                match self.need {
+                    Need::Values => codec::decode_range(&mut cursor, part, Packing::Pco, &mut self.scratch, out),
+                    Need::Presence => codec::presence(&mut cursor, part, out),
+                }
+                .map_err(at)?;
             }
-            Values::Piece(piece, column) => piece.values(*column, out).map_err(at)?,
-            Values::Raw(values) => out.extend_from_slice(values),
+            Values::Piece(piece, column) => {
+                piece.values(*column, out).map_err(at)?;
+                cut(out, before, (from, to));
+            }
+            Values::Raw(values) => out.extend_from_slice(&values[from..to]),
         }
-        if out.len() - before == run.times.len() {
+        if out.len() - before == to - from {
             Ok(())
         } else {
             Err(at(Damaged("a column has not as many values as time stamps")))
@@ -532,11 +543,13 @@ impl Joiner<'_> {
         if !order.windows(2).all(|pair| pair[0].times.last() < pair[1].times.first()) {
             return self.merge(runs);
         }
-        let mut values = Vec::with_capacity(runs.iter().map(|run| run.times.len()).sum());
+        let within = |run: &Run| {
+            let (from, to) = self.span.of(&run.times);
+            to - from
+        };
+        let mut values = Vec::with_capacity(runs.iter().map(within).sum());
         for run in &order {
-            let from = values.len();
             self.decode(run, &mut values)?;
-            cut(&mut values, from, self.span.of(&run.times));
         }
         let key: Vec<*const i64> = order.iter().map(|run| run.times.as_ptr()).collect();
         if let Some(joined) = self.joined.get(&key) {
@@ -554,15 +567,12 @@ impl Joiner<'_> {
     }
 
     fn only(&mut self, run: &Run) -> Joined {
-        let mut values = Vec::with_capacity(run.times.len());
-        self.decode(run, &mut values)?;
         let (from, to) = self.span.of(&run.times);
+        let mut values = Vec::with_capacity(to - from);
+        self.decode(run, &mut values)?;
         if to - from == run.times.len() {
             return Ok((Arc::clone(&run.times), values));
         }
-        cut(&mut values, 0, (from, to));
-        // What is left of a long column would hold the room of all of it.
-        values.shrink_to_fit();
         let key = vec![run.times.as_ptr()];
         let whole = self
             .joined
@@ -578,18 +588,18 @@ impl Joiner<'_> {
         for run in runs {
             values.clear();
             self.decode(run, &mut values)?;
-            samples.extend(run.times.iter().copied().zip(values.iter().copied()));
+            let (from, to) = self.span.of(&run.times);
+            samples.extend(run.times[from..to].iter().copied().zip(values.iter().copied()));
         }
-        samples.retain(|(t, _)| (self.span.start..=self.span.end).contains(t));
         merge_samples(&mut samples);
         Ok((samples.iter().map(|s| s.0).collect(), samples.iter().map(|s| s.1).collect()))
     }
 }
 
-/// Of the values from `at` on, keeps those of `range`.
+/// Of the values from `at` on, keeps those of a range, as far as they are there.
 fn cut(values: &mut Vec<f64>, at: usize, (from, to): (usize, usize)) {
     values.truncate(at + to);
-    values.drain(at..at + from);
+    values.drain(at..values.len().min(at + from));
 }
 
 /// Sorts by time; of samples at the same time the first stays.

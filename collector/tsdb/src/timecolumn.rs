@@ -43,6 +43,19 @@ fn regular_step(times: &[i64]) -> Option<u64> {
     times.windows(2).all(|w| w[1].checked_sub(w[0]) == Some(step)).then_some(step as u64)
 }
 
+/// Moves behind a column where it is regular; whether it is. Nothing of it is checked but that it is whole.
+pub(crate) fn skip_regular(cursor: &mut Cursor<'_>) -> Result<bool, Damaged> {
+    let mut behind = *cursor;
+    if behind.u8()? != REGULAR {
+        return Ok(false);
+    }
+    behind.varint()?;
+    behind.zigzag()?;
+    behind.varint()?;
+    *cursor = behind;
+    Ok(true)
+}
+
 /// Reads a column back; the cursor may go on behind it only where the column is regular.
 pub(crate) fn decode(cursor: &mut Cursor<'_>, packing: Packing) -> Result<Arc<[i64]>, Damaged> {
     let tag = cursor.u8()?;

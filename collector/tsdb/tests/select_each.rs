@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use veghe_model::{Labels, SeriesData, Timestamp};
+use veghe_model::{Labels, Need, SeriesData, Timestamp};
 use veghe_tsdb::{Column, Commit, Options, Store};
 
 const SERIES: usize = 300;
@@ -47,7 +47,7 @@ fn series_one_by_one_are_those_all_at_once() {
         assert_eq!(series.len(), ROWS as usize - 14);
     }
     let found: Mutex<Vec<(usize, SeriesData)>> = Mutex::default();
-    let told = store.select_each(&[], start, end, usize::MAX, &|place, series| {
+    let told = store.select_each(&[], start, end, Need::Values, usize::MAX, &|place, series| {
         found.lock().expect("list").push((place, series));
         ControlFlow::Continue(())
     });
@@ -66,11 +66,15 @@ fn who_has_enough_ends_it_and_what_is_too_much_is_not_begun() {
         count.fetch_add(1, Relaxed);
         ControlFlow::Break(())
     };
-    let told = store.select_each(&[], Timestamp::MIN, Timestamp::MAX, usize::MAX, &first).expect("select");
+    let told =
+        store.select_each(&[], Timestamp::MIN, Timestamp::MAX, Need::Values, usize::MAX, &first).expect("select");
     // Each thread may have had one on its way.
     assert!(told.is_some() && (1..=4).contains(&count.load(Relaxed)), "{count:?}");
     count.store(0, Relaxed);
     let most = SERIES * ROWS as usize - 1;
-    assert_eq!(store.select_each(&[], Timestamp::MIN, Timestamp::MAX, most, &first).expect("select"), None);
+    assert_eq!(
+        store.select_each(&[], Timestamp::MIN, Timestamp::MAX, Need::Values, most, &first).expect("select"),
+        None
+    );
     assert_eq!(count.load(Relaxed), 0);
 }

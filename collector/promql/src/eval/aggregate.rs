@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use twox_hash::XxHash64;
 use veghe_model::{Labels, METRIC_NAME};
 
-use super::numerics::{Mean, kahan, quantile};
-use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
+use super::accumulate::Accumulator;
+use super::numerics::quantile;
+use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent, not_text};
 use crate::EvalError;
 use crate::ast::{AggregateOp, Expr, Grouping};
 use crate::print::Number;
@@ -29,9 +30,18 @@ impl Engine<'_> {
     ) -> Evaluated<Vec<Row>> {
         if let (AggregateOp::CountValues, Some(param)) = (op, param) {
             let label = self.string(param, steps)?;
+            if let Some(bytes) = not_text(param) {
+                return Err(EvalError::Execution(format!("invalid label name {bytes}")));
+            }
             return self.count_values(&label, over, grouping, steps);
         }
         let parameter = param.map(|p| self.scalar(p, steps)).transpose()?;
+        if let (AggregateOp::LimitRatio, Some(param), Some(ratio)) = (op, param, &parameter) {
+            self.check_ratio(param, ratio)?;
+        }
+        if let Some(rows) = self.folded(op, parameter.as_deref(), over, grouping, steps)? {
+            return Ok(rows);
+        }
         let rows = self.vector(over, steps)?;
         self.check_stop()?;
         let groups = Self::groups(&rows, grouping);
@@ -49,12 +59,7 @@ impl Engine<'_> {
                 let counts = counts(&k)?;
                 return self.select_rows(op, &counts, rows, groups, steps);
             }
-            (AggregateOp::LimitRatio, Some(ratio)) => {
-                if let Some(param) = param {
-                    self.check_ratio(param, &ratio)?;
-                }
-                return self.limit_ratio(&ratio, rows);
-            }
+            (AggregateOp::LimitRatio, Some(ratio)) => return self.limit_ratio(&ratio, rows),
             (op, _) => self.each_group_of(op, &rows, groups, steps),
         }?;
         self.release_rows(&rows);
@@ -117,35 +122,11 @@ impl Engine<'_> {
         for group in groups {
             self.check_stop()?;
             self.charge(steps.count)?;
-            let columns = || group.rows.iter().map(|i| rows[*i].values.as_slice());
-            let values = match op {
-                AggregateOp::Sum => sum_columns(columns(), steps.count),
-                AggregateOp::Avg => avg_columns(columns(), steps.count),
-                AggregateOp::Min => {
-                    fold_columns(columns(), steps.count, |best, v| if v < best || best.is_nan() { v } else { best })
-                }
-                AggregateOp::Max => {
-                    fold_columns(columns(), steps.count, |best, v| if v > best || best.is_nan() { v } else { best })
-                }
-                AggregateOp::Count => {
-                    let mut values = vec![ABSENT; steps.count];
-                    for column in columns() {
-                        for (to, _) in values.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
-                            *to = if is_absent(*to) { 1.0 } else { *to + 1.0 };
-                        }
-                    }
-                    values
-                }
-                AggregateOp::Stddev => variance_columns(columns(), steps.count, f64::sqrt),
-                AggregateOp::Stdvar => variance_columns(columns(), steps.count, |v| v),
-                // `group`; the others have a parameter and are computed elsewhere.
-                _ => {
-                    let mut values = fold_columns(columns(), steps.count, |first, _| first);
-                    values.iter_mut().filter(|v| !is_absent(**v)).for_each(|v| *v = 1.0);
-                    values
-                }
-            };
-            result.push(Row { labels: group.labels, values, drop_name: group.drop_name });
+            let mut all = Accumulator::new(op, steps.count);
+            for row in &group.rows {
+                all.add(&rows[*row].values);
+            }
+            result.push(Row { labels: group.labels, values: all.finish(), drop_name: group.drop_name });
         }
         Ok(result)
     }
@@ -200,10 +181,9 @@ impl Engine<'_> {
                 // NaN is the least wanted both for the largest and for the smallest.
                 match op {
                     AggregateOp::Topk => chosen.sort_by(|a, b| rank(rows[*b].values[step], rows[*a].values[step])),
-                    AggregateOp::Bottomk => chosen.sort_by(|a, b| {
-                        let (a, b) = (rows[*a].values[step], rows[*b].values[step]);
-                        a.is_nan().cmp(&b.is_nan()).then_with(|| a.total_cmp(&b))
-                    }),
+                    AggregateOp::Bottomk => {
+                        chosen.sort_by(|a, b| rank_ascending(rows[*a].values[step], rows[*b].values[step]));
+                    }
                     _ => {}
                 }
                 for out in chosen.iter().skip(*count) {
@@ -247,18 +227,23 @@ impl Engine<'_> {
     /// A share of the series, the same at every step: each series has its place in `[0, 1)` by a hash of its labels.
     fn limit_ratio(&self, ratios: &[f64], mut rows: Vec<Row>) -> Evaluated<Vec<Row>> {
         for row in &mut rows {
-            let place = place(&row.labels);
-            for (value, ratio) in row.values.iter_mut().zip(ratios) {
-                let ratio = ratio.clamp(-1.0, 1.0);
-                let keep = if ratio >= 0.0 { place < ratio } else { place >= 1.0 + ratio };
-                if !keep {
-                    *value = ABSENT;
-                }
-            }
+            take_share(row, ratios);
         }
         self.check_stop()?;
         rows.retain(|row| row.values.iter().any(|v| !is_absent(*v)));
         Ok(rows)
+    }
+}
+
+/// Takes the values away at steps where the row is not of the share that `limit_ratio` asks for.
+pub(super) fn take_share(row: &mut Row, ratios: &[f64]) {
+    let place = place(&row.labels);
+    for (value, ratio) in row.values.iter_mut().zip(ratios) {
+        let ratio = ratio.clamp(-1.0, 1.0);
+        let keep = if ratio >= 0.0 { place < ratio } else { place >= 1.0 + ratio };
+        if !keep {
+            *value = ABSENT;
+        }
     }
 }
 
@@ -284,6 +269,11 @@ pub(crate) fn rank(a: f64, b: f64) -> std::cmp::Ordering {
     b.is_nan().cmp(&a.is_nan()).then_with(|| a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal))
 }
 
+/// Ascending with NaN behind everything.
+pub(super) fn rank_ascending(a: f64, b: f64) -> std::cmp::Ordering {
+    a.is_nan().cmp(&b.is_nan()).then_with(|| a.total_cmp(&b))
+}
+
 pub(crate) fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
     match grouping {
         Grouping::By(names) if names.is_empty() => Labels::default(),
@@ -292,7 +282,7 @@ pub(crate) fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
     }
 }
 
-fn is_kept_without(name: &str, names: &[String]) -> bool {
+pub(super) fn is_kept_without(name: &str, names: &[String]) -> bool {
     name != METRIC_NAME && !names.iter().any(|n| n == name)
 }
 
@@ -300,7 +290,7 @@ fn present<'r>(rows: &'r [&'r Row], step: usize) -> impl Iterator<Item = f64> + 
     rows.iter().map(move |r| r.values[step]).filter(|v| !is_absent(*v))
 }
 
-fn counts(k: &[f64]) -> Evaluated<Vec<usize>> {
+pub(super) fn counts(k: &[f64]) -> Evaluated<Vec<usize>> {
     k.iter()
         .map(|k| {
             if k.is_nan() {
@@ -313,74 +303,4 @@ fn counts(k: &[f64]) -> Evaluated<Vec<usize>> {
             Ok(if *k < 1.0 { 0 } else { *k as usize })
         })
         .collect()
-}
-
-fn sum_columns<'c>(columns: impl Iterator<Item = &'c [f64]>, steps: usize) -> Vec<f64> {
-    let mut sums = vec![ABSENT; steps];
-    let mut compensations = vec![0.0; steps];
-    for column in columns {
-        for ((sum, compensation), value) in sums.iter_mut().zip(&mut compensations).zip(column) {
-            if is_absent(*value) {
-                continue;
-            }
-            if is_absent(*sum) {
-                *sum = *value;
-            } else {
-                (*sum, *compensation) = kahan(*value, *sum, *compensation);
-            }
-        }
-    }
-    for (sum, compensation) in sums.iter_mut().zip(compensations) {
-        if !is_absent(*sum) {
-            *sum += compensation;
-        }
-    }
-    sums
-}
-
-fn avg_columns<'c>(columns: impl Iterator<Item = &'c [f64]>, steps: usize) -> Vec<f64> {
-    let mut means = vec![Mean::default(); steps];
-    for column in columns {
-        for (mean, value) in means.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
-            if mean.is_empty() {
-                *mean = Mean::first(*value);
-            } else {
-                mean.add(*value);
-            }
-        }
-    }
-    means.iter().map(|m| if m.is_empty() { ABSENT } else { m.value() }).collect()
-}
-
-fn fold_columns<'c>(columns: impl Iterator<Item = &'c [f64]>, steps: usize, f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-    let mut folded = vec![ABSENT; steps];
-    for column in columns {
-        for (to, value) in folded.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
-            *to = if is_absent(*to) { *value } else { f(*to, *value) };
-        }
-    }
-    folded
-}
-
-fn variance_columns<'c>(
-    columns: impl Iterator<Item = &'c [f64]>,
-    steps: usize,
-    finish: impl Fn(f64) -> f64,
-) -> Vec<f64> {
-    let (mut counts, mut means, mut squares) = (vec![0.0; steps], vec![0.0; steps], vec![0.0; steps]);
-    for column in columns {
-        for (step, value) in column.iter().enumerate().filter(|(_, v)| !is_absent(**v)) {
-            counts[step] += 1.0;
-            if counts[step] == 1.0 {
-                means[step] = *value;
-                // The variance of something endless is not zero.
-                squares[step] = if value.is_finite() { 0.0 } else { f64::NAN };
-                continue;
-            }
-            let delta = value - means[step];
-            means[step] += delta / counts[step];
-            squares[step] += delta * (value - means[step]);
-        }
-    }
-    counts.iter().zip(squares).map(|(n, s)| if *n == 0.0 { ABSENT } else { finish(s / n) }).collect()
 }

@@ -40,7 +40,7 @@ fn truth(holds: bool) -> f64 {
 }
 
 /// What an operator between two values gives; `kept` is the value that a comparison lets through.
-fn element(op: BinaryOp, returns_bool: bool, l: f64, r: f64, kept: f64) -> f64 {
+pub(super) fn element(op: BinaryOp, returns_bool: bool, l: f64, r: f64, kept: f64) -> f64 {
     if op.is_trim() {
         ABSENT
     } else if !op.is_comparison() {

@@ -6,7 +6,7 @@ use veghe_model::Labels;
 
 use super::annotations::{Fix, with_metric_name};
 use super::labels::is_metadata;
-use super::{Engine, Evaluated, Row, Steps, is_absent};
+use super::{Engine, Evaluated, Row, Steps, is_absent, not_text};
 use crate::ast::Expr;
 use crate::print::{Exponential, Quoted};
 
@@ -42,6 +42,9 @@ impl Engine<'_> {
     pub(crate) fn histogram_quantiles(&self, args: &[Expr], steps: Steps) -> Evaluated<Vec<Row>> {
         let rows = self.vector(&args[0], steps)?;
         let label = self.string(&args[1], steps)?;
+        if let Some(bytes) = not_text(&args[1]) {
+            return Err(crate::EvalError::Execution(format!("invalid label name {bytes}")));
+        }
         let mut result = Vec::new();
         for arg in &args[2..] {
             let q = self.scalar(arg, steps)?;

@@ -32,7 +32,8 @@ impl Engine<'_> {
         let (names, data): (Vec<Matcher>, Vec<Matcher>) = wanted.iter().cloned().partition(|m| m.name() == METRIC_NAME);
         let names = info_name_matchers(names)?;
         let is_info = |row: &Row| names.iter().all(|m| m.matches(row.labels.metric_name()));
-        let infos = self.info_series(&names, &data, base.iter().filter(|row| !is_info(row)), steps)?;
+        let within = self.info_span(&args[0], steps)?;
+        let infos = self.info_series(&names, &data, base.iter().filter(|row| !is_info(row)), (steps, within))?;
         let mut by_target: HashMap<Labels, Vec<usize>> = HashMap::new();
         for (i, info) in infos.iter().enumerate() {
             by_target.entry(identity(&info.labels)).or_default().push(i);
@@ -70,13 +71,27 @@ impl Engine<'_> {
         self.merge(result)
     }
 
+    /// The moments `(after, until]` whose samples of info series count: those that the first selector of `base` looks at, its
+    /// offset and `@` included. Prometheus reads no others, and looks from the step's own moment for the latest of these.
+    fn info_span(&self, base: &Expr, steps: Steps) -> Evaluated<(i64, i64)> {
+        let mut first: Option<&When> = None;
+        base.walk(&mut |expr| {
+            if let ExprKind::Selector(selector) | ExprKind::Matrix { selector, .. } = &expr.kind {
+                first.get_or_insert(&selector.when);
+            }
+        });
+        let Some(when) = first else { return Ok((i64::MIN, i64::MAX)) };
+        let (first_ms, last_ms) = self.ends(when)?.bounds(steps);
+        Ok((first_ms - self.lookback_ms(), last_ms))
+    }
+
     /// The info series of the targets that `base` speaks of.
     fn info_series<'r>(
         &self,
         names: &[Matcher],
         data: &[Matcher],
         base: impl Iterator<Item = &'r Row>,
-        steps: Steps,
+        (steps, within): (Steps, (i64, i64)),
     ) -> Evaluated<Vec<Info>> {
         let mut targets: [HashSet<&str>; 2] = [HashSet::new(), HashSet::new()];
         for row in base {
@@ -89,7 +104,7 @@ impl Engine<'_> {
         }
         let matchers = names.iter().chain(data).cloned().collect();
         let selector = Selector { name: None, matchers, when: When::default(), edges: Edges::Plain };
-        let rows = self.instant_vector_of(&selector, steps, Yield::Moment)?;
+        let rows = self.instant_vector_within(&selector, steps, Yield::Moment, within)?;
         let is_wanted = |row: &Row| {
             targets.iter().zip(IDENTIFYING).all(|(values, label)| {
                 values.is_empty() || row.labels.get(label).is_some_and(|value| values.contains(value))

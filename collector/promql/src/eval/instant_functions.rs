@@ -213,7 +213,7 @@ pub(crate) fn absent_labels(arg: &Expr) -> Labels {
     )
 }
 
-fn elementwise(name: &str) -> Option<fn(f64) -> f64> {
+pub(super) fn elementwise(name: &str) -> Option<fn(f64) -> f64> {
     Some(match name {
         "abs" => f64::abs,
         "acos" => f64::acos,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use veghe_model::{Labels, METRIC_NAME};
 
-use super::{Engine, Evaluated, Row, Steps};
+use super::{Engine, Evaluated, Row, Steps, not_text};
 use crate::EvalError;
 use crate::ast::Expr;
 use crate::print::Quoted;
@@ -30,9 +30,13 @@ pub(crate) fn is_metadata(name: &str) -> bool {
     name == METRIC_NAME || METADATA_BESIDE_NAME.contains(&name)
 }
 
+pub(crate) fn has_metadata_beside_name(labels: &Labels) -> bool {
+    METADATA_BESIDE_NAME.iter().any(|name| labels.get(name).is_some())
+}
+
 /// The labels without name, type and unit.
 pub(crate) fn without_metadata(labels: &Labels) -> Labels {
-    if METADATA_BESIDE_NAME.iter().all(|name| labels.get(name).is_none()) {
+    if !has_metadata_beside_name(labels) {
         return labels.without_name();
     }
     labels.filter(|name| !is_metadata(name))
@@ -47,13 +51,16 @@ impl Engine<'_> {
         let replacement = self.string(&args[2], steps)?;
         let source = self.string(&args[3], steps)?;
         let pattern = self.string(&args[4], steps)?;
+        if not_text(&args[4]).is_some() {
+            return Err(EvalError::Execution(format!("invalid regular expression in label_replace(): {pattern}")));
+        }
         let regex = regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
             .size_limit(REGEX_SIZE_LIMIT_BYTES)
             .build()
             .map_err(|error| {
             EvalError::Execution(format!("invalid regular expression in label_replace(): {pattern}: {error}"))
         })?;
-        check_destination(&destination, "label_replace")?;
+        check_name(&args[1], &destination, "destination", "label_replace")?;
         let mut rows = self.vector(&args[0], steps)?;
         for row in &mut rows {
             self.check_stop()?;
@@ -70,7 +77,10 @@ impl Engine<'_> {
         let destination = self.string(&args[1], steps)?;
         let separator = self.string(&args[2], steps)?;
         let sources = args[3..].iter().map(|a| self.string(a, steps)).collect::<Evaluated<Vec<_>>>()?;
-        check_destination(&destination, "label_join")?;
+        for (arg, source) in args[3..].iter().zip(&sources) {
+            check_name(arg, source, "source", "label_join")?;
+        }
+        check_name(&args[1], &destination, "destination", "label_join")?;
         let mut rows = self.vector(&args[0], steps)?;
         for row in &mut rows {
             let values: Vec<&str> = sources.iter().map(|s| row.labels.get(s).unwrap_or("")).collect();
@@ -102,9 +112,9 @@ impl Engine<'_> {
 pub(crate) const SORT_IN_RANGE: &str =
     "sort is ineffective for range queries since results are always ordered by labels";
 
-fn check_destination(name: &str, function: &str) -> Evaluated<()> {
-    if name.is_empty() {
-        return Err(EvalError::Execution(format!("invalid destination label name in {function}(): {name}")));
+fn check_name(arg: &Expr, name: &str, role: &str, function: &str) -> Evaluated<()> {
+    if name.is_empty() || not_text(arg).is_some() {
+        return Err(EvalError::Execution(format!("invalid {role} label name in {function}(): {name}")));
     }
     Ok(())
 }

@@ -5,10 +5,12 @@
 //!
 //! What it deliberately does not do: read a series twice. A selector reads each series once for the whole query.
 
+mod accumulate;
 mod aggregate;
 mod annotations;
 mod binary;
 mod dates;
+mod fold;
 mod histogram;
 mod info;
 mod instant_functions;
@@ -18,6 +20,7 @@ mod range_functions;
 mod rollups;
 mod select;
 mod start_timestamps;
+mod window_sums;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -32,6 +35,7 @@ use crate::duration::{QuerySpan, Zero};
 use crate::print::QuotedBytes;
 use crate::{EvalError, Evaluation, Limits, NameRemoval, Query, SampleStats, Source, Value, VectorSample};
 use annotations::Annotations;
+use fold::Fold;
 use labels::without_metadata;
 
 /// "No value at this step."
@@ -125,11 +129,15 @@ pub(crate) struct Engine<'a> {
     end_ms: i64,
     samples: Cell<usize>,
     peak: Cell<usize>,
+    /// Samples of the longest series of the last selection.
+    longest: Cell<usize>,
     /// Samples that the storage gave.
     read: Cell<u64>,
     /// Samples that each of the query's own steps looked at.
     looked_at: RefCell<Vec<u64>>,
     notes: RefCell<Annotations>,
+    /// Where the rows of the selector that is evaluated next go instead of into a list.
+    fold: RefCell<Option<Arc<Fold>>>,
 }
 
 impl<'a> Engine<'a> {
@@ -150,9 +158,11 @@ impl<'a> Engine<'a> {
             end_ms,
             samples: Cell::new(0),
             peak: Cell::new(0),
+            longest: Cell::new(0),
             read: Cell::new(0),
             looked_at: RefCell::new(vec![0; outer.count]),
             notes: RefCell::new(Annotations::default()),
+            fold: RefCell::new(None),
         }
     }
 
@@ -260,6 +270,11 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// How many samples may yet be held.
+    pub(crate) fn room(&self) -> usize {
+        self.limits.max_samples.saturating_sub(self.samples.get())
+    }
+
     pub(crate) fn release(&self, samples: usize) {
         self.samples.set(self.samples.get().saturating_sub(samples));
     }
@@ -295,8 +310,8 @@ impl<'a> Engine<'a> {
                 Ok(Columns::Scalar(vec![*value; steps.count]))
             }
             ExprKind::String(text) => Ok(Columns::String(text.clone())),
-            // Strings in queries are labels' names, but for what `label_replace` and `label_join` set them to.
-            ExprKind::Bytes(bytes) => Err(EvalError::Execution(format!("invalid label name {}", QuotedBytes(bytes)))),
+            // As every reader of JSON sees what Prometheus gives; where they are to be a label's name, `not_text` tells.
+            ExprKind::Bytes(bytes) => Ok(Columns::String(String::from_utf8_lossy(bytes).into_owned())),
             ExprKind::Selector(selector) => Ok(Columns::Vector(self.instant_vector(selector, steps)?)),
             ExprKind::Matrix { .. } | ExprKind::Subquery { .. } => {
                 Err(EvalError::Execution("range vector where an instant vector is due".to_owned()))
@@ -405,6 +420,14 @@ impl<'a> Engine<'a> {
             }
         }
         Ok(merged)
+    }
+}
+
+/// The bytes of a string that is no text.
+pub(crate) fn not_text(expr: &Expr) -> Option<QuotedBytes<'_>> {
+    match &expr.unparen().kind {
+        ExprKind::Bytes(bytes) => Some(QuotedBytes(bytes)),
+        _ => None,
     }
 }
 

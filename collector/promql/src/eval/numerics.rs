@@ -133,11 +133,16 @@ impl FourSums {
     }
 }
 
+/// The line of values that are all the same.
+pub(crate) fn constant_line(value: f64) -> (f64, f64) {
+    if value.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, value) }
+}
+
 /// Slope (per second) and intercept at `intercept_ms` of the least-squares line.
 pub(crate) fn linear_regression(timestamps: &[i64], values: &[f64], intercept_ms: i64) -> (f64, f64) {
     let first = values[0];
     if values.iter().all(|y| *y == first) {
-        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+        return constant_line(first);
     }
     let mut all = FourSums::default();
     for (t, y) in timestamps.iter().zip(values) {

@@ -1,19 +1,20 @@
 //! Functions of range vectors: one pass over each series for all steps.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::numerics::{linear_regression, mean, quantile, sum, variance};
+use veghe_model::Need;
+
+use super::fold::deliver;
+use super::numerics::{quantile, variance};
 use super::select::{Falls, Frame, Raw, Starts, Windows, column_where, edged};
 use super::start_timestamps::{Started, started_increase};
+use super::window_sums::{Window, best_windows, mean_windows, regression_windows, sum_windows};
 use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
 use crate::EvalError;
 use crate::ast::{Edges, Expr, ExprKind};
-
-/// What a function of windows needs to know beyond the samples.
-struct Moment {
-    step: usize,
-    time_ms: i64,
-}
 
 /// The functions that know what `anchored` means.
 const ANCHORED_SAFE: [&str; 5] = ["changes", "delta", "increase", "rate", "resets"];
@@ -59,7 +60,7 @@ impl Engine<'_> {
     /// As [`Self::range_function`], from samples.
     pub(crate) fn sampled_function(&self, name: &str, args: &[Expr], steps: Steps) -> Option<Evaluated<Vec<Row>>> {
         // Every function below takes the samples of its window and yields a value or nothing.
-        type Simple = fn(&[i64], &[f64], &Moment) -> Option<f64>;
+        type Simple = fn(&[i64], &[f64], usize) -> Option<f64>;
         let simple: Simple = match name {
             "rate" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Rate)),
             "increase" => return Some(self.extrapolated(&args[0], steps, Extrapolation::Increase)),
@@ -70,17 +71,21 @@ impl Engine<'_> {
             "double_exponential_smoothing" => return Some(self.smoothing(args, steps)),
             "irate" => return Some(self.instant_rate(&args[0], steps)),
             "idelta" => |t, v, _| instant_delta(t, v).map(|(delta, _)| delta),
-            "deriv" => |t, v, _| (v.len() > 1).then(|| linear_regression(t, v, t[0]).0),
+            "deriv" => return Some(self.deriv(&args[0], steps)),
             "changes" => {
                 |_, v, _| Some(v.windows(2).filter(|w| w[0] != w[1] && !(w[0].is_nan() && w[1].is_nan())).count() as f64)
             }
             "resets" => return Some(self.resets(&args[0], steps)),
-            "sum_over_time" => |_, v, _| Some(sum(v)),
-            "avg_over_time" => |_, v, _| mean(v),
+            "sum_over_time" => return Some(self.all_windows(&args[0], steps, sum_windows)),
+            "avg_over_time" => return Some(self.all_windows(&args[0], steps, mean_windows)),
             "count_over_time" => |_, v, _| Some(v.len() as f64),
             "present_over_time" => |_, _, _| Some(1.0),
-            "min_over_time" => |_, v, _| Some(v.iter().fold(v[0], |m, x| if *x < m || m.is_nan() { *x } else { m })),
-            "max_over_time" => |_, v, _| Some(v.iter().fold(v[0], |m, x| if *x > m || m.is_nan() { *x } else { m })),
+            "min_over_time" => {
+                return Some(self.all_windows(&args[0], steps, |v, all, out| best_windows(v, all, |x, m| x < m, out)));
+            }
+            "max_over_time" => {
+                return Some(self.all_windows(&args[0], steps, |v, all, out| best_windows(v, all, |x, m| x > m, out)));
+            }
             "last_over_time" => |_, v, _| v.last().copied(),
             "first_over_time" => |_, v, _| v.first().copied(),
             "ts_of_last_over_time" => |t, _, _| t.last().map(|t| *t as f64 / 1000.0),
@@ -93,33 +98,38 @@ impl Engine<'_> {
             _ => return None,
         };
         let keeps_name = matches!(name, "last_over_time" | "first_over_time");
-        Some(self.over_windows(&args[0], steps, keeps_name, simple))
+        let need = match name {
+            "count_over_time" | "present_over_time" | "ts_of_last_over_time" | "ts_of_first_over_time" => {
+                Need::Presence
+            }
+            _ => Need::Values,
+        };
+        Some(self.over_windows(&args[0], steps, (keeps_name, need), simple))
     }
 
     fn over_windows(
         &self,
         arg: &Expr,
         steps: Steps,
-        keeps_name: bool,
-        f: impl Fn(&[i64], &[f64], &Moment) -> Option<f64> + Sync,
+        (keeps_name, need): (bool, Need),
+        f: impl Fn(&[i64], &[f64], usize) -> Option<f64> + Sync,
     ) -> Evaluated<Vec<Row>> {
-        let windows = self.windows(arg, steps)?;
-        let rows = self.over_samples(windows, steps, |raw, window, moment| {
-            f(&raw.timestamps[window.clone()], &raw.values[window], moment)
+        let windows = self.windows(arg, steps)?.needing(need);
+        let rows = self.over_samples(windows, steps, |raw, window, step| {
+            f(&raw.timestamps[window.clone()], &raw.values[window], step)
         })?;
         if keeps_name { Ok(rows) } else { self.drop_names(rows) }
     }
 
-    /// One row per series, from the places of each window's samples in it.
+    /// One row per series, from the places of each window's samples in it and the step.
     fn over_samples(
         &self,
         windows: Windows<'_>,
         steps: Steps,
-        f: impl Fn(&Raw, std::ops::Range<usize>, &Moment) -> Option<f64> + Sync,
+        f: impl Fn(&Raw, std::ops::Range<usize>, usize) -> Option<f64> + Sync,
     ) -> Evaluated<Vec<Row>> {
         self.columns(windows, steps, |frame, raw, values, looked_at| {
             frame.each(raw, steps, looked_at, |step, time_ms, window| {
-                let moment = Moment { step, time_ms };
                 let window = match frame.edges {
                     Edges::Anchored => anchored(raw, window, frame.end_ms(time_ms) - frame.range_ms),
                     _ => window,
@@ -127,7 +137,7 @@ impl Engine<'_> {
                 if window.is_empty() {
                     return;
                 }
-                if let Some(value) = f(raw, window, &moment) {
+                if let Some(value) = f(raw, window, step) {
                     values[step] = value;
                 }
             });
@@ -161,8 +171,10 @@ impl Engine<'_> {
     fn extrapolated(&self, arg: &Expr, steps: Steps, kind: Extrapolation) -> Evaluated<Vec<Row>> {
         let starts = if kind == Extrapolation::Delta { Starts::Ignored } else { Starts::Wanted };
         let windows = self.windows_with(arg, steps, starts)?;
-        // The rows, and whether something is to be said of the series of each.
-        let made = self.reduce(windows, steps, &|frame, raw, looked_at| {
+        let fold = self.fold.take();
+        // Metrics with values, and those of which something is to be said: by name, as rows may be gone when it is said.
+        let told: Mutex<BTreeMap<Arc<str>, (bool, bool)>> = Mutex::default();
+        let rows = self.reduce(windows, steps, &|frame, place, raw, looked_at| {
             let mut values = vec![ABSENT; steps.count];
             let mut overlaps = false;
             if frame.edges != Edges::Plain {
@@ -173,35 +185,33 @@ impl Engine<'_> {
                 extrapolated_column(frame, &raw, steps, kind, &mut values, looked_at);
             }
             let any = values.iter().any(|v| !is_absent(*v));
-            // What is only spoken of keeps its labels.
-            let size = if any { steps.count } else { 0 };
-            let row =
-                Row { labels: raw.labels, values: if any { values } else { Vec::new() }, drop_name: raw.drop_name };
-            (any || overlaps).then_some(((row, overlaps), size))
+            if any || overlaps {
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let metric = raw.labels.metric_name();
+                match told.get_mut(metric) {
+                    Some(known) => *known = (known.0 || any, known.1 || overlaps),
+                    None => drop(told.insert(metric.into(), (any, overlaps))),
+                }
+            }
+            deliver(fold.as_deref(), place, any.then_some(Row { labels: raw.labels, values, drop_name: raw.drop_name }))
         })?;
-        let mut rows = Vec::with_capacity(made.len());
-        for (row, overlaps) in made {
-            let metric = row.labels.metric_name();
+        for (metric, (any, overlaps)) in told.into_inner().unwrap_or_else(PoisonError::into_inner) {
             if overlaps {
-                self.warn_overlap(arg, metric);
+                self.warn_overlap(arg, &metric);
             }
-            if row.values.is_empty() {
-                continue;
+            if any && kind != Extrapolation::Delta {
+                self.note_possible_non_counter(arg, &metric);
             }
-            if kind != Extrapolation::Delta {
-                self.note_possible_non_counter(arg, metric);
-            }
-            rows.push(row);
         }
         self.drop_names(rows)
     }
 
     fn absent_over_time(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
-        let windows = self.windows(arg, steps)?;
+        let windows = self.windows(arg, steps)?.needing(Need::Presence);
         let absent: Vec<AtomicBool> = (0..steps.count).map(|_| AtomicBool::new(true)).collect();
-        self.reduce::<()>(windows, steps, &|frame, raw, looked_at| {
+        self.reduce::<()>(windows, steps, &|frame, _, raw, looked_at| {
             frame.each(&raw, steps, looked_at, |step, _, _| absent[step].store(false, Relaxed));
-            None
+            ControlFlow::Continue(None)
         })?;
         let absent: Vec<bool> = absent.into_iter().map(AtomicBool::into_inner).collect();
         self.charge(steps.count)?;
@@ -211,8 +221,9 @@ impl Engine<'_> {
 
     fn quantile_over_time(&self, args: &[Expr], steps: Steps) -> Evaluated<Vec<Row>> {
         let q = self.scalar(&args[0], steps)?;
-        let rows =
-            self.over_windows(&args[1], steps, false, |_, v, moment| Some(quantile(q[moment.step], &mut v.to_vec())))?;
+        let rows = self.over_windows(&args[1], steps, (false, Need::Values), |_, v, step| {
+            Some(quantile(q[step], &mut v.to_vec()))
+        })?;
         if !rows.is_empty() {
             self.check_quantiles(&args[0], &q);
         }
@@ -220,16 +231,43 @@ impl Engine<'_> {
         Ok(rows)
     }
 
+    /// One row per series, from the values of all its windows at once.
+    fn all_windows(
+        &self,
+        arg: &Expr,
+        steps: Steps,
+        f: impl Fn(&[f64], &[Window], &mut [f64]) + Sync,
+    ) -> Evaluated<Vec<Row>> {
+        let windows = self.windows(arg, steps)?;
+        let rows = self.columns(windows, steps, |frame, raw, values, looked_at| {
+            f(&raw.values, &windows_of(frame, raw, steps, looked_at), values);
+        })?;
+        self.drop_names(rows)
+    }
+
+    fn deriv(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
+        let windows = self.windows(arg, steps)?;
+        let rows = self.columns(windows, steps, |frame, raw, values, looked_at| {
+            let mut all = windows_of(frame, raw, steps, looked_at);
+            for window in &mut all {
+                window.time_ms = raw.timestamps[window.range.start];
+            }
+            regression_windows(&raw.timestamps, &raw.values, &all, |window, slope, _| values[window.step] = slope);
+        })?;
+        self.drop_names(rows)
+    }
+
     fn predict_linear(&self, args: &[Expr], steps: Steps) -> Evaluated<Vec<Row>> {
         let seconds = self.scalar(&args[1], steps)?;
-        let rows = self.over_windows(&args[0], steps, false, |t, v, moment| {
-            (v.len() > 1).then(|| {
-                let (slope, intercept) = linear_regression(t, v, moment.time_ms);
-                slope * seconds[moment.step] + intercept
-            })
+        let windows = self.windows(&args[0], steps)?;
+        let rows = self.columns(windows, steps, |frame, raw, values, looked_at| {
+            let all = windows_of(frame, raw, steps, looked_at);
+            regression_windows(&raw.timestamps, &raw.values, &all, |window, slope, intercept| {
+                values[window.step] = slope * seconds[window.step] + intercept;
+            });
         })?;
         self.release(seconds.len());
-        Ok(rows)
+        self.drop_names(rows)
     }
 
     fn smoothing(&self, args: &[Expr], steps: Steps) -> Evaluated<Vec<Row>> {
@@ -244,10 +282,17 @@ impl Engine<'_> {
             }
         }
         let rows = self
-            .over_windows(&args[0], steps, false, |_, v, moment| smooth(v, factor[moment.step], trend[moment.step]))?;
+            .over_windows(&args[0], steps, (false, Need::Values), |_, v, step| smooth(v, factor[step], trend[step]))?;
         self.release(factor.len() + trend.len());
         Ok(rows)
     }
+}
+
+/// The windows of all steps that have samples.
+fn windows_of(frame: &Frame, raw: &Raw, steps: Steps, looked_at: &mut [u64]) -> Vec<Window> {
+    let mut all = Vec::with_capacity(steps.count);
+    frame.each(raw, steps, looked_at, |step, time_ms, range| all.push(Window { step, time_ms, range }));
+    all
 }
 
 /// The window from its anchor on, the last sample at or before its start; nothing where no sample lies after that.

@@ -17,12 +17,14 @@
 //! selector begin at multiples of R where it has none.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use veghe_model::{Bucket, Expired, RollupSeries, SeriesData, Timestamp};
 
+use super::fold::Made;
 use super::numerics::kahan;
 use super::range_functions::{Ends, Extrapolation, extrapolate_ends};
-use super::select::{Ends as WindowEnds, Kept};
+use super::select::Ends as WindowEnds;
 use super::{ABSENT, Engine, Evaluated, Row, Steps, dates, is_absent};
 use crate::EvalError;
 use crate::ast::{Edges, Expr, ExprKind, Selector};
@@ -150,6 +152,8 @@ impl Engine<'_> {
         if after.count == 0 {
             return Ok(Some(rows));
         }
+        // Rows that are of a part of the steps are of no use to whom takes whole ones.
+        drop(self.fold.take());
         let rest = self.sampled_function(name, args, after).unwrap_or_else(|| Ok(Vec::new()))?;
         self.one_after_the_other(rows, rest, steps.count).map(Some)
     }
@@ -229,7 +233,7 @@ impl Engine<'_> {
         end_ms: i64,
         resolution_ms: i64,
     ) -> Evaluated<Option<Vec<RollupSeries>>> {
-        let room = self.limits.max_samples.saturating_sub(self.samples.get()) / SAMPLES_PER_BUCKET;
+        let room = self.room() / SAMPLES_PER_BUCKET;
         let resolution = std::time::Duration::from_millis(resolution_ms.unsigned_abs());
         let (start, end) = (Timestamp(start_ms), Timestamp(end_ms));
         let found = self.source.rollups(&selector.matchers, start, end, resolution, room).map_err(EvalError::Source)?;
@@ -254,22 +258,26 @@ impl Engine<'_> {
         selector: &Selector,
         gone: Gone,
         (after_ms, until_ms): (i64, i64),
-        f: &dyn Fn(SeriesData) -> Kept<T>,
+        f: &dyn Fn(usize, SeriesData) -> Made<T>,
     ) -> Evaluated<Vec<T>> {
         let (start, end) = (Timestamp(after_ms.saturating_add(1)), Timestamp(until_ms));
-        let room = self.limits.max_samples.saturating_sub(self.samples.get());
+        let room = self.room();
         let series = self.source.select_at_most(&selector.matchers, start, end, room).map_err(EvalError::Source)?;
         let series = series.ok_or(EvalError::TooManySamples)?;
         let samples: usize = series.iter().map(SeriesData::len).sum();
         self.charge(samples)?;
         self.read.set(self.read.get() + samples as u64);
         let mut made = Vec::with_capacity(series.len());
-        for one in self.fill_gone(selector, gone, (after_ms, until_ms), series)? {
+        for (place, one) in self.fill_gone(selector, gone, (after_ms, until_ms), series)?.into_iter().enumerate() {
             self.check_stop()?;
             self.release(one.len());
-            if let Some((kept, size)) = f(one) {
-                self.charge(size)?;
-                made.push(kept);
+            match f(place, one) {
+                ControlFlow::Continue(Some((kept, size))) => {
+                    self.charge(size)?;
+                    made.push(kept);
+                }
+                ControlFlow::Continue(None) => {}
+                ControlFlow::Break(error) => return Err(error),
             }
         }
         Ok(made)

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use veghe_model::{Labels, SeriesData, Timestamp};
+use veghe_model::{Labels, Need, SeriesData, Timestamp};
 
+use super::fold::{Made, deliver};
 use super::labels::without_metadata;
 use super::rollups::Gone;
 use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
@@ -19,8 +20,19 @@ pub(crate) enum Yield {
     Value,
     /// The sample's own moment in seconds, for `timestamp()`.
     Moment,
+    /// One.
+    Presence,
     /// When the sample's count began, in seconds, for `start_timestamp()`; nothing where the source keeps no starts.
     Start,
+}
+
+impl Yield {
+    fn need(self) -> Need {
+        match self {
+            Self::Moment | Self::Presence => Need::Presence,
+            Self::Value | Self::Start => Need::Values,
+        }
+    }
 }
 
 /// Whether a function uses start timestamps.
@@ -33,7 +45,15 @@ pub(crate) enum Starts {
 /// A range selector or subquery: where its samples are, and the window of each step.
 pub(crate) struct Windows<'e> {
     pub(crate) frame: Frame,
+    need: Need,
     input: Input<'e>,
+}
+
+impl Windows<'_> {
+    /// The same, of whose samples only so much is needed.
+    pub(crate) fn needing(self, need: Need) -> Self {
+        Self { need, ..self }
+    }
 }
 
 enum Input<'e> {
@@ -54,11 +74,8 @@ pub(crate) struct Frame {
     ends: Ends,
 }
 
-/// What is made of a series, and how many samples or values of it stay in memory.
-pub(crate) type Kept<T> = Option<(T, usize)>;
-
-/// Makes something of a series, and counts what each step looked at.
-pub(crate) type Reduction<'f, T> = dyn Fn(&Frame, Raw, &mut [u64]) -> Kept<T> + Sync + 'f;
+/// Makes something of the series at a place in their order, and counts what each step looked at.
+pub(crate) type Reduction<'f, T> = dyn Fn(&Frame, usize, Raw, &mut [u64]) -> Made<T> + Sync + 'f;
 
 /// A series without staleness markers.
 pub(crate) struct Raw {
@@ -112,18 +129,26 @@ impl Frame {
         for (step, looked_at) in looked_at.iter_mut().enumerate() {
             let time_ms = steps.time_ms(step);
             let end_ms = self.end_ms(time_ms);
-            while timestamps.get(to).is_some_and(|t| *t <= end_ms + self.after_ms) {
-                to += 1;
-            }
-            while from < to && timestamps[from] <= end_ms - self.range_ms - self.before_ms {
-                from += 1;
-            }
+            to = first_after(timestamps, to, end_ms + self.after_ms);
+            from = first_after(&timestamps[..to], from, end_ms - self.range_ms - self.before_ms);
             if from < to {
                 *looked_at += (to - from) as u64;
                 f(step, time_ms, from..to);
             }
         }
     }
+}
+
+/// The first place from `at` on whose moment is after `limit_ms`. It is mostly near, and looked for far away only where not.
+fn first_after(timestamps: &[i64], mut at: usize, limit_ms: i64) -> usize {
+    const NEAR: usize = 8;
+    for _ in 0..NEAR {
+        if timestamps.get(at).is_none_or(|t| *t > limit_ms) {
+            return at;
+        }
+        at += 1;
+    }
+    at + timestamps[at..].partition_point(|t| *t <= limit_ms)
 }
 
 /// Counters of what steps looked at, one for each thread that is at work.
@@ -166,25 +191,26 @@ impl Engine<'_> {
         })
     }
 
-    fn lookback_ms(&self) -> i64 {
+    pub(crate) fn lookback_ms(&self) -> i64 {
         i64::try_from(self.limits.lookback.as_millis()).unwrap_or(i64::MAX).min(super::MOMENT_MAX_MS)
     }
 
-    /// What `f` makes of each series with samples in `(after, until]`, ascending by labels: a series is read, reduced and
+    /// What `f` makes of each series with samples in `(after, until]` and its place, ascending by labels: a series is read, reduced and
     /// dropped, by several threads where the source has them. What is kept is counted as held by this query; it is
     /// counted, and refused, the same however many threads there are.
     fn stream<T: Send>(
         &self,
         selector: &Selector,
         (after_ms, until_ms): (i64, i64),
-        f: &(dyn Fn(SeriesData) -> Kept<T> + Sync),
+        need: Need,
+        f: &(dyn Fn(usize, SeriesData) -> Made<T> + Sync),
     ) -> Evaluated<Vec<T>> {
         self.check_stop()?;
         if let Some(gone) = self.gone(selector, after_ms, until_ms) {
             return self.stream_filled(selector, gone, (after_ms, until_ms), f);
         }
         let (start, end) = (Timestamp(after_ms.saturating_add(1)), Timestamp(until_ms));
-        let room = self.limits.max_samples.saturating_sub(self.samples.get());
+        let room = self.room();
         let (read, held, longest) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let failed: Mutex<Option<EvalError>> = Mutex::new(None);
         let kept: Mutex<Vec<(usize, T)>> = Mutex::default();
@@ -194,12 +220,17 @@ impl Engine<'_> {
         };
         let stop = self.stop;
         let each = |place: usize, series: SeriesData| {
-            if stop() {
+            // To ask the clock may take as long as a short series.
+            if (place.is_multiple_of(16) || series.len() > 256) && stop() {
                 return fail(EvalError::Stopped);
             }
             read.fetch_add(series.len() as u64, Relaxed);
             longest.fetch_max(series.len(), Relaxed);
-            if let Some((made, size)) = f(series) {
+            let made = match f(place, series) {
+                ControlFlow::Continue(made) => made,
+                ControlFlow::Break(error) => return fail(error),
+            };
+            if let Some((made, size)) = made {
                 if held.fetch_add(size, Relaxed).saturating_add(size) > room {
                     return fail(EvalError::TooManySamples);
                 }
@@ -207,7 +238,8 @@ impl Engine<'_> {
             }
             ControlFlow::Continue(())
         };
-        let told = self.source.select_each(&selector.matchers, start, end, room, &each).map_err(EvalError::Source)?;
+        let told = self.source.select_each(&selector.matchers, start, end, need, room, &each);
+        let told = told.map_err(EvalError::Source)?;
         if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
@@ -217,6 +249,7 @@ impl Engine<'_> {
         // The longest series was there beside what is kept.
         self.charge(longest)?;
         self.release(longest);
+        self.longest.set(longest);
         self.read.set(self.read.get() + read.into_inner());
         let mut kept = kept.into_inner().unwrap_or_else(PoisonError::into_inner);
         kept.sort_unstable_by_key(|(place, _)| *place);
@@ -228,6 +261,17 @@ impl Engine<'_> {
     }
 
     pub(crate) fn instant_vector_of(&self, selector: &Selector, steps: Steps, wanted: Yield) -> Evaluated<Vec<Row>> {
+        self.instant_vector_within(selector, steps, wanted, (i64::MIN, i64::MAX))
+    }
+
+    /// The same, of the samples in `(after, until]` only.
+    pub(crate) fn instant_vector_within(
+        &self,
+        selector: &Selector,
+        steps: Steps,
+        wanted: Yield,
+        (not_before_ms, until_ms): (i64, i64),
+    ) -> Evaluated<Vec<Row>> {
         if selector.edges == Edges::Smoothed && wanted == Yield::Value {
             return self.smoothed_vector(selector, steps);
         }
@@ -238,7 +282,12 @@ impl Engine<'_> {
         let mut after_ms = first_ms - lookback_ms;
         let gone = self.gone(selector, after_ms, last_ms);
         after_ms -= Gone::longer_ms(gone, after_ms);
-        let rows = self.stream(selector, (after_ms, last_ms), &|one| {
+        let (after_ms, last_ms) = (after_ms.max(not_before_ms), last_ms.min(until_ms));
+        if after_ms >= last_ms {
+            return Ok(Vec::new());
+        }
+        let fold = self.fold.take();
+        let rows = self.stream(selector, (after_ms, last_ms), wanted.need(), &|place, one| {
             let starts = if wanted == Yield::Start { source.start_timestamps(&one) } else { None };
             let mut values = vec![ABSENT; steps.count];
             let any = counters.with(|looked_at| {
@@ -260,6 +309,7 @@ impl Engine<'_> {
                     looked_at[step] += 1;
                     *value = match wanted {
                         Yield::Value => one.values[at],
+                        Yield::Presence => 1.0,
                         Yield::Moment => one.timestamps[at] as f64 / 1000.0,
                         Yield::Start => starts.as_ref().map_or(ABSENT, |s| s[at] as f64 / 1000.0),
                     };
@@ -267,7 +317,8 @@ impl Engine<'_> {
                 }
                 any
             });
-            any.then_some((Row { labels: one.labels, values, drop_name: false }, steps.count))
+            let row = any.then_some(Row { labels: one.labels, values, drop_name: false });
+            deliver(fold.as_deref(), place, row)
         })?;
         self.count_looked_at(steps, &counters.sum());
         Ok(rows)
@@ -284,7 +335,7 @@ impl Engine<'_> {
             after_ms: lookback_ms,
             ends: self.ends(&selector.when)?,
         };
-        let windows = Windows { frame, input: Input::Selector(selector, Starts::Ignored) };
+        let windows = Windows { frame, need: Need::Values, input: Input::Selector(selector, Starts::Ignored) };
         self.columns(windows, steps, |frame, raw, values, looked_at| {
             frame.each(raw, steps, looked_at, |step, time_ms, window| {
                 let at_ms = frame.end_ms(time_ms);
@@ -307,11 +358,12 @@ impl Engine<'_> {
         steps: Steps,
         f: impl Fn(&Frame, &Raw, &mut [f64], &mut [u64]) + Sync,
     ) -> Evaluated<Vec<Row>> {
-        self.reduce(windows, steps, &|frame, raw, looked_at| {
+        let fold = self.fold.take();
+        self.reduce(windows, steps, &|frame, place, raw, looked_at| {
             let mut values = vec![ABSENT; steps.count];
             f(frame, &raw, &mut values, looked_at);
             let any = values.iter().any(|v| !is_absent(*v));
-            any.then_some((Row { labels: raw.labels, values, drop_name: raw.drop_name }, steps.count))
+            deliver(fold.as_deref(), place, any.then_some(Row { labels: raw.labels, values, drop_name: raw.drop_name }))
         })
     }
 
@@ -322,25 +374,29 @@ impl Engine<'_> {
         steps: Steps,
         f: &Reduction<'_, T>,
     ) -> Evaluated<Vec<T>> {
-        let Windows { frame, input } = windows;
+        let Windows { frame, need, input } = windows;
         let counters = Counters::new(steps);
         let made = match input {
             Input::Selector(selector, starts) => {
                 let (first_ms, last_ms) = frame.ends.bounds(steps);
                 let after_ms = first_ms - frame.range_ms - frame.before_ms;
                 let source = self.source;
-                self.stream(selector, (after_ms, last_ms + frame.after_ms), &|series| {
+                self.stream(selector, (after_ms, last_ms + frame.after_ms), need, &|place, series| {
                     let starts = if starts == Starts::Wanted { source.start_timestamps(&series) } else { None };
                     let raw = without_markers(series, starts);
-                    counters.with(|looked_at| f(&frame, raw, looked_at))
+                    counters.with(|looked_at| f(&frame, place, raw, looked_at))
                 })?
             }
             Input::Series(series) => {
                 let mut made = Vec::with_capacity(series.len());
-                for raw in series {
+                for (place, raw) in series.into_iter().enumerate() {
                     self.check_stop()?;
                     let samples = raw.values.len();
-                    if let Some((one, size)) = counters.with(|looked_at| f(&frame, raw, looked_at)) {
+                    let one = match counters.with(|looked_at| f(&frame, place, raw, looked_at)) {
+                        ControlFlow::Continue(one) => one,
+                        ControlFlow::Break(error) => return Err(error),
+                    };
+                    if let Some((one, size)) = one {
                         self.charge(size)?;
                         made.push(one);
                     }
@@ -369,7 +425,7 @@ impl Engine<'_> {
                     after_ms: if selector.edges == Edges::Smoothed { lookback_ms } else { 0 },
                     ends: self.ends(&selector.when)?,
                 };
-                Ok(Windows { frame, input: Input::Selector(selector, starts) })
+                Ok(Windows { frame, need: Need::Values, input: Input::Selector(selector, starts) })
             }
             ExprKind::Subquery { expr, range, step, when } => {
                 let ends = self.ends(when)?;
@@ -393,7 +449,7 @@ impl Engine<'_> {
                     .filter(|raw| !raw.values.is_empty())
                     .collect();
                 let frame = Frame { range_ms, edges: Edges::Plain, before_ms: 0, after_ms: 0, ends };
-                Ok(Windows { frame, input: Input::Series(series) })
+                Ok(Windows { frame, need: Need::Values, input: Input::Series(series) })
             }
             _ => Err(EvalError::Execution("range vector expected".to_owned())),
         }
@@ -424,7 +480,7 @@ impl Engine<'_> {
     pub(crate) fn raw_matrix(&self, expr: &Expr) -> Evaluated<Vec<SeriesData>> {
         let windows = self.windows(expr, self.outer)?;
         let steps = self.outer;
-        let mut matrix = self.reduce(windows, steps, &|frame, raw, looked_at| {
+        let mut matrix = self.reduce(windows, steps, &|frame, _, raw, looked_at| {
             let mut found = None;
             frame.each(&raw, steps, looked_at, |_, time_ms, window| {
                 let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window]);
@@ -439,7 +495,7 @@ impl Engine<'_> {
                     found = Some((SeriesData { labels, timestamps: timestamps.into(), values }, samples));
                 }
             });
-            found
+            ControlFlow::Continue(found)
         })?;
         matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
         Ok(matrix)
