@@ -4,13 +4,26 @@
 /// A compensated sum (Neumaier's variant of Kahan's): `(sum, compensation)` after adding `value`.
 ///
 /// What the addition lost is exact and so the same by Neumaier's comparison and by Knuth's two sums, which need no branch
-/// that depends on the values.
+/// that depends on the values; but where these overflow, as they may before the sum itself does.
 #[inline]
 pub(crate) fn kahan(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
     let total = sum + value;
     let added = total - sum;
     let lost = (sum - (total - added)) + (value - added);
-    (total, if total.is_infinite() { 0.0 } else { compensation + lost })
+    if lost.is_finite() { (total, compensation + lost) } else { neumaier(value, sum, compensation) }
+}
+
+/// As Prometheus writes it.
+#[cold]
+fn neumaier(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
+    let total = sum + value;
+    if total.is_infinite() {
+        (total, 0.0)
+    } else if sum.abs() >= value.abs() {
+        (total, compensation + ((sum - total) + value))
+    } else {
+        (total, compensation + ((value - total) + sum))
+    }
 }
 
 pub(crate) fn sum(values: &[f64]) -> f64 {
@@ -123,13 +136,22 @@ impl FourSums {
         let added: [f64; 4] = std::array::from_fn(|i| totals[i] - sums[i]);
         let lost: [f64; 4] = std::array::from_fn(|i| (sums[i] - (totals[i] - added[i])) + (values[i] - added[i]));
         let compensations = self.compensations;
-        self.compensations =
-            std::array::from_fn(|i| if totals[i].is_infinite() { 0.0 } else { compensations[i] + lost[i] });
+        self.compensations = std::array::from_fn(|i| compensations[i] + lost[i]);
         self.sums = totals;
     }
 
-    fn totals(&self) -> [f64; 4] {
-        std::array::from_fn(|i| self.sums[i] + self.compensations[i])
+    /// The sums of `rows`.
+    fn of(rows: &(impl Iterator<Item = [f64; 4]> + Clone)) -> [f64; 4] {
+        let mut all = Self::default();
+        rows.clone().for_each(|row| all.add(row));
+        if all.compensations.iter().all(|c| c.is_finite()) {
+            return std::array::from_fn(|i| all.sums[i] + all.compensations[i]);
+        }
+        // What overflowed on the way, told by a compensation that is no number any more.
+        std::array::from_fn(|i| {
+            let (sum, compensation) = rows.clone().fold((0.0, 0.0), |(sum, c), row| kahan(row[i], sum, c));
+            sum + compensation
+        })
     }
 }
 
@@ -144,13 +166,11 @@ pub(crate) fn linear_regression(timestamps: &[i64], values: &[f64], intercept_ms
     if values.iter().all(|y| *y == first) {
         return constant_line(first);
     }
-    let mut all = FourSums::default();
-    for (t, y) in timestamps.iter().zip(values) {
+    let [sum_x, sum_y, sum_xy, sum_x2] = FourSums::of(&timestamps.iter().zip(values).map(|(t, y)| {
         let x = (*t - intercept_ms) as f64 / 1e3;
-        all.add([x, *y, x * y, x * x]);
-    }
+        [x, *y, x * y, x * x]
+    }));
     let n = values.len() as f64;
-    let [sum_x, sum_y, sum_xy, sum_x2] = all.totals();
     let covariance = sum_xy - sum_x * sum_y / n;
     let variance = sum_x2 - sum_x * sum_x / n;
     let slope = covariance / variance;
@@ -161,18 +181,6 @@ pub(crate) fn linear_regression(timestamps: &[i64], values: &[f64], intercept_ms
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// As Prometheus writes it.
-    fn neumaier(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
-        let total = sum + value;
-        if total.is_infinite() {
-            (total, 0.0)
-        } else if sum.abs() >= value.abs() {
-            (total, compensation + ((sum - total) + value))
-        } else {
-            (total, compensation + ((value - total) + sum))
-        }
-    }
 
     fn same(a: f64, b: f64) -> bool {
         a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
@@ -187,19 +195,31 @@ mod tests {
                 0..40,
             ),
         ) {
-            let mut all = FourSums::default();
             let (mut each, mut expected) = ([(0.0, 0.0); 4], [(0.0, 0.0); 4]);
-            for row in rows {
-                all.add(row);
-                for (i, value) in row.into_iter().enumerate() {
-                    each[i] = kahan(value, each[i].0, each[i].1);
-                    expected[i] = neumaier(value, expected[i].0, expected[i].1);
+            for row in &rows {
+                for (i, value) in row.iter().enumerate() {
+                    each[i] = kahan(*value, each[i].0, each[i].1);
+                    expected[i] = neumaier(*value, expected[i].0, expected[i].1);
                 }
             }
-            for (i, total) in all.totals().into_iter().enumerate() {
+            for (i, total) in FourSums::of(&rows.iter().copied()).into_iter().enumerate() {
                 prop_assert!(same(each[i].0, expected[i].0) && same(each[i].1, expected[i].1), "{each:?} {expected:?}");
                 prop_assert!(same(total, expected[i].0 + expected[i].1));
             }
+        }
+    }
+
+    #[test]
+    fn a_sum_near_the_largest_numbers_is_that_of_prometheus_too() {
+        // The difference of the second sum and the first is beyond the largest number, both sums are not.
+        let values = [-f64::MAX, f64::MAX, 9.474_650_005_502_15e307, f64::MAX, -f64::MAX, -1e308, f64::MAX];
+        for n in 0..=values.len() {
+            let fold =
+                |add: fn(f64, f64, f64) -> (f64, f64)| values[..n].iter().fold((0.0, 0.0), |(s, c), v| add(*v, s, c));
+            let ((sum, c), expected) = (fold(kahan), fold(neumaier));
+            assert!(same(sum, expected.0) && same(c, expected.1), "{n}: {sum} {c}, not {expected:?}");
+            let four = FourSums::of(&values[..n].iter().map(|v| [*v, 1.0, -*v, 0.5]));
+            assert!(same(four[0], expected.0 + expected.1) && four[3] == n as f64 / 2.0, "{four:?}");
         }
     }
 }

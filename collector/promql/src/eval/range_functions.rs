@@ -386,6 +386,7 @@ fn extended(windows: &Frame, raw: &Raw, steps: Steps, kind: Extrapolation, value
 
 /// Prometheus' `extrapolatedRate`: the difference of the window's ends, with what resets lost, stretched to the
 /// window's borders where samples suggest that the series goes on there.
+#[inline]
 fn extrapolate(
     t: &[i64],
     v: &[f64],
@@ -409,6 +410,7 @@ pub(crate) struct Ends {
 }
 
 /// As [`extrapolate`].
+#[inline]
 pub(crate) fn extrapolate_ends(
     ends: Ends,
     lost_in_resets: impl Iterator<Item = f64>,

@@ -140,14 +140,21 @@ impl Frame {
 }
 
 /// The first place from `at` on whose moment is after `limit_ms`. It is mostly near, and looked for far away only where not.
+#[inline]
 fn first_after(timestamps: &[i64], mut at: usize, limit_ms: i64) -> usize {
     const NEAR: usize = 8;
-    for _ in 0..NEAR {
-        if timestamps.get(at).is_none_or(|t| *t > limit_ms) {
+    let far = timestamps.len().min(at + NEAR);
+    while at < far {
+        if timestamps[at] > limit_ms {
             return at;
         }
         at += 1;
     }
+    if at < timestamps.len() { far_after(timestamps, at, limit_ms) } else { at }
+}
+
+#[cold]
+fn far_after(timestamps: &[i64], at: usize, limit_ms: i64) -> usize {
     at + timestamps[at..].partition_point(|t| *t <= limit_ms)
 }
 

@@ -126,7 +126,8 @@ pub(crate) fn sum_windows(values: &[f64], windows: &[Window], out: &mut [f64]) {
         return;
     }
     sums(values, windows, Begin::Zero, |window, total, lost| {
-        out[window.step] = if total.is_finite() { total + lost } else { sum(&values[window.range.clone()]) };
+        out[window.step] =
+            if lost.is_finite() && total.is_finite() { total + lost } else { sum(&values[window.range.clone()]) };
     });
 }
 
@@ -140,7 +141,7 @@ pub(crate) fn mean_windows(values: &[f64], windows: &[Window], out: &mut [f64]) 
     }
     sums(values, windows, Begin::FirstValue, |window, total, lost| {
         let count = window.range.len() as f64;
-        out[window.step] = if total.is_finite() {
+        out[window.step] = if lost.is_finite() && total.is_finite() {
             total / count + lost / count
         } else {
             mean(&values[window.range.clone()]).unwrap_or(total)
@@ -316,7 +317,7 @@ fn regressions(
             if let Some(exact) = exact {
                 return exact;
             }
-            if all.sums[i].is_finite() {
+            if all.lost[i].is_finite() && all.sums[i].is_finite() {
                 return all.sums[i] + all.lost[i];
             }
             // As Prometheus goes on after an infinite sum.
