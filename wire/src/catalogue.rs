@@ -682,6 +682,12 @@ const METRICS: &[Metric] = &[
         "What remote writes held that is not kept: exemplars and native histograms.",
         &["kind"],
     ),
+    counter(
+        "veghe_remote_write_receiver_partial_total",
+        Unit::One,
+        "Remote writes that were refused in part: what was wrong with them is in the answer.",
+        &[],
+    ),
     histogram(
         "veghe_rule_evaluation_duration_seconds",
         Unit::Seconds,

@@ -356,19 +356,22 @@ pub(super) fn push_value(out: &mut String, value: f64) {
 
 /// The shortest digits that read back as `value`, never an exponent: Go's `strconv.FormatFloat(value, 'f', -1, 64)`.
 fn push_scalar(out: &mut String, value: f64) {
-    if value.is_nan() {
-        out.push_str("NaN");
-    } else if value.is_infinite() {
-        out.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
-    } else if value.abs() < 1e15 && value == value.trunc() {
+    let size = value.abs();
+    if size < 1e15 && (value as i64) as f64 == value {
         // Most of what is measured is whole. The sign of zero is seen too.
         if value.is_sign_negative() {
             out.push('-');
         }
-        push_digits(out, value.abs() as u64);
-    } else {
+        push_digits(out, size as u64);
+    } else if (1e-4..1e15).contains(&size) {
         // As many digits as `Display` gives, in a fifth of the time, and of two that are equally near the even ones, as
-        // Go does; only what it writes with an exponent differs.
+        // Go does. Of these sizes none is written with an exponent.
+        out.push_str(zmij::Buffer::new().format_finite(value));
+    } else if value.is_nan() {
+        out.push_str("NaN");
+    } else if value.is_infinite() {
+        out.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
+    } else {
         let mut buffer = zmij::Buffer::new();
         let text = buffer.format_finite(value);
         if text.contains('e') {
@@ -425,8 +428,11 @@ mod tests {
         fn numbers_read_back_and_are_as_short_as_display(
             bits in proptest::prelude::any::<u64>(),
             cents in -1_000_000_i64..1_000_000,
+            fraction in -1.0..1.0_f64,
+            power in -8..18_i32,
         ) {
-            for number in [f64::from_bits(bits), cents as f64 / 100.0, cents as f64, cents as f64 * 1e10] {
+            let of_any_size = fraction * 10_f64.powi(power);
+            for number in [f64::from_bits(bits), cents as f64 / 100.0, cents as f64, cents as f64 * 1e10, of_any_size] {
                 let mut out = String::new();
                 push_scalar(&mut out, number);
                 if number.is_finite() {

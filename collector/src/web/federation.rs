@@ -3,10 +3,11 @@
 //!
 //! What it deliberately does not do: native histograms and `OpenMetrics`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use prometheus::{TEXT_FORMAT, TextEncoder};
 use veghe_model::{Label, METRIC_NAME, SeriesData, is_stale};
@@ -18,13 +19,38 @@ use super::parameters::Parameters;
 use super::prometheus_api::{Api, ApiError};
 use crate::clock;
 
-/// Prometheus' type of the text format.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How names are shown that the text format did not always know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escaping {
+    /// In quotes.
+    AllowUtf8,
+    /// With `_` for what the classic charset has not.
+    Underscores,
+}
+
+impl Escaping {
+    /// What a scraper asks for (`Accept: text/plain;version=1.0.0;escaping=allow-utf-8`); without a word underscores, as
+    /// Prometheus' `expfmt.Negotiate`.
+    fn negotiated(headers: &HeaderMap) -> Self {
+        let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let asks = accepted.any(|value| value.split([',', ';']).any(|part| part.trim() == "escaping=allow-utf-8"));
+        if asks { Self::AllowUtf8 } else { Self::Underscores }
+    }
+
+    /// Prometheus' type of the text format.
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::AllowUtf8 => "text/plain; version=0.0.4; charset=utf-8; escaping=allow-utf-8",
+            Self::Underscores => "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
+        }
+    }
+}
 
 /// The latest sample, of the last five minutes, of every series that a `match[]` takes.
-pub(super) async fn federate(State(api): State<Arc<Api>>, parameters: Parameters) -> Response {
+pub(super) async fn federate(State(api): State<Arc<Api>>, headers: HeaderMap, parameters: Parameters) -> Response {
+    let escaping = Escaping::negotiated(&headers);
     match latest(&api, &parameters).await {
-        Ok(series) => encode::respond(TEXT, Exposition { series: series.into_iter(), metric: String::new() }),
+        Ok(series) => encode::respond(escaping.content_type(), Exposition::new(series, escaping)),
         Err(error) => (error.status(), format!("{}\n", error.message())).into_response(),
     }
 }
@@ -54,11 +80,11 @@ async fn latest(api: &Api, parameters: &Parameters) -> Result<Vec<Latest>, ApiEr
 }
 
 impl Latest {
-    /// Nothing where the series ended, or has no name that the text format could show.
+    /// Nothing where the series ended or has no name.
     fn of(series: &SeriesData) -> Option<Self> {
         let sample = series.iter().next_back().filter(|sample| !is_stale(sample.value))?;
         let (name, labels): (Vec<_>, Vec<_>) = series.labels.iter().cloned().partition(|l| *l.name == *METRIC_NAME);
-        let metric = name.into_iter().next().filter(|name| veghe_model::is_metric_name(&name.value))?.value;
+        let metric = name.into_iter().next()?.value;
         Some(Self { metric, labels: labels.into(), timestamp_ms: sample.timestamp.millis(), value: sample.value })
     }
 }
@@ -66,32 +92,45 @@ impl Latest {
 /// Samples as text, a `TYPE` line before each metric's first.
 struct Exposition {
     series: std::vec::IntoIter<Latest>,
+    escaping: Escaping,
     metric: String,
+}
+
+impl Exposition {
+    fn new(series: Vec<Latest>, escaping: Escaping) -> Self {
+        Self { series: series.into_iter(), escaping, metric: String::new() }
+    }
 }
 
 impl Pieces for Exposition {
     fn write(&mut self, out: &mut String) -> bool {
         let Some(series) = self.series.next() else { return false };
+        let metric = Shown::of(&series.metric, veghe_model::is_metric_name, self.escaping);
         if *self.metric != *series.metric {
             series.metric.as_ref().clone_into(&mut self.metric);
-            push_head(out, &series.metric);
+            push_head(out, &metric);
         }
-        out.push_str(&series.metric);
-        for (i, label) in series.labels.iter().enumerate() {
-            out.push(if i == 0 { '{' } else { ',' });
-            out.push_str(&label.name);
-            out.push_str("=\"");
-            for c in label.value.chars() {
-                match c {
-                    '\\' => out.push_str("\\\\"),
-                    '"' => out.push_str("\\\""),
-                    '\n' => out.push_str("\\n"),
-                    c => out.push(c),
-                }
+        // A name in quotes is within the braces.
+        let mut separator = '{';
+        match &metric {
+            Shown::Plain(name) => out.push_str(name),
+            Shown::Quoted(name) => {
+                out.push('{');
+                push_quoted(out, name);
+                separator = ',';
             }
-            out.push('"');
         }
-        if !series.labels.is_empty() {
+        for label in &series.labels {
+            out.push(separator);
+            separator = ',';
+            match Shown::of(&label.name, veghe_model::is_label_name, self.escaping) {
+                Shown::Plain(name) => out.push_str(&name),
+                Shown::Quoted(name) => push_quoted(out, name),
+            }
+            out.push('=');
+            push_quoted(out, &label.value);
+        }
+        if separator == ',' {
             out.push('}');
         }
         out.push(' ');
@@ -103,8 +142,53 @@ impl Pieces for Exposition {
     }
 }
 
+/// A name as it is shown.
+enum Shown<'n> {
+    Plain(Cow<'n, str>),
+    Quoted(&'n str),
+}
+
+impl<'n> Shown<'n> {
+    fn of(name: &'n str, is_classic: fn(&str) -> bool, escaping: Escaping) -> Self {
+        if is_classic(name) {
+            return Self::Plain(name.into());
+        }
+        if escaping == Escaping::AllowUtf8 {
+            return Self::Quoted(name);
+        }
+        let mut shown = String::with_capacity(name.len());
+        for c in name.chars() {
+            shown.push(c);
+            if !is_classic(&shown) {
+                shown.pop();
+                shown.push('_');
+            }
+        }
+        Self::Plain(shown.into())
+    }
+}
+
+fn push_quoted(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
 /// Help and type of `name`. A histogram's series come one name at a time here, so each is untyped, as in Prometheus.
-fn push_head(out: &mut String, name: &str) {
+fn push_head(out: &mut String, name: &Shown<'_>) {
+    let mut shown = String::new();
+    match name {
+        Shown::Plain(name) => shown.push_str(name),
+        Shown::Quoted(name) => push_quoted(&mut shown, name),
+    }
+    let name = shown.as_str();
     let known = catalogue::lookup(name).filter(|metric| matches!(metric.kind, Kind::Counter | Kind::Gauge));
     if let Some(metric) = known {
         out.push_str("# HELP ");
@@ -150,16 +234,50 @@ mod tests {
             series(&[("x", "no name")], &[(1, 1.0)]),
             series(&[("__name__", "c")], &[(5, f64::NAN)]),
         ];
-        let latest: Vec<_> = all.iter().filter_map(Latest::of).collect();
-        let mut pieces = Exposition { series: latest.into_iter(), metric: String::new() };
-        let mut out = String::new();
-        while pieces.write(&mut out) {}
-        insta::assert_snapshot!(out, @r#"
+        insta::assert_snapshot!(shown(&all, Escaping::Underscores), @r#"
         # TYPE a_total untyped
         a_total{A="x\"\\\ny"} +Inf 2
         a_total 1e+21 3
         # TYPE c untyped
         c NaN 5
         "#);
+    }
+
+    fn shown(all: &[SeriesData], escaping: Escaping) -> String {
+        let mut pieces = Exposition::new(all.iter().filter_map(Latest::of).collect(), escaping);
+        let mut out = String::new();
+        while pieces.write(&mut out) {}
+        out
+    }
+
+    #[test]
+    fn names_beyond_the_classic_charset_are_quoted_for_who_takes_them_and_escaped_for_others() {
+        let all = [
+            series(&[("__name__", "http.requests"), ("status.code", "200"), ("a:b", "x\"y")], &[(1, 1.0)]),
+            series(&[("__name__", "9 vieți ă")], &[(2, 9.0)]),
+            series(&[("__name__", "plain"), ("ș", "t")], &[(3, 2.0)]),
+        ];
+        insta::assert_snapshot!(shown(&all, Escaping::AllowUtf8), @r#"
+        # TYPE "http.requests" untyped
+        {"http.requests","a:b"="x\"y","status.code"="200"} 1 1
+        # TYPE "9 vieți ă" untyped
+        {"9 vieți ă"} 9 2
+        # TYPE plain untyped
+        plain{"ș"="t"} 2 3
+        "#);
+        insta::assert_snapshot!(shown(&all, Escaping::Underscores), @r#"
+        # TYPE http_requests untyped
+        http_requests{a_b="x\"y",status_code="200"} 1 1
+        # TYPE __vie_i__ untyped
+        __vie_i__ 9 2
+        # TYPE plain untyped
+        plain{_="t"} 2 3
+        "#);
+        let asking = |accept: &'static str| {
+            Escaping::negotiated(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert_eq!(asking("text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,*/*;q=0.1"), Escaping::AllowUtf8);
+        assert_eq!(asking("text/plain;version=0.0.4"), Escaping::Underscores);
+        assert_eq!(Escaping::negotiated(&HeaderMap::new()), Escaping::Underscores);
     }
 }

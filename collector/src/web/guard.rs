@@ -26,6 +26,7 @@ use crate::clock;
 pub struct HttpMetrics {
     closed: IntCounterVec,
     pub(super) remote_write_dropped: IntCounterVec,
+    pub(super) remote_write_partial: IntCounter,
     requests: IntCounterVec,
     duration: HistogramVec,
 }
@@ -65,11 +66,16 @@ impl HttpMetrics {
         for kind in ["exemplar", "histogram"] {
             remote_write_dropped.with_label_values(&[kind]);
         }
+        let remote_write_partial = IntCounter::new(
+            "veghe_remote_write_receiver_partial_total",
+            "Remote writes that were refused in part: what was wrong with them is in the answer.",
+        )?;
         registry.register(Box::new(remote_write_dropped.clone()))?;
+        registry.register(Box::new(remote_write_partial.clone()))?;
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        Ok(Self { closed, remote_write_dropped, requests, duration })
+        Ok(Self { closed, remote_write_dropped, remote_write_partial, requests, duration })
     }
 
     /// The counters of connections for one listener.

@@ -23,6 +23,7 @@ mod prometheus_api;
 mod prometheus_rules;
 mod prometheus_status;
 mod prometheus_targets;
+mod quiet;
 mod rate;
 mod remote_read;
 mod remote_write;
@@ -249,6 +250,7 @@ impl Operations {
         let writing = intake.checking(remote_write::routes(
             Receiver::new(self.queries.store().clone()),
             self.metrics.remote_write_dropped.clone(),
+            self.metrics.remote_write_partial.clone(),
         ));
         let stream = Guard { bodies: Bodies::Streamed, ..guard.clone() };
         let writing = writing.merge(stream.checking(import::routes(self.queries.store().clone())));

@@ -11,9 +11,10 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use prometheus::IntCounterVec;
+use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::quiet::Quiet;
 use crate::clock;
 use crate::remote::{Outcome, Protocol, Receiver, WriteError};
 
@@ -23,6 +24,9 @@ pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
 struct Write {
     /// What requests held that nobody keeps.
     dropped: IntCounterVec,
+    /// Requests that were refused in part, and when the log told of one last: a sender with old samples has them in each.
+    partial: IntCounter,
+    partial_log: Mutex<Quiet>,
     receiver: Arc<Receiver>,
     waiting: Mutex<VecDeque<Waiting>>,
     /// One batch at a time is decoded and stored; who comes meanwhile waits here, not on a thread, and is stored together
@@ -41,9 +45,15 @@ struct Waiting {
 const MAX_TOGETHER_BYTES: usize = 4 << 20;
 
 /// The route, before any guard.
-pub(super) fn routes(receiver: Receiver, dropped: IntCounterVec) -> Router {
-    let state =
-        Write { dropped, receiver: Arc::new(receiver), waiting: Mutex::default(), turn: Arc::new(Semaphore::new(1)) };
+pub(super) fn routes(receiver: Receiver, dropped: IntCounterVec, partial: IntCounter) -> Router {
+    let state = Write {
+        dropped,
+        partial,
+        partial_log: Mutex::default(),
+        receiver: Arc::new(receiver),
+        waiting: Mutex::default(),
+        turn: Arc::new(Semaphore::new(1)),
+    };
     // The guard around it has the bound.
     Router::new().route("/api/v1/write", post(write)).layer(DefaultBodyLimit::disable()).with_state(Arc::new(state))
 }
@@ -120,7 +130,13 @@ async fn write(State(state): State<Arc<Write>>, headers: HeaderMap, body: Bytes)
             if problems.is_empty() {
                 (samples, StatusCode::NO_CONTENT.into_response())
             } else {
-                tracing::warn!(%problems, "remote write was refused in part");
+                state.partial.inc();
+                let mut quiet = state.partial_log.lock().unwrap_or_else(PoisonError::into_inner);
+                let more = quiet.happened(clock::instant());
+                drop(quiet);
+                if let Some(more) = more {
+                    tracing::warn!(%problems, more, "remote write was refused in part");
+                }
                 (samples, answer(StatusCode::BAD_REQUEST, problems))
             }
         }
