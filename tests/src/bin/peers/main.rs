@@ -7,7 +7,7 @@ mod servers;
 
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -37,9 +37,13 @@ struct Arguments {
     /// Ask the queries so many times each
     #[arg(long, default_value_t = 7)]
     repeat: usize,
-    /// Keep the servers of the wide load running after the queries until a key is pressed, to profile them
+    /// Keep the servers running after the queries until a key is pressed, to profile them
     #[arg(long)]
     hold: bool,
+    /// Nothing but the queries, over loads that stay in this directory for the next run: to measure one query again and
+    /// again
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["only", "recent"])]
+    keep: Option<PathBuf>,
 }
 
 /// A part that can be measured alone.
@@ -100,7 +104,13 @@ fn main() -> anyhow::Result<()> {
     let long = Shape { hosts: 3, series_per_host: 96, rows: days * 1440, step_ms: 60_000, rows_at_once: 30 };
     let now_ms = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec * 1000;
     let past_ms = (now_ms - 7_200_000) / 7_200_000 * 7_200_000;
-    let end_ms = if arguments.recent { now_ms } else { past_ms };
+    let mut end_ms = if arguments.recent { now_ms } else { past_ms };
+    // Where loads are kept, when they end is written beside them once they are whole.
+    let kept = arguments.keep.as_ref().map(|keep| keep.join("end_ms"));
+    if let Some(text) = kept.as_ref().and_then(|kept| fs::read_to_string(kept).ok()) {
+        end_ms = text.trim().parse().context("end_ms is no number")?;
+    }
+    let filled = kept.as_ref().is_some_and(|kept| kept.exists());
     println!("| what | {} |", Kind::ALL.map(Kind::name).join(" | "));
     println!("|---|---|---|---|");
 
@@ -113,6 +123,7 @@ fn main() -> anyhow::Result<()> {
         println!("| {what} | {} |", cells.iter().map(ratios).collect::<Vec<_>>().join(" | "));
     };
     let dir = tempfile::tempdir()?;
+    let root = arguments.keep.as_deref().unwrap_or(dir.path());
     let fill_large = || -> anyhow::Result<()> {
         let servers = start(&dir.path().join("large"))?;
         let before = fill(&servers, large, large.first_ms(end_ms))?;
@@ -124,12 +135,18 @@ fn main() -> anyhow::Result<()> {
     if arguments.only == Some(Part::Large) {
         return fill_large();
     }
-    let wide_servers = start(&dir.path().join("wide"))?;
-    let wide_before = fill(&wide_servers, wide, wide.first_ms(end_ms))?;
-    let long_servers = start(&dir.path().join("long"))?;
-    let long_before = fill(&long_servers, long, long.first_ms(end_ms))?;
-    let wide_costs = settle(&wide_servers, wide_before, wide.samples(), arguments.recent)?;
-    let long_costs = settle(&long_servers, long_before, long.samples(), arguments.recent)?;
+    let wide_servers = start(&root.join("wide"))?;
+    let long_servers = start(&root.join("long"))?;
+    let (mut wide_costs, mut long_costs) = (Vec::new(), Vec::new());
+    if !filled {
+        let wide_before = fill(&wide_servers, wide, wide.first_ms(end_ms))?;
+        let long_before = fill(&long_servers, long, long.first_ms(end_ms))?;
+        wide_costs = settle(&wide_servers, wide_before, wide.samples(), arguments.recent)?;
+        long_costs = settle(&long_servers, long_before, long.samples(), arguments.recent)?;
+        if let Some(kept) = &kept {
+            fs::write(kept, end_ms.to_string())?;
+        }
+    }
 
     // As it is on every day but the first: started anew, and what is past is merged.
     let (long_servers, long_starts) = restart(long_servers)?;
@@ -176,6 +193,11 @@ fn main() -> anyhow::Result<()> {
         println!("held: {:?}", wide_servers.iter().chain(&long_servers).map(|s| s.base.as_str()).collect::<Vec<_>>());
         std::io::stdin().read_line(&mut String::new())?;
     }
+    if arguments.keep.is_some() {
+        wide_servers.into_iter().chain(long_servers).try_for_each(Server::end)?;
+        print_queries(&row, &told, &mut medians);
+        return Ok(());
+    }
     let wide_costs = stop(wide_servers, wide_costs)?;
     let long_costs = stop(long_servers, long_costs)?;
 
@@ -197,11 +219,7 @@ fn main() -> anyhow::Result<()> {
         "| merging past days of both: CPU per million samples | {:.3} s | - | - |",
         merging / ((wide.samples() + long.samples()) / 1e6)
     );
-    for (title, cells) in &told {
-        row(title, "ms", cells);
-    }
-    let overall: Vec<f64> = medians.iter_mut().map(|all| median(all)).collect();
-    row("**median of the queries' medians**", "ms", &overall);
+    print_queries(&row, &told, &mut medians);
     let cpu: Vec<f64> = (0..3).map(|at| (0..2).map(|load| after[load][at] - before[load][at]).sum()).collect();
     row("CPU of all queries", "s", &cpu);
     for (name, memory) in ["wide", "long"].iter().zip(queried) {
@@ -210,7 +228,17 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_costs(row: &dyn Fn(&str, &str, &[f64]), name: &str, shape: Shape, costs: &[Cost], recent: bool) {
+type PrintRow<'p> = &'p dyn Fn(&str, &str, &[f64]);
+
+fn print_queries(row: PrintRow<'_>, told: &[(String, Vec<f64>)], medians: &mut [Vec<f64>; 3]) {
+    for (title, cells) in told {
+        row(title, "ms", cells);
+    }
+    let overall: Vec<f64> = medians.iter_mut().map(|all| median(all)).collect();
+    row("**median of the queries' medians**", "ms", &overall);
+}
+
+fn print_costs(row: PrintRow<'_>, name: &str, shape: Shape, costs: &[Cost], recent: bool) {
     let millions = shape.samples() / 1e6;
     let title = format!("{name}: {} series, {millions:.1} million samples", shape.hosts * shape.series_per_host);
     let cells = |of: &dyn Fn(&Cost) -> f64| costs.iter().map(of).collect::<Vec<_>>();

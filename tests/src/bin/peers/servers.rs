@@ -177,6 +177,11 @@ impl Server {
         }
     }
 
+    /// Ends the server as an operator does.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        self.process().interrupt().map(drop)
+    }
+
     /// Ends the server and gives what stays on disk.
     pub(crate) fn stop(mut self) -> anyhow::Result<Disk> {
         let same = |bytes: u64| Disk { files: bytes, used: bytes };
