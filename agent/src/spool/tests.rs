@@ -1,3 +1,5 @@
+//! What the spool promises, disk and power cuts included.
+
 use super::*;
 use crate::reading::{Reading, Round, SeriesName, SeriesSet};
 use proptest::prelude::*;
