@@ -197,6 +197,12 @@ const METRICS: &[Metric] = &[
     ),
     gauge("digitization_outlier_units", Unit::One, "Units whose images do not fit their leaves.", &[]),
     gauge("digitization_overdue_units", Unit::One, "Units whose paper is overdue.", &[]),
+    counter(
+        "digitization_person_fields_total",
+        Unit::One,
+        "Fields of events that named a person, by what became of them.",
+        &["outcome"],
+    ),
     gauge("digitization_quarantined_events", Unit::One, "Events that wait for their unit.", &[]),
     gauge(
         "digitization_rework_ratio",
@@ -208,6 +214,12 @@ const METRICS: &[Metric] = &[
         "digitization_schedule_ahead_working_days",
         Unit::One,
         "Working days ahead of the plan, below 0 behind it; absent without a plan.",
+        &[],
+    ),
+    gauge(
+        "digitization_schedule_performance_ratio",
+        Unit::Ratio,
+        "Working days of the plan that were earned for each that is gone, SPI(t).",
         &[],
     ),
     gauge("digitization_sheets", Unit::One, "Sheets of the units by how far they are.", &["measure"]),
@@ -225,6 +237,24 @@ const METRICS: &[Metric] = &[
         Unit::One,
         "Images made again on the last 20 working days by station.",
         &["station"],
+    ),
+    gauge(
+        "digitization_storage_full_timestamp_seconds",
+        Unit::Seconds,
+        "The day on which a storage is full before everything is scanned, by how likely it is sooner.",
+        &["quantile", "storage"],
+    ),
+    gauge(
+        "digitization_storage_short_bytes",
+        Unit::Bytes,
+        "Bytes that a storage lacks for everything that is still to be scanned.",
+        &["storage"],
+    ),
+    gauge(
+        "digitization_storage_units_left",
+        Unit::One,
+        "Units still to be scanned that a storage holds.",
+        &["storage"],
     ),
     gauge("digitization_units", Unit::One, "Units by how far they are.", &["measure"]),
     gauge(
