@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     crate::digitization::REPORT_SCHEMA,
     crate::digitization::TIME_SCHEMA,
     crate::fleet::SCHEMA,
+    crate::digitization::WORKFLOW_SCHEMA,
 ];
 
 /// Why the ledger can't be used.

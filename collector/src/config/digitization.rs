@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use veghe_wire::document::{Node, Problems, Section, parse_bool};
 
+use super::files::NamedFile;
 use super::{keys, parse_text, parse_time_zone, required, set, values};
 use crate::alerting::{Channel, Receiver};
 use crate::digitization::Day;
@@ -11,7 +12,12 @@ use crate::digitization::pack::{Language, Schedule};
 use crate::digitization::quality::{Level, Rule};
 use crate::digitization::settings::{MAX_SHIFTS, OUTSIDE, PacePrior, Plan, Settings, Shift};
 
-pub(super) fn read(section: &mut Section<'_>, receivers: &[Receiver], p: &mut Problems) -> Settings {
+pub(super) fn read(
+    section: &mut Section<'_>,
+    receivers: &[Receiver],
+    named: &mut Vec<NamedFile>,
+    p: &mut Problems,
+) -> Settings {
     let mut settings = Settings::default();
     set(&mut settings.project, section.value("project", p, parse_text));
     set(&mut settings.time_zone, section.value("time_zone", p, parse_time_zone));
@@ -52,6 +58,7 @@ pub(super) fn read(section: &mut Section<'_>, receivers: &[Receiver], p: &mut Pr
         schedule
     });
     settings.quality = section.list("quality", p).iter().map(|node| read_rule(node, p)).collect();
+    settings.workflows = super::workflow::read(section.list("workflows", p), named, p);
     settings
 }
 
@@ -139,7 +146,7 @@ fn read_shifts(list: &[Node], p: &mut Problems) -> Vec<Shift> {
 }
 
 /// Reads a name that may become a label of metrics.
-fn parse_name(text: &str) -> Result<String, String> {
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text == OUTSIDE {
         return Err(format!("`{OUTSIDE}` is the name of the time outside of every shift; choose another"));

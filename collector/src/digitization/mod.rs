@@ -36,6 +36,7 @@ mod tests;
 pub mod unit;
 pub mod views;
 pub mod what_if;
+pub mod workflow;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -48,11 +49,13 @@ use veghe_model::Timestamp;
 pub use self::calendar::{Calendar, Day};
 pub use self::log::{Search, Shown, Version};
 pub use self::settings::Settings;
+pub use self::stage::Stage;
 pub use self::state::State;
 
 pub(crate) use self::checkpoint::SCHEMA as CHECKPOINT_SCHEMA;
 pub(crate) use self::log::{SCHEMA, TIME_SCHEMA};
 pub(crate) use self::pack::SCHEMA as REPORT_SCHEMA;
+pub(crate) use self::workflow::SCHEMA as WORKFLOW_SCHEMA;
 
 use self::event::{Data, Event, OWN_SOURCE, Refused};
 use self::inventory::Diff;

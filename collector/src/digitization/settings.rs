@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, Day};
 use super::pack::Schedule;
 use super::quality::Rule;
+use super::workflow::Workflow;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -76,6 +77,8 @@ pub struct Settings {
     pub reports: Option<Schedule>,
     /// What images must be.
     pub quality: Vec<Rule>,
+    /// Workflow systems that tell what happens.
+    pub workflows: Vec<Workflow>,
 }
 
 /// Shifts of a day at most.
@@ -94,6 +97,7 @@ impl Default for Settings {
             pace: None,
             reports: None,
             quality: Vec::new(),
+            workflows: Vec::new(),
         }
     }
 }
