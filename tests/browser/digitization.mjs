@@ -10,6 +10,7 @@ if (!base || !directory || !unit) {
   process.exit(64);
 }
 const paths = [['project', '/digitization'], ['units', '/digitization/units'], ['unit', `/digitization/units/${unit}`],
+  ['labels', '/digitization/labels?q=0003'], ['boxes', '/digitization/labels?what=boxes'],
   ['stations', '/digitization/stations'], ['quality', '/digitization/quality'], ['fixity', '/digitization/fixity'],
   ['reports', '/digitization/reports'], ['report', '/digitization/reports/2026-05'], ['events', '/digitization/events?day=2026-05-14'],
 ];
