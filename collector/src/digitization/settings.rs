@@ -6,7 +6,9 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Day};
 use super::pack::Schedule;
+use super::privacy;
 use super::quality::Rule;
+use super::runway::Storage;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -76,6 +78,10 @@ pub struct Settings {
     pub reports: Option<Schedule>,
     /// What images must be.
     pub quality: Vec<Rule>,
+    /// What becomes of persons.
+    pub privacy: privacy::Settings,
+    /// Where masters are stored.
+    pub storages: Vec<Storage>,
 }
 
 /// Shifts of a day at most.
@@ -94,6 +100,8 @@ impl Default for Settings {
             pace: None,
             reports: None,
             quality: Vec::new(),
+            privacy: privacy::Settings::default(),
+            storages: Vec::new(),
         }
     }
 }
