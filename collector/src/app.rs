@@ -107,6 +107,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Backup { dir, running } => say(&backup::backup_command(&dir, &running.data_dir)?),
         Command::Restore { dir, data_dir } => say(&backup::restore_command(&dir, &data_dir)?),
+        Command::Compact { data_dir } => say(&backup::compact_command(&data_dir)?),
         Command::Verify { dir, running } => {
             // A reader that went away has seen enough.
             say(&backup::verify_command(dir, &running.data_dir, &|line| drop(say(line)))?)
@@ -290,7 +291,9 @@ impl Collector {
             fs::remove_file(&listeners_file).with_context(|| format!("cannot remove {}", listeners_file.display()))?;
         }
         let ledger = Ledger::open(&data_dir.join("ledger.db"))?;
-        let project = Digitization::open(ledger.clone(), config.digitization.clone())?;
+        let mut digitization = config.digitization.clone();
+        digitization.privacy.key_file.get_or_insert_with(|| data_dir.join("operators.key"));
+        let project = Digitization::open(ledger.clone(), digitization)?;
         let registry = prometheus::Registry::new();
         web::register_process_metrics(&registry, started)?;
         let http_metrics = HttpMetrics::new(&registry)?;
@@ -330,6 +333,9 @@ impl Collector {
             &background,
         )?;
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
+        digitization::runway::start(project.clone(), queries.clone(), rest.clone(), &background);
+        digitization::privacy::office::start(project.clone(), rest.clone(), &background);
+        digitization::workflow::start(&project, &registry, &intake, &background)?;
         let reports = match config.digitization.reports.clone() {
             Some(schedule) => Some(reports::start(project.clone(), schedule, &config.alerting.receivers).await?),
             None => None,

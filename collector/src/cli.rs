@@ -98,7 +98,8 @@ pub enum Command {
     },
     /// Make a backup a data directory again; every byte is checked on the way
     ///
-    /// Nothing is ever overwritten. Run it as the collector's user, with no collector on that directory.
+    /// Nothing is ever overwritten. Run it as the collector's user, with no collector on that directory. A database of samples
+    /// that could not give free room back is written anew, as `compact` does, where there is room for that.
     #[command(after_help = "Example: veghe-collector restore /mnt/backup/veghe-monday --data-dir /var/lib/veghe-new")]
     Restore {
         /// The backup
@@ -106,6 +107,17 @@ pub enum Command {
         dir: PathBuf,
         /// The new data directory; must not exist, or be empty
         #[arg(long, value_name = "NEW")]
+        data_dir: PathBuf,
+    },
+    /// Write the database of samples anew, so that the room in it that is free goes back to the file system
+    ///
+    /// For data directories that programs before format 5 made: theirs never shrinks by itself, whatever is deleted. Others give
+    /// room back as they run and gain little. Stop the collector first; needs room for a second database beside it. Cut off
+    /// at any moment, the directory is what it was.
+    #[command(after_help = "Example: veghe-collector compact --data-dir /var/lib/veghe")]
+    Compact {
+        /// The data directory of a collector that does not run
+        #[arg(long, value_name = "DIR", default_value = "veghe-data")]
         data_dir: PathBuf,
     },
     /// Check every checksum of samples, log and ledger; exit code 1 if one does not hold
@@ -454,6 +466,31 @@ Examples:
     /// List the frozen reports with their digests
     #[command(after_help = "Example: veghe-collector digitization reports --data-dir /var/lib/veghe")]
     Reports {
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Tell who of some people did the events of a unit, where pseudonyms are kept; the look goes on record
+    ///
+    /// No name is stored anywhere: the file's names are hashed with the keys of the last weeks and compared. The record (who, when,
+    /// why, which unit, how many events) is written before the answer and shown at /digitization/privacy; it has no names.
+    #[command(after_help = "\
+Example:
+  veghe-collector digitization reveal CJT-URB-1987-0142 --names staff.txt --by 'Ion Vasile' \\
+    --why 'pages 12 to 40 are missing, complaint 1234' --data-dir /var/lib/veghe")]
+    Reveal {
+        /// The unit, by its code
+        #[arg(value_name = "UNIT")]
+        unit: String,
+        /// The people who may have done them, one name on a line as the capture software writes it
+        #[arg(long, value_name = "FILE")]
+        names: PathBuf,
+        /// Who looks
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// What the look is for, a sentence
+        #[arg(long, value_name = "REASON")]
+        why: String,
         /// Which collector
         #[command(flatten)]
         running: Running,

@@ -13,6 +13,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod workflow;
 
 use std::fmt;
 use std::fs;
@@ -95,6 +96,29 @@ const KEYS: &[(&str, &[&str])] = &[
             "pages_per_day",
             "reports",
             "quality",
+            "privacy",
+            "storages",
+            "workflows",
+        ],
+    ),
+    (
+        "digitization.workflows[]",
+        &[
+            "name",
+            "system",
+            "host",
+            "port",
+            "security",
+            "ca_file",
+            "database",
+            "username",
+            "password_file",
+            "time_zone",
+            "projects",
+            "unit_property",
+            "unit_pattern",
+            "steps",
+            "every",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
@@ -104,6 +128,8 @@ const KEYS: &[(&str, &[&str])] = &[
         "digitization.quality[]",
         &["series", "binding", "min_ppi", "level", "min_bits", "formats", "compressions", "icc"],
     ),
+    ("digitization.storages[]", &["name", "instance", "mountpoint", "free", "reserve", "ratio"]),
+    ("digitization.privacy", &["operators", "keep", "key_file"]),
     ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",
@@ -384,7 +410,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status.finish(keys("status"), p);
     }
     if let Some(mut digitization) = file.section("digitization", p) {
-        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, p);
+        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, named, p);
         digitization.finish(keys("digitization"), p);
     }
     if let Some(mut labels) = file.section("external_labels", p) {

@@ -6,8 +6,10 @@
 //! events the ledger copy lacks (a batch that comes again changes nothing in either).
 //!
 //! Not in it: `agent/spool` (batches of this machine's agent that may be settled by then: a restored agent begins a new
-//! run with a number of its own, so that nothing of it is taken for a repeat), log segments held for remote write alone, and
-//! what only lives while the collector runs. What other agents were told is stored after the backup was made is gone
+//! run with a number of its own, so that nothing of it is taken for a repeat), `operators.key` (whoever has a backup shall not
+//! find out who is behind the pseudonyms in it), and what only lives while the collector runs. Log segments that targets of
+//! remote write still need are in it; what a target got after the backup was made, it gets again. What other agents were told
+//! is stored after the backup was made is gone
 //! with the collector that told them; what they still have, they send, and the restored marks admit it.
 
 mod command;
@@ -27,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 use veghe_model::Timestamp;
 use veghe_tsdb::{Store, VerifyError, copy_database};
 
-pub use command::{backup_command, restore_command, verify_command};
+pub use command::{backup_command, compact_command, restore_command, verify_command};
 pub use restore::{UNFINISHED_RESTORE, restore};
 pub use verify::{Verified, verify_directory, verify_running};
 
@@ -39,8 +41,17 @@ const FORMAT: u32 = 1;
 /// Where snapshots lie, in the data directory as Prometheus has them.
 const SNAPSHOTS: &str = "snapshots";
 /// The store has a way of its own; addresses, sockets and first words belong to one run.
-const LEFT_OUT: &[&str] =
-    &["tsdb", SNAPSHOTS, "listeners.json", "listeners.part", "admin.sock", ".admin", "agent/spool", "agent/spool.lock"];
+const LEFT_OUT: &[&str] = &[
+    "tsdb",
+    SNAPSHOTS,
+    "listeners.json",
+    "listeners.part",
+    "admin.sock",
+    ".admin",
+    "agent/spool",
+    "agent/spool.lock",
+    "operators.key",
+];
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 const BLOCK_BYTES: usize = 1 << 20;
 /// A manifest names some thousand files.

@@ -11,6 +11,7 @@ use veghe_wire::document::{format_bytes, format_duration};
 use super::remote_write::PROTOCOLS;
 use super::{Config, Retention};
 use crate::alerting::{Channel, Language, Security};
+use crate::digitization::runway::Free;
 use crate::remote::{Credentials, Target};
 use crate::status::{ComponentSource, Localized, Need};
 
@@ -144,6 +145,53 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         out.option(3, "min_bits", rule.min_bits.map(|bits| bits.to_string()));
         out.texts(3, "formats", &rule.formats);
         out.texts(3, "compressions", &rule.compressions);
+    }
+    if settings.storages.is_empty() {
+        out.entry(1, "storages", "[]");
+    } else {
+        out.open(1, "storages");
+    }
+    for storage in &settings.storages {
+        out.item(2, "name", quote(&storage.name));
+        match &storage.free {
+            Free::Mount { instance, mountpoint } => {
+                out.entry(3, "instance", quote(instance));
+                out.entry(3, "mountpoint", quote(mountpoint));
+            }
+            Free::Expr(expr) => out.entry(3, "free", quote(expr)),
+        }
+        out.entry(3, "reserve", format_bytes(storage.reserve_bytes));
+        out.entry(3, "ratio", storage.ratio);
+    }
+    out.open(1, "privacy");
+    out.entry(2, "operators", settings.privacy.operators.name());
+    out.entry(2, "keep", format_args!("{}d", settings.privacy.keep_days));
+    out.option(2, "key_file", settings.privacy.key_file.as_deref().map(path));
+    if settings.workflows.is_empty() {
+        out.entry(1, "workflows", "[]");
+    } else {
+        out.open(1, "workflows");
+    }
+    for workflow in &settings.workflows {
+        out.item(2, "name", quote(&workflow.name));
+        out.entry(3, "system", workflow.system.name());
+        out.entry(3, "host", quote(&workflow.host));
+        out.entry(3, "port", workflow.port);
+        out.entry(3, "security", workflow.security.name());
+        out.option(3, "ca_file", workflow.ca_file.as_deref().map(path));
+        out.entry(3, "database", quote(&workflow.database));
+        out.entry(3, "username", quote(&workflow.username));
+        out.entry(3, "password_file", path(&workflow.password_file));
+        let zone = workflow.time_zone.as_ref().unwrap_or(&settings.time_zone);
+        out.entry(3, "time_zone", quote(zone.iana_name().unwrap_or("UTC")));
+        out.texts(3, "projects", &workflow.projects);
+        out.option(3, "unit_property", workflow.unit_property.as_ref().map(|text| quote(text)));
+        out.option(3, "unit_pattern", workflow.unit_pattern.as_ref().map(|pattern| quote(pattern.as_str())));
+        out.open(3, "steps");
+        for (step, stage) in &workflow.steps {
+            out.entry(4, &quote(step), stage.name());
+        }
+        out.entry(3, "every", span(workflow.every));
     }
 }
 

@@ -6,7 +6,10 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Day};
 use super::pack::Schedule;
+use super::privacy;
 use super::quality::Rule;
+use super::runway::Storage;
+use super::workflow::Workflow;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -76,6 +79,12 @@ pub struct Settings {
     pub reports: Option<Schedule>,
     /// What images must be.
     pub quality: Vec<Rule>,
+    /// What becomes of persons.
+    pub privacy: privacy::Settings,
+    /// Where masters are stored.
+    pub storages: Vec<Storage>,
+    /// Workflow systems that tell what happens.
+    pub workflows: Vec<Workflow>,
 }
 
 /// Shifts of a day at most.
@@ -94,6 +103,9 @@ impl Default for Settings {
             pace: None,
             reports: None,
             quality: Vec::new(),
+            privacy: privacy::Settings::default(),
+            storages: Vec::new(),
+            workflows: Vec::new(),
         }
     }
 }

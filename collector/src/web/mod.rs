@@ -13,6 +13,7 @@ mod encode;
 pub mod enrolment;
 mod federation;
 pub mod guard;
+mod icon;
 mod import;
 mod overview;
 mod pace;
@@ -272,11 +273,13 @@ impl Operations {
         let operating =
             access.guard(digitization::operating(project.clone()), exposure, Need::Credential(Scope::Operate));
         let floor = access.guard(digitization::floor(project.clone()), exposure, Need::Credential(Scope::Events));
-        let operating = operating.merge(floor);
+        let people = access.guard(digitization::people(project.clone()), exposure, Need::Credential(Scope::Admin));
+        let operating = operating.merge(floor).merge(people);
         let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
             .route("/operations.css", get(overview::style))
+            .route(icon::PATH, get(icon::show))
             .route("/federate", get(federation::federate))
             .route("/metrics", get(federation::metrics))
             .route("/v1/agents", get(agents))
