@@ -91,6 +91,10 @@ enum End {
     /// It was told to.
     Stopped,
     /// Settings came that only a new start takes over.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "all settings of other platforms change on the run")
+    )]
     Again,
 }
 
@@ -264,9 +268,9 @@ impl Steward {
             return;
         }
         let sensors = (config.sensors != before.sensors).then(|| {
-            let mut sensors = sensors::all_in_time(&config.sensors);
+            let sensors = sensors::all_in_time(&config.sensors);
             #[cfg(target_os = "linux")]
-            self.sources.add_to(config, &mut sensors);
+            let sensors = self.sources.added_to(config, sensors);
             sensors
         });
         let (settings, footprint) = (config.schedule.clone(), config.footprint.clone());
@@ -337,7 +341,7 @@ mod sources {
         config: &Config,
         state_dir: &Path,
         tasks: &TaskTracker,
-        mut sensors: Vec<Box<dyn Sensor>>,
+        sensors: Vec<Box<dyn Sensor>>,
         uplink: Uplink,
     ) -> anyhow::Result<Started> {
         let stop = CancellationToken::new();
@@ -351,17 +355,18 @@ mod sources {
         let (courier, events) = Courier::new(&digitization, state_dir.to_owned(), stop.clone());
         tasks.spawn(courier.run());
         let sources = Sources { digitization: Some(digitization), fixity: Some(fixity), stop };
-        sources.add_to(config, &mut sensors);
+        let sensors = sources.added_to(config, sensors);
         Ok((sources, sensors, uplink.with_events(events)))
     }
 
     impl Sources {
-        /// The sensors that tell about it.
-        pub(super) fn add_to(&self, config: &Config, sensors: &mut Vec<Box<dyn Sensor>>) {
+        /// `sensors` with those that tell about it.
+        pub(super) fn added_to(&self, config: &Config, mut sensors: Vec<Box<dyn Sensor>>) -> Vec<Box<dyn Sensor>> {
             let digitization = self.digitization.as_ref().filter(|_| !config.digitization.is_empty());
             let fixity = self.fixity.as_ref().filter(|_| !config.fixity.storages.is_empty());
             sensors.extend(digitization.map(Digitization::sensor));
             sensors.extend(fixity.map(Fixity::sensor));
+            sensors
         }
 
         pub(super) async fn stop(self) {

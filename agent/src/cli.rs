@@ -176,7 +176,7 @@ pub async fn execute(command: Command, out: &mut impl Write) -> anyhow::Result<(
             write_out(out, &crate::remote::Remote::look(&state_dir, local)?.to_text())
         }
         Command::Discover => {
-            let found = crate::discovery::look().found;
+            let found = crate::discovery::look(&crate::discovery::Settings::default()).found;
             let mut text = String::new();
             for finding in &found {
                 text = format!("{text}{:13} {}  {}\n", finding.kind, finding.name, finding.detail);

@@ -331,7 +331,8 @@ uplink:
   backfill_batches_per_second: 20
 
 # The collector may change what is measured and how often, within what this file leaves open: what is set here wins, apart
-# from interval, deadline and backfill above as long as they are unchanged. It can't name programs to run. To keep it out:
+# from interval, deadline and backfill above as long as they are unchanged. It can't name programs to run, nor secrets
+# outside the directory secrets beside this file (remote: {{secrets: [/etc/veghe]}} permits another). To keep it out:
 # remote:
 #   accept: false
 # To keep single keys as they are here: remote: {{keep: [interval, sensors.scrapes]}}
@@ -404,15 +405,19 @@ fn read_policy(node: &Node, problems: &mut Problems) -> Policy {
     let mut policy = Policy::default();
     policy.accept = section.value("accept", problems, parse_bool).unwrap_or(policy.accept);
     policy.programs = section.value("programs", problems, parse_bool).unwrap_or(policy.programs);
+    let secrets = section.list("secrets", problems);
+    policy.secrets = options::texts(secrets, problems, options::absolute).unwrap_or_default();
     let keep = section.list("keep", problems);
     policy.keep = keep.iter().filter_map(|node| node.text(problems).map(str::to_owned)).collect();
-    section.finish(&["accept", "programs", "keep"], problems);
+    section.finish(&["accept", "programs", "secrets", "keep"], problems);
     policy
 }
 
 fn write_policy(policy: &Policy) -> String {
     let keep = policy.keep.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
-    format!("remote:\n  accept: {}\n  programs: {}\n  keep: [{keep}]\n", policy.accept, policy.programs)
+    let secrets = options::list(policy.secrets.iter().map(|directory| options::quoted(&directory.to_string_lossy())));
+    let Policy { accept, programs, .. } = policy;
+    format!("remote:\n  accept: {accept}\n  programs: {programs}\n  secrets: {secrets}\n  keep: [{keep}]\n")
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
@@ -502,8 +507,8 @@ sensors:
         assert_eq!((program.memory_bytes, program.keeps_capabilities), (64 << 20, true));
         let [first, second] = config.sensors.options.scrapes.as_slice() else { panic!("two targets") };
         assert_eq!(
-            (first.job.as_str(), first.path.as_str(), second.address.as_str()),
-            ("postgres", "/metrics", "127.0.0.1:9188")
+            (first.job.as_str(), first.url.as_str(), second.url.as_str()),
+            ("postgres", "http://127.0.0.1:9187/metrics", "http://127.0.0.1:9188/metrics")
         );
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(second.labels, [pair("site", "tm"), pair("target", "127.0.0.1:9188")]);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use veghe_wire::document::{Node, Problems, format_bytes, parse_bytes};
 
 /// Sensors that shipped alerts stand on, and whatever a person configured by name: never stretched, never shed.
-pub const ESSENTIAL: [&str; 21] = [
+pub const ESSENTIAL: [&str; 24] = [
     "backups",
     "certificates",
     "cpu",
@@ -23,11 +23,14 @@ pub const ESSENTIAL: [&str; 21] = [
     "lvm",
     "mdadm",
     "meminfo",
+    "named_processes",
     "nut",
     "portable",
     "pressure",
     "programs",
+    "redfish",
     "scrapes",
+    "services",
     "smart",
     "snmp",
     "systemd",

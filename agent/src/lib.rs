@@ -28,5 +28,7 @@ pub mod service;
 pub mod session;
 pub mod spool;
 pub mod system;
+#[cfg(target_os = "linux")]
+pub mod thrift;
 pub mod tls;
 pub mod uplink;

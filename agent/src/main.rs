@@ -1,5 +1,6 @@
 //! `veghe-agent`: parse, start logging, run, exit.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -50,10 +51,18 @@ fn run(command: Command) -> anyhow::Result<()> {
         tokio::select! {
             result = &mut agent => return result,
             told = told_to_end() => told.context("cannot listen to signals")?,
+            never = keep_small() => match never {},
         }
         stop.cancel();
         agent.await
     })
+}
+
+async fn keep_small() -> Infallible {
+    #[cfg(target_os = "linux")]
+    return veghe_agent::thrift::keep_small().await;
+    #[cfg(not(target_os = "linux"))]
+    std::future::pending().await
 }
 
 /// By hand instead of with `EnvFilter`, whose regular expressions would be a good part of the agent's memory.

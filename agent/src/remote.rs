@@ -2,12 +2,14 @@
 //!
 //! The boundary: the collector may change what is measured and how often, never who the agent is, whom it talks to,
 //! where it keeps its state, or what it may be told ([`OWN_KEYS`]); it may name no program to run ([`RUNS_PROGRAMS`])
-//! unless `remote.programs` in `agent.yaml` permits that. What `agent.yaml` says itself wins, and what
+//! unless `remote.programs` in `agent.yaml` permits that, and no secret outside a directory for them ([`secrets`]). What `agent.yaml` says itself wins, and what
 //! `remote.keep` names stays as it is there.
 //!
 //! Invariants: nothing that comes from outside stops the agent: what does not fit is refused with reasons and the last
 //! good settings stay; new settings are on trial first, and an agent that crashes twice meanwhile goes back by itself.
 //! What it deliberately does not do: apply settings (`app`), know MQTT.
+
+mod secrets;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,13 +44,15 @@ pub struct Policy {
     pub accept: bool,
     /// Whether they may name programs to run.
     pub programs: bool,
+    /// Directories whose files they may name as secrets, beside `secrets` in the state directory.
+    pub secrets: Vec<PathBuf>,
     /// Keys of `agent.yaml` that stay as they are there, whether it sets them or not, for example `sensors.scrapes`.
     pub keep: Vec<String>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { accept: true, programs: false, keep: Vec::new() }
+        Self { accept: true, programs: false, secrets: Vec::new(), keep: Vec::new() }
     }
 }
 
@@ -171,6 +175,7 @@ impl Local {
         let kept: Vec<&str> = self.policy.keep.iter().map(String::as_str).collect();
         let node = node.without(&kept);
         let mut problems = Problems::new(OFFERED);
+        secrets::check(&node, &secrets::directories(&self.path, &self.policy.secrets), &mut problems);
         let config = Config::read(&node.overlaid_with(&local), &mut problems);
         Ok(Effective { config: problems.finish(config)?, local, offered: Some(node) })
     }
@@ -550,6 +555,14 @@ mod tests {
         let permits = local(&format!("{LOCAL}remote: {{programs: true}}\n"));
         let programs = "sensors:\n  programs:\n    run: [{name: x, command: [/bin/true]}]\n";
         assert_eq!(permits.with(Some(programs)).expect("permitted").config.sensors.options.programs.len(), 1);
+        let secret = "sensors:\n  snmp: {auths: {x: {version: 2, community_file: /etc/veghe/x}}}\n";
+        let problems = local(LOCAL).with(Some(secret)).expect_err("refused").to_string();
+        assert!(problems.contains(":2: sensors.snmp.auths.x.community_file: is a secret"), "{problems}");
+        let permits = local(&format!("{LOCAL}remote: {{secrets: [/etc/veghe]}}\n"));
+        permits.with(Some(secret)).expect("permitted");
+        local(&format!("{LOCAL}{}", secret.trim_start_matches("sensors:\n")))
+            .with(Some("interval: 9s\n"))
+            .expect("its own");
     }
 
     #[test]
@@ -640,8 +653,8 @@ mod tests {
     /// A sensor that runs programs either takes their names from no setting, or is in [`RUNS_PROGRAMS`].
     #[test]
     fn no_sensor_runs_programs_that_a_collector_could_name() {
-        // These run what their source names, with arguments of their own.
-        const FIXED: [&str; 4] = ["lvm", "run", "timesync", "updates"];
+        // These run what their source names, with arguments of their own; of `named_processes` only the test does.
+        const FIXED: [&str; 5] = ["lvm", "named_processes", "run", "timesync", "updates"];
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sensors");
         let mut files = vec![dir];
         while let Some(path) = files.pop() {

@@ -3,21 +3,26 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use windows_service::service::{
-    ServiceAccess, ServiceControl, ServiceControlAccept, ServiceErrorControl, ServiceExitCode, ServiceInfo,
+    Service, ServiceAccess, ServiceControl, ServiceControlAccept, ServiceErrorControl, ServiceExitCode, ServiceInfo,
     ServiceStartType, ServiceState, ServiceStatus, ServiceType,
 };
 use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
-use windows_service::{define_windows_service, service_dispatcher};
+use windows_service::{Error, define_windows_service, service_dispatcher};
 
 const NAME: &str = "veghe-agent";
 /// How long the manager may wait for the end: the uplink delivers what it can meanwhile.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// `ERROR_SERVICE_DATABASE_LOCKED`.
+const DATABASE_LOCKED: i32 = 1055;
+const START_ATTEMPTS: u32 = 60;
+const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Makes the service, which starts with the machine and keeps its state in `state_dir`, and starts it.
 ///
@@ -44,7 +49,18 @@ pub fn install(state_dir: &Path) -> anyhow::Result<()> {
     service
         .set_description("Reports the health of this machine to a Veghe collector")
         .context("cannot describe the service")?;
-    service.start::<OsString>(&[]).context("the service is installed, but does not start; the event log says why")
+    start(&service).context("the service is installed, but does not start; the event log says why")
+}
+
+/// Starts the service; while a machine starts its own, it starts no others.
+fn start(service: &Service) -> windows_service::Result<()> {
+    for _ in 1..START_ATTEMPTS {
+        match service.start::<OsString>(&[]) {
+            Err(Error::Winapi(error)) if error.raw_os_error() == Some(DATABASE_LOCKED) => thread::sleep(START_PAUSE),
+            result => return result,
+        }
+    }
+    service.start::<OsString>(&[])
 }
 
 /// Stops and removes the service.

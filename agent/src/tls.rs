@@ -1,5 +1,7 @@
 //! Whom the agent trusts and how it shows who it is: the collector's own CA, pinned, and a client certificate.
 //!
+//! The one place that has a verifier of certificates; others say whose count ([`Judge`]).
+//!
 //! Invariant: a server is the collector if its certificate comes from the pinned CA and bears
 //! [`veghe_wire::COLLECTOR_SERVER_NAME`]; the host name or address by which it was reached says nothing.
 //! What it deliberately does not do: connect.
@@ -7,10 +9,12 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::{WantsClientCert, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
 
@@ -27,21 +31,30 @@ pub enum Pin {
 ///
 /// # Errors
 /// What rustls finds wrong with the certificates or the key.
-pub fn client_config(
-    pin: Pin,
-    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-) -> Result<ClientConfig, Error> {
+pub fn client_config(pin: Pin, identity: Option<Identity>) -> Result<ClientConfig, Error> {
+    with_identity(judged_by(Arc::new(pin))?, identity)
+}
+
+/// Certificates, the own one first, and the key.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// A client that trusts whom `judge` does.
+pub(crate) fn judged_by(judge: Arc<dyn Judge>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(PinnedVerifier { pin, algorithms: provider.signature_verification_algorithms });
-    let builder = builder(provider)?.dangerous().with_custom_certificate_verifier(verifier);
+    let verifier = Arc::new(Verifier { judge, algorithms: provider.signature_verification_algorithms });
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
+}
+
+/// A client that shows `identity` where it has one.
+pub(crate) fn with_identity(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    identity: Option<Identity>,
+) -> Result<ClientConfig, Error> {
     match identity {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key),
         None => Ok(builder.with_no_client_auth()),
     }
-}
-
-fn builder(provider: Arc<CryptoProvider>) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Error> {
-    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
 }
 
 /// SHA-256 of a certificate.
@@ -49,13 +62,50 @@ pub fn fingerprint(certificate: &[u8]) -> [u8; 32] {
     Sha256::digest(certificate).into()
 }
 
+/// What a server shows of itself.
+pub(crate) struct Shown<'a> {
+    pub(crate) certificate: &'a CertificateDer<'a>,
+    pub(crate) intermediates: &'a [CertificateDer<'a>],
+    pub(crate) now: UnixTime,
+    pub(crate) algorithms: &'a WebPkiSupportedAlgorithms,
+}
+
+/// Whose certificates count. That the server has their key is checked whoever judges.
+pub(crate) trait Judge: std::fmt::Debug + Send + Sync {
+    /// Nothing where they do.
+    ///
+    /// # Errors
+    /// Why they do not.
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), Error>;
+}
+
+impl Judge for Pin {
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), Error> {
+        let ca = match self {
+            Self::Ca(ca) => ca.clone(),
+            Self::Fingerprint(pinned) => {
+                let sent = shown.intermediates.iter().find(|certificate| fingerprint(certificate) == *pinned);
+                sent.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?.clone().into_owned()
+            }
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(ca)?;
+        let certificate = ParsedCertificate::try_from(shown.certificate)?;
+        let algorithms = shown.algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &roots, shown.intermediates, shown.now, algorithms)?;
+        let name = ServerName::try_from(veghe_wire::COLLECTOR_SERVER_NAME)
+            .or(Err(Error::General("the collector's name is not a DNS name".to_owned())))?;
+        verify_server_name(&certificate, &name)
+    }
+}
+
 #[derive(Debug)]
-struct PinnedVerifier {
-    pin: Pin,
+struct Verifier {
+    judge: Arc<dyn Judge>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for PinnedVerifier {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -64,20 +114,8 @@ impl ServerCertVerifier for PinnedVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let ca = match &self.pin {
-            Pin::Ca(ca) => ca.clone(),
-            Pin::Fingerprint(pinned) => {
-                let sent = intermediates.iter().find(|certificate| fingerprint(certificate) == *pinned);
-                sent.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?.clone().into_owned()
-            }
-        };
-        let mut roots = RootCertStore::empty();
-        roots.add(ca)?;
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &roots, intermediates, now, self.algorithms.all)?;
-        let name = ServerName::try_from(veghe_wire::COLLECTOR_SERVER_NAME)
-            .or(Err(Error::General("the collector's name is not a DNS name".to_owned())))?;
-        verify_server_name(&certificate, &name)?;
+        let shown = Shown { certificate: end_entity, intermediates, now, algorithms: &self.algorithms };
+        self.judge.judge(&shown)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -3,6 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
+mod authority;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -39,6 +41,19 @@ impl Server {
         let ended = self.0.try_wait().expect("the server");
         assert!(ended.is_none(), "the server ended: {ended:?}");
     }
+}
+
+/// A program of NUT whose files are all in `dir`.
+fn nut(program: &str, arguments: &[&str], dir: &Path) -> Server {
+    let mut command = Command::new(program);
+    command.args(arguments).arg("-D");
+    if rustix::process::geteuid().is_root() {
+        command.args(["-u", "root"]);
+    }
+    for variable in ["NUT_CONFPATH", "NUT_STATEPATH", "NUT_ALTPIDPATH"] {
+        command.env(variable, dir);
+    }
+    Server::start(&mut command)
 }
 
 fn free_port() -> u16 {
@@ -336,19 +351,8 @@ fn a_ups_is_told_by_nut_as_nut_exporter_tells_it() {
         "proba.dev",
         "device.type: ups\nbattery.charge: 81\nbattery.runtime: 1320\ninput.voltage: 0.0\nups.load: 29\nups.beeper.status: enabled\nups.serial: G202\nups.status: OB DISCHRG LB\n",
     );
-    let start = |program: &str, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments).arg("-D");
-        if rustix::process::geteuid().is_root() {
-            command.args(["-u", "root"]);
-        }
-        for variable in ["NUT_CONFPATH", "NUT_STATEPATH", "NUT_ALTPIDPATH"] {
-            command.env(variable, work.path());
-        }
-        Server::start(&mut command)
-    };
-    let mut driver = start("/lib/nut/dummy-ups", &["-a", "proba"]);
-    let mut server = start("/lib/nut/upsd", &[]);
+    let mut driver = nut("/lib/nut/dummy-ups", &["-a", "proba"], work.path());
+    let mut server = nut("/lib/nut/upsd", &[], work.path());
     let mut sensor =
         sensor("nut", &format!("{{servers: [{{address: \"127.0.0.1:{port}\", timeout: 1m}}]}}"), work.path());
     let told = loop {
@@ -373,6 +377,52 @@ fn a_ups_is_told_by_nut_as_nut_exporter_tells_it() {
     assert_eq!(told.value("up", &[("instance", &format!("127.0.0.1:{port}"))]), Some(1.0));
     drop(server);
     let told = Told::read(&mut *sensor);
+    assert_eq!((told.value("up", &[]), told.0.len()), (Some(0.0), 2));
+}
+
+#[test]
+fn a_ups_is_asked_after_starttls_and_only_a_server_of_the_ca_hears_the_password() {
+    let work = tempfile::tempdir().expect("directory");
+    authority::write(work.path());
+    let in_work = |name: &str| work.path().join(name).display().to_string();
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).current_dir(work.path()).output();
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}; see tests/run for what it needs"));
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    // Debian's upsd takes its certificate from a data base of NSS.
+    fs::create_dir(work.path().join("db")).expect("directory");
+    run("certutil", &["-N", "-d", "db", "--empty-password"]);
+    let certificate = ["-in", "server.crt", "-inkey", "server.key", "-name", "upsd", "-passout", "pass:x"];
+    run("openssl", &[&["pkcs12", "-export", "-out", "server.p12"], &certificate[..]].concat());
+    run("pk12util", &["-i", "server.p12", "-d", "db", "-W", "x", "-K", ""]);
+    let port = free_port();
+    let file = |name: &str, content: &str| fs::write(work.path().join(name), content).expect("write");
+    file("upsd.conf", &format!("LISTEN 127.0.0.1 {port}\nCERTPATH {}\nCERTIDENT \"upsd\" \"x\"\n", in_work("db")));
+    file("ups.conf", &format!("[proba]\n  driver = dummy-ups\n  port = {}\n", in_work("proba.dev")));
+    file("upsd.users", "[veghe]\n  password = geheim\n");
+    file("proba.dev", "ups.status: OL\nbattery.charge: 81\n");
+    file("password", "geheim\n");
+    let mut driver = nut("/lib/nut/dummy-ups", &["-a", "proba"], work.path());
+    let mut server = nut("/lib/nut/upsd", &[], work.path());
+    let settings = |ca: &str| {
+        let (ca, password) = (in_work(ca), in_work("password"));
+        format!(
+            "{{servers: [{{address: \"127.0.0.1:{port}\", ca_file: {ca}, username: veghe, password_file: {password}, timeout: 1m}}]}}"
+        )
+    };
+    let mut trusting = sensor("nut", &settings("ca.crt"), work.path());
+    let told = loop {
+        let told = Told::read(&mut *trusting);
+        if told.value("network_ups_tools_battery_charge", &[]).is_some() {
+            break told;
+        }
+        driver.assert_runs();
+        server.assert_runs();
+    };
+    assert_eq!(told.value("up", &[]), Some(1.0));
+    assert_eq!(told.value("network_ups_tools_battery_charge", &[]), Some(81.0));
+    let told = Told::read(&mut *sensor("nut", &settings("other.crt"), work.path()));
     assert_eq!((told.value("up", &[]), told.0.len()), (Some(0.0), 2));
 }
 
@@ -414,4 +464,61 @@ fn rooms_are_told_from_messages_of_mosquitto() {
     assert_eq!(told.value("room_temperature_celsius", &[("cladire", "A")]), Some(temperature));
     assert_eq!(told.value("room_humidity_percent", &labels), Some(48.5));
     assert_eq!(told.value("mqtt_json_messages_refused_total", &[]), Some(1.0));
+}
+
+#[test]
+fn a_room_is_heard_by_tls_with_a_password_and_from_no_broker_of_another_ca() {
+    let work = tempfile::tempdir().expect("directory");
+    authority::write(work.path());
+    let in_work = |name: &str| work.path().join(name).display().to_string();
+    let port = free_port();
+    let users = in_work("users");
+    let made = Command::new("mosquitto_passwd").args(["-b", "-c", &users, "veghe", "geheim"]).status();
+    assert!(made.expect("mosquitto_passwd").success());
+    fs::write(work.path().join("password"), "geheim\n").expect("write");
+    fs::write(work.path().join("wrong"), "guess\n").expect("write");
+    let settings = format!(
+        "user root\nlistener {port} 127.0.0.1\ncertfile {}\nkeyfile {}\npassword_file {users}\nallow_anonymous false\n",
+        in_work("server.crt"),
+        in_work("server.key"),
+    );
+    fs::write(work.path().join("mosquitto.conf"), settings).expect("write");
+    let mut broker = Server::start(Command::new("/usr/sbin/mosquitto").arg("-c").arg(in_work("mosquitto.conf")));
+    let listener = |ca: &str, password: &str| {
+        let (ca, password) = (in_work(ca), in_work(password));
+        let rules = "[{topic: \"clima/+\", path: t, metric: room_temperature_celsius}]";
+        let broker =
+            format!("address: \"127.0.0.1:{port}\", username: veghe, password_file: {password}, ca_file: {ca}");
+        sensor("mqtt_json", &format!("{{brokers: [{{{broker}, rules: {rules}}}]}}"), work.path())
+    };
+    let mut good = listener("ca.crt", "password");
+    let mut others = [listener("other.crt", "password"), listener("ca.crt", "wrong")];
+    let mut told_by_others = 0.0;
+    rustls::crypto::ring::default_provider().install_default().ok();
+    while Told::read(&mut *good).value("mqtt_json_connected", &[]) != Some(1.0) {
+        broker.assert_runs();
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut options = rumqttc::MqttOptions::new("sensor", "127.0.0.1", port);
+    let ca = fs::read(work.path().join("ca.crt")).expect("CA");
+    let tls = rumqttc::TlsConfiguration::Simple { ca, alpn: None, client_auth: None };
+    options.set_transport(rumqttc::Transport::tls_with_config(tls)).set_credentials("veghe", "geheim");
+    // Retained: it is heard whenever a listener has subscribed.
+    let (client, mut connection) = rumqttc::Client::new(options, 10);
+    client.publish("clima/7", rumqttc::QoS::AtLeastOnce, true, "{\"t\": 21.5}").expect("publish");
+    thread::spawn(move || connection.iter().take_while(Result::is_ok).count());
+    loop {
+        let told = Told::read(&mut *good);
+        for other in &mut others {
+            let told = Told::read(&mut **other);
+            told_by_others += told.value("mqtt_json_connected", &[]).unwrap_or(1.0);
+        }
+        if told.value("room_temperature_celsius", &[("topic", "clima/7")]) == Some(21.5) {
+            assert_eq!(told.value("mqtt_json_connected", &[]), Some(1.0));
+            break;
+        }
+        broker.assert_runs();
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(told_by_others, 0.0, "neither with another CA nor with a wrong password");
 }

@@ -17,10 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use veghe_agent::config::Config;
 use veghe_agent::reading::{Round, SeriesName};
 use veghe_agent::schedule::{Override, Schedule, Settings};
-use veghe_agent::sensors::glob::Globs;
-use veghe_agent::sensors::linux::scrapes::Target;
 use veghe_agent::sensors::options::Options;
 use veghe_agent::sensors::{self, Roots, SensorSettings};
 
@@ -72,24 +71,17 @@ fn hang() {
     for file in ["meminfo", "loadavg", "stat", "vmstat"] {
         fs::copy(format!("/proc/{file}"), proc.join(file)).expect("copy");
     }
-    let target = Target {
-        job: "silent".to_owned(),
-        address: server.local_addr().expect("address").to_string(),
-        path: "/metrics".to_owned(),
-        timeout: Duration::from_millis(400),
-        labels: Vec::new(),
-        drop: Globs::default(),
-    };
+    let address = server.local_addr().expect("address");
+    let scrapes =
+        format!("[{{job_name: silent, scrape_timeout: 400ms, static_configs: [{{targets: [\"{address}\"]}}]}}]");
+    let text = format!("agent: a\nmqtt: mqtts://x\nsensors: {{scrapes: {{scrape_configs: {scrapes}}}}}\n");
+    let scrapes = Config::parse(Path::new("agent.yaml"), &text).expect("valid").sensors.options.scrapes;
     let wanted = ["filesystem", "loadavg", "meminfo", "scrapes", "stat", "textfile", "vmstat"];
     let settings = SensorSettings {
         roots: Roots { proc, ..Roots::default() },
         disabled: sensors::names().filter(|name| !wanted.contains(name)).map(str::to_owned).collect(),
         // A directory on the stuck file system: this sensor hangs as a whole.
-        options: Options {
-            textfile_directories: vec![stuck.join("metrics")],
-            scrapes: vec![target],
-            ..Options::default()
-        },
+        options: Options { textfile_directories: vec![stuck.join("metrics")], scrapes, ..Options::default() },
         ..SensorSettings::default()
     };
     let schedule = Settings {
@@ -123,6 +115,9 @@ fn hang() {
                 let stuck = labels("stuck", "fuse.stuck", stuck.to_str().expect("text"));
                 assert_eq!(value(&round, "node_filesystem_device_error", &stuck), Some(1.0));
                 assert_eq!(value(&round, "node_filesystem_size_bytes", &stuck), None);
+                let [device, fstype, mountpoint] = stuck;
+                let fault = [device, ("fault", "hung"), fstype, mountpoint];
+                assert_eq!(value(&round, "veghe_filesystem_fault", &fault), Some(1.0));
                 let healthy = labels("healthy", "ext4", "/");
                 assert_eq!(value(&round, "node_filesystem_device_error", &healthy), Some(0.0));
                 assert!(value(&round, "node_filesystem_size_bytes", &healthy).is_some_and(|bytes| bytes > 0.0));

@@ -16,7 +16,7 @@ use veghe_agent::sensors::{self, Roots, SensorSettings};
 
 const PROGRAM: &str = "prometheus-node-exporter";
 /// Sensors that version 1.5 does not have.
-const NOT_THEIRS: [&str; 17] = [
+const NOT_THEIRS: [&str; 19] = [
     "backups",
     "certificates",
     "containers",
@@ -24,9 +24,11 @@ const NOT_THEIRS: [&str; 17] = [
     "logs",
     "lvm",
     "mqtt_json",
+    "named_processes",
     "nut",
     "ports",
     "programs",
+    "redfish",
     "scrapes",
     "smart",
     "snmp",

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::backup::{self, Progress, Verified};
 use crate::clock;
 use crate::digitization::Digitization;
+use crate::digitization::privacy::office::{Found, Look};
 use crate::digitization::{office, pack};
 use crate::fleet::{self, Fleet};
 use crate::import::{self, Format, Summary};
@@ -76,6 +77,11 @@ pub enum Request {
     Reports {
         /// What.
         question: pack::Question,
+    },
+    /// Who of some people did the events of a unit; goes on record.
+    LookBehind {
+        /// What is asked.
+        look: Look,
     },
     /// A copy of everything in a directory.
     Backup {
@@ -137,6 +143,11 @@ pub enum Response {
     Reports {
         /// The answer.
         answer: Box<pack::Answer>,
+    },
+    /// To [`Request::LookBehind`].
+    Found {
+        /// What was found.
+        found: Box<Found>,
     },
     /// What was asked goes on; more lines follow.
     Progress {
@@ -347,6 +358,17 @@ impl Desk {
                     answer.map_or_else(|error| failed(&error), |answer| Response::Value { answer })
                 }
             },
+            Ok(Request::LookBehind { look }) => {
+                // Who asks, as the system knows it: nobody can say otherwise.
+                let uid = stream.peer_cred()?.uid();
+                let project = self.project.clone();
+                let work = tokio::task::spawn_blocking(move || project.look_behind(&look, uid, clock::now()));
+                match work.await {
+                    Ok(Ok(found)) => Response::Found { found: Box::new(found) },
+                    Ok(Err(error)) => failed(&error),
+                    Err(_panicked) => Response::Error { message: "the request failed unexpectedly".to_owned() },
+                }
+            }
             Ok(Request::Fleet { question }) => {
                 let fleet = self.fleet.clone();
                 let work = tokio::task::spawn_blocking(move || fleet::office::answer(&fleet, question, clock::now()));
@@ -523,6 +545,7 @@ async fn answer(request: Request, ingest: &IngestHandle, project: &Digitization)
         Request::Import { .. }
         | Request::Query(_)
         | Request::Backup { .. }
+        | Request::LookBehind { .. }
         | Request::Fleet { .. }
         | Request::Verify => Response::Error { message: "the request is answered elsewhere".to_owned() },
     }

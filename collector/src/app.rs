@@ -290,7 +290,9 @@ impl Collector {
             fs::remove_file(&listeners_file).with_context(|| format!("cannot remove {}", listeners_file.display()))?;
         }
         let ledger = Ledger::open(&data_dir.join("ledger.db"))?;
-        let project = Digitization::open(ledger.clone(), config.digitization.clone())?;
+        let mut digitization = config.digitization.clone();
+        digitization.privacy.key_file.get_or_insert_with(|| data_dir.join("operators.key"));
+        let project = Digitization::open(ledger.clone(), digitization)?;
         let registry = prometheus::Registry::new();
         web::register_process_metrics(&registry, started)?;
         let http_metrics = HttpMetrics::new(&registry)?;
@@ -331,6 +333,8 @@ impl Collector {
         )?;
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
         digitization::workflow::start(&project, &registry, &intake, &background)?;
+        digitization::runway::start(project.clone(), queries.clone(), rest.clone(), &background);
+        digitization::privacy::office::start(project.clone(), rest.clone(), &background);
         let reports = match config.digitization.reports.clone() {
             Some(schedule) => Some(reports::start(project.clone(), schedule, &config.alerting.receivers).await?),
             None => None,

@@ -458,6 +458,31 @@ Examples:
         #[command(flatten)]
         running: Running,
     },
+    /// Tell who of some people did the events of a unit, where pseudonyms are kept; the look goes on record
+    ///
+    /// No name is stored anywhere: the file's names are hashed with the keys of the last weeks and compared. The record (who, when,
+    /// why, which unit, how many events) is written before the answer and shown at /digitization/privacy; it has no names.
+    #[command(after_help = "\
+Example:
+  veghe-collector digitization reveal CJT-URB-1987-0142 --names staff.txt --by 'Ion Vasile' \\
+    --why 'pages 12 to 40 are missing, complaint 1234' --data-dir /var/lib/veghe")]
+    Reveal {
+        /// The unit, by its code
+        #[arg(value_name = "UNIT")]
+        unit: String,
+        /// The people who may have done them, one name on a line as the capture software writes it
+        #[arg(long, value_name = "FILE")]
+        names: PathBuf,
+        /// Who looks
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// What the look is for, a sentence
+        #[arg(long, value_name = "REASON")]
+        why: String,
+        /// Which collector
+        #[command(flatten)]
+        running: Running,
+    },
     /// Check that every report is as it was made and follows from the one before; exit code 1 if one does not
     #[command(after_help = "Example: veghe-collector digitization verify --data-dir /var/lib/veghe")]
     Verify {

@@ -96,6 +96,8 @@ const KEYS: &[(&str, &[&str])] = &[
             "pages_per_day",
             "reports",
             "quality",
+            "privacy",
+            "storages",
             "workflows",
         ],
     ),
@@ -126,6 +128,8 @@ const KEYS: &[(&str, &[&str])] = &[
         "digitization.quality[]",
         &["series", "binding", "min_ppi", "level", "min_bits", "formats", "compressions", "icc"],
     ),
+    ("digitization.storages[]", &["name", "instance", "mountpoint", "free", "reserve", "ratio"]),
+    ("digitization.privacy", &["operators", "keep", "key_file"]),
     ("digitization.reports", &["weekly", "monthly", "at", "languages", "mail"]),
     (
         "remote_write[]",

@@ -20,6 +20,8 @@ const MIGRATIONS: &[&str] = &[
     crate::digitization::REPORT_SCHEMA,
     crate::digitization::TIME_SCHEMA,
     crate::fleet::SCHEMA,
+    crate::digitization::PRIVACY_SCHEMA,
+    crate::digitization::PROVENANCE_SCHEMA,
     crate::digitization::WORKFLOW_SCHEMA,
 ];
 

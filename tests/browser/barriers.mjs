@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
-// Looks at each of `pages`, `{ name, url, language, status }`, puts pictures into `directory` and ends the process: 1
+// Looks at each of `pages`, `{ name, url, language, status }` with `httpCredentials` where they need a user, puts pictures into `directory` and ends the process: 1
 // where something is wrong, which is printed after the name of the page.
 export async function look(subject, pages, directory) {
   await mkdir(directory, { recursive: true });
@@ -39,10 +39,10 @@ export async function look(subject, pages, directory) {
   process.exit(failures.length === 0 ? 0 : 1);
 }
 
-async function lookAt(browser, axe, { name, url, language, status }, { colorScheme, width }, directory) {
+async function lookAt(browser, axe, { name, url, language, status, httpCredentials }, { colorScheme, width }, directory) {
   const failures = [];
   // axe runs in the page, where our policy forbids foreign scripts: only this browser is told to let it in.
-  const context = await browser.newContext({ colorScheme, viewport: { width, height: 900 }, bypassCSP: true });
+  const context = await browser.newContext({ colorScheme, viewport: { width, height: 900 }, bypassCSP: true, httpCredentials });
   const page = await context.newPage();
   page.on('pageerror', (error) => failures.push(`${name}: ${error}`));
   page.on('console', (message) => {

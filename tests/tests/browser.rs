@@ -60,10 +60,10 @@ fn the_pages_of_a_digitization_have_no_barrier() {
     let collector = under_way(dir.path(), size).expect("an archive that is under way");
     collector.admin(&["digitization", "report", "2026-05", "--freeze", "--output", "/dev/null"]).expect("a report");
     let pictures = std::env::var_os("VEGHE_PICTURES").map_or_else(|| dir.path().join("pictures"), PathBuf::from);
-    look("digitization.mjs", &collector.listeners.ops, &pictures, &["CJT-SIM-0003"]);
     let login = std::fs::read_to_string(dir.path().join("data/first-login")).expect("first-login");
     let (user, password) = login.split_once('\n').expect("a user");
     let password = password.lines().next().expect("a password");
+    look("digitization.mjs", &collector.listeners.ops, &pictures, &["CJT-SIM-0003", user, password]);
     let units = ["CJT-SIM-0297", "CJT-SIM-0298", "CJT-SIM-0299", "CJT-SIM-0300"];
     look("scan-in.mjs", &collector.listeners.ops, &pictures, &[&[user, password], &units[..]].concat());
 }

@@ -55,7 +55,7 @@ fn crates_import_downward_only() {
         ("veghe-promql", &["veghe-model"]),
         ("veghe-dialects", &[]),
         ("veghe-imagefile", &[]),
-        ("veghe-agent", &["veghe-wire", "veghe-dialects", "veghe-imagefile"]),
+        ("veghe-agent", &["veghe-wire", "veghe-model", "veghe-dialects", "veghe-imagefile"]),
     ];
     let metadata = metadata();
     for (name, may) in allowed {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 use veghe_tests::process::{Collector, wait_for};
-use veghe_tests::workflow::{GOOBI, PRODUCTION_3, MariaDb, metric, settings, unit};
+use veghe_tests::workflow::{GOOBI, MariaDb, PRODUCTION_3, metric, settings, unit};
 
 /// Units of the inventory.
 const INVENTORY: &str = "cod_unitate;nr_file;latime_mm;lot\nCJT-1;100;31;L-1\nCJT-2;100;31;L-1\nCJT-3;100;31;L-1\n";

@@ -1,13 +1,16 @@
 //! Discovery: what there is on this machine that could be watched. It proposes; nothing is watched by being found.
 //!
 //! Looks once after the start and then daily, on a thread of its own, at names of files and directories, at the kernel's
-//! table of listening sockets, and at `/metrics` of exporters on loopback ports that are known for one.
+//! table of listening sockets, and at `/metrics` of exporters on loopback ports that are known for one. Where
+//! settings say so it asks the local network, by mDNS, for scanners.
 //! What it deliberately does not do: send anything but those requests, scan ports or networks, read contents.
 
 #[cfg(target_os = "linux")]
 mod exporters;
 #[cfg(target_os = "linux")]
 mod machine;
+#[cfg(target_os = "linux")]
+mod scanners;
 
 use std::time::Duration;
 
@@ -28,11 +31,13 @@ pub struct Settings {
     pub enabled: bool,
     /// From one look to the next.
     pub interval: Duration,
+    /// Whether it asks the local network for scanners.
+    pub scanners: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enabled: true, interval: Duration::from_hours(24) }
+        Self { enabled: true, interval: Duration::from_hours(24), scanners: false }
     }
 }
 
@@ -46,25 +51,31 @@ pub(crate) fn read(node: &Node, problems: &mut Problems) -> Settings {
         _ => Err(format!("`{text}` is too short; at least {}", format_duration(SHORTEST_INTERVAL))),
     };
     settings.interval = section.value("interval", problems, interval).unwrap_or(settings.interval);
-    section.finish(&["enabled", "interval"], problems);
+    settings.scanners = section.value("scanners", problems, parse_bool).unwrap_or(settings.scanners);
+    section.finish(&["enabled", "interval", "scanners"], problems);
     settings
 }
 
 /// What [`read`] reads.
 pub(crate) fn write(settings: &Settings) -> String {
-    format!("discovery:\n  enabled: {}\n  interval: {}\n", settings.enabled, format_duration(settings.interval))
+    let Settings { enabled, interval, scanners } = settings;
+    let interval = format_duration(*interval);
+    format!("discovery:\n  enabled: {enabled}\n  interval: {interval}\n  scanners: {scanners}\n")
 }
 
 /// All that can be watched here, in a steady order.
-pub fn look() -> Findings {
+pub fn look(settings: &Settings) -> Findings {
     #[cfg(target_os = "linux")]
     let found = {
         let mut found = machine::look(&crate::sensors::Roots::default());
+        if settings.scanners {
+            found.extend(scanners::look());
+        }
         found.extend(exporters::look(&crate::sensors::Roots::default().proc, exporters::KNOWN));
         found
     };
     #[cfg(not(target_os = "linux"))]
-    let found = Vec::new();
+    let (found, _) = (Vec::new(), settings);
     Findings { minor: veghe_wire::MINOR, looked_ms: clock::now_ms(), found: bounded(found) }
 }
 
@@ -90,7 +101,8 @@ pub async fn run(settings: Settings, found: mpsc::Sender<Findings>) {
         tokio::time::sleep(pause).await;
         pause = settings.interval;
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let work = move || drop(sender.send(look()));
+        let asked = settings.clone();
+        let work = move || drop(sender.send(look(&asked)));
         // Not a blocking task of the runtime, whose end would wait for it.
         let started = std::thread::Builder::new().name("discovery".into()).stack_size(1 << 20).spawn(work);
         if let Err(error) = started {

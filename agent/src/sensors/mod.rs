@@ -18,8 +18,10 @@ use self::glob::Globs;
 #[cfg(target_os = "linux")]
 use self::linux::ENTRIES;
 use self::options::Options;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", windows)))]
 use self::portable::ENTRIES;
+#[cfg(windows)]
+use self::windows::ENTRIES;
 use crate::clock;
 pub use crate::reading::Sink;
 use crate::schedule::Override;
@@ -28,8 +30,11 @@ pub(crate) mod agent;
 pub mod glob;
 #[cfg(target_os = "linux")]
 pub mod linux;
+pub mod named_processes;
 pub mod options;
 pub mod portable;
+#[cfg(windows)]
+mod windows;
 
 /// One source of measurements. It runs on a worker's thread (see [`crate::schedule`]) and may block there.
 pub trait Sensor: Send {
@@ -128,6 +133,7 @@ pub struct SensorSettings {
 
 impl SensorSettings {
     /// What the sensor `name` leaves out.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "no sensor of other platforms needs it yet"))]
     pub(crate) fn ignored(&self, name: &str) -> Globs {
         self.ignored.get(name).cloned().unwrap_or_default()
     }
@@ -183,6 +189,7 @@ impl Entry {
     }
 
     /// The same, but it runs only where it is enabled.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "no sensor of other platforms needs it yet"))]
     pub(crate) const fn on_request(self) -> Self {
         Self { habit: Habit::Rests, ..self }
     }
@@ -193,11 +200,13 @@ impl Entry {
     }
 
     /// The same, but a part of it may be missing.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "no sensor of other platforms needs it yet"))]
     pub(crate) const fn needing(self, missing: fn(&SensorSettings) -> Option<String>) -> Self {
         Self { missing, ..self }
     }
 
     /// The same, but at a pace of its own.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "no sensor of other platforms needs it yet"))]
     pub(crate) const fn every(self, interval: Duration, deadline: Duration) -> Self {
         Self { pace: Some(Pace { interval, deadline }), ..self }
     }

@@ -1,29 +1,32 @@
 //! What single sensors look at: the keys of their sections in the settings, beside those that every sensor has.
 
 use std::path::PathBuf;
+#[cfg(target_os = "linux")]
 use std::time::Duration;
 
-use veghe_wire::document::{
-    Node, Problems, Section, format_bytes, format_duration, parse_bool, parse_bytes, parse_duration,
-};
+use veghe_wire::document::{Node, Problems, Section};
+#[cfg(target_os = "linux")]
+use veghe_wire::document::{format_bytes, format_duration, parse_bool, parse_bytes, parse_duration};
 
 use super::glob::Globs;
 #[cfg(target_os = "linux")]
 use super::linux::{
-    backups::BackupSet, escl, mqtt_json, nut, programs::Program, scrapes::Target, settings, snmp, statsd,
+    backups::BackupSet, escl, mqtt_json, nut, programs::Program, redfish, scrapes, settings, snmp, statsd,
 };
+use super::named_processes;
 
 /// Sensors that can leave devices out.
 const WITH_DEVICES: [&str; 9] =
     ["arp", "diskstats", "ethtool", "filesystem", "hwmon", "netclass", "netdev", "powersupplyclass", "tapestats"];
 /// Programs and exporters have a thread each.
+#[cfg(target_os = "linux")]
 const MAX_THREADS: usize = 32;
+#[cfg(target_os = "linux")]
 const PROGRAM_INTERVAL: Duration = Duration::from_mins(1);
+#[cfg(target_os = "linux")]
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(20);
 #[cfg(target_os = "linux")]
 const PROGRAM_MEMORY_BYTES: u64 = 512 << 20;
-/// Below the deadline of a sensor.
-const SCRAPE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What single sensors look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,11 @@ pub struct Options {
     pub textfile_directories: Vec<PathBuf>,
     /// Patterns of the `certificates` sensor's files.
     pub certificates: Vec<String>,
+    /// Which processes the `named_processes` sensor looks for.
+    pub named_processes: named_processes::Groups,
+    /// What the `services` sensor tells of beside the services that start with the machine.
+    #[cfg(windows)]
+    pub services: Globs,
     /// What the `backups` sensor looks for.
     #[cfg(target_os = "linux")]
     pub backups: Vec<BackupSet>,
@@ -40,7 +48,7 @@ pub struct Options {
     pub programs: Vec<Program>,
     /// What the `scrapes` sensor asks.
     #[cfg(target_os = "linux")]
-    pub scrapes: Vec<Target>,
+    pub scrapes: Vec<scrapes::Target>,
     /// What sensors of this platform alone look at.
     #[cfg(target_os = "linux")]
     pub host: settings::HostOptions,
@@ -53,6 +61,9 @@ pub struct Options {
     /// What the `nut` sensor asks.
     #[cfg(target_os = "linux")]
     pub nut: Vec<nut::Server>,
+    /// What the `redfish` sensor asks.
+    #[cfg(target_os = "linux")]
+    pub redfish: Vec<redfish::settings::Target>,
     /// Where the `statsd` sensor listens.
     #[cfg(target_os = "linux")]
     pub statsd: statsd::Settings,
@@ -79,6 +90,16 @@ pub(crate) fn read(
             options.certificates = texts(files, problems, absolute_pattern).unwrap_or_default();
             (None, &["files"])
         }
+        "named_processes" => {
+            options.named_processes = named_processes::read(section, problems);
+            (None, named_processes::KEYS)
+        }
+        #[cfg(windows)]
+        "services" => {
+            let include = texts(section.list("include", problems), problems, pattern);
+            options.services = Globs::new(include.unwrap_or_default());
+            (None, &["include"])
+        }
         #[cfg(target_os = "linux")]
         "backups" => {
             let sets = section.list("sets", problems);
@@ -97,10 +118,8 @@ pub(crate) fn read(
         }
         #[cfg(target_os = "linux")]
         "scrapes" => {
-            let jobs = section.list("scrape_configs", problems);
-            options.scrapes = jobs.iter().flat_map(|node| scrape_config(node, problems)).collect();
-            few(jobs, options.scrapes.len(), problems);
-            (None, &["scrape_configs"])
+            options.scrapes = scrapes::settings::read(section, problems);
+            (None, scrapes::settings::KEYS)
         }
         #[cfg(target_os = "linux")]
         "escl" => {
@@ -116,6 +135,11 @@ pub(crate) fn read(
         "nut" => {
             options.nut = nut::read(section, problems);
             (None, nut::KEYS)
+        }
+        #[cfg(target_os = "linux")]
+        "redfish" => {
+            options.redfish = redfish::settings::read(section, problems);
+            (None, redfish::settings::KEYS)
         }
         #[cfg(target_os = "linux")]
         "statsd" => {
@@ -146,6 +170,11 @@ pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> S
             format!(", directories: {}", list(directories))
         }
         "certificates" => format!(", files: {}", list(options.certificates.iter().map(|file| quoted(file)))),
+        "named_processes" => named_processes::write(&options.named_processes),
+        #[cfg(windows)]
+        "services" => {
+            format!(", include: {}", list(options.services.patterns().iter().map(|pattern| quoted(pattern))))
+        }
         #[cfg(target_os = "linux")]
         "backups" => {
             let set = |set: &BackupSet| format!("{{name: {}, files: {}}}", quoted(&set.name), quoted(&set.files));
@@ -166,26 +195,15 @@ pub(crate) fn write(name: &str, ignored: Option<&Globs>, options: &Options) -> S
             format!(", run: {}", list(options.programs.iter().map(program)))
         }
         #[cfg(target_os = "linux")]
-        "scrapes" => {
-            let target = |target: &Target| {
-                format!(
-                    "{{job_name: {}, metrics_path: {}, scrape_timeout: {}, drop: {}, static_configs: [{{targets: [{}], labels: {}}}]}}",
-                    quoted(&target.job),
-                    quoted(&target.path),
-                    format_duration(target.timeout),
-                    list(target.drop.patterns().iter().map(|pattern| quoted(pattern))),
-                    quoted(&target.address),
-                    write_labels(&target.labels),
-                )
-            };
-            format!(", scrape_configs: {}", list(options.scrapes.iter().map(target)))
-        }
+        "scrapes" => scrapes::settings::write(&options.scrapes),
         #[cfg(target_os = "linux")]
         "escl" => escl::settings::write(&options.escl),
         #[cfg(target_os = "linux")]
         "mqtt_json" => mqtt_json::write(&options.mqtt_json),
         #[cfg(target_os = "linux")]
         "nut" => nut::write(&options.nut),
+        #[cfg(target_os = "linux")]
+        "redfish" => redfish::settings::write(&options.redfish),
         #[cfg(target_os = "linux")]
         "statsd" => statsd::write(&options.statsd),
         #[cfg(target_os = "linux")]
@@ -242,35 +260,6 @@ fn program(node: &Node, problems: &mut Problems) -> Option<Program> {
     Some(Program { name: name?, command: command?, interval, timeout, memory_bytes, keeps_capabilities })
 }
 
-/// A part of what Prometheus' `scrape_configs` have; one target for each address.
-#[cfg(target_os = "linux")]
-fn scrape_config(node: &Node, problems: &mut Problems) -> Vec<Target> {
-    let mut section = node.section(problems);
-    let job = required(&mut section, "job_name", problems, label_value);
-    let path = section.value("metrics_path", problems, metrics_path).unwrap_or_else(|| "/metrics".to_owned());
-    let timeout = section.value("scrape_timeout", problems, span).unwrap_or(SCRAPE_TIMEOUT);
-    let drop = Globs::new(texts(section.list("drop", problems), problems, pattern).unwrap_or_default());
-    let mut addresses = Vec::new();
-    for config in section.list("static_configs", problems) {
-        let mut config = config.section(problems);
-        let targets = texts(config.list("targets", problems), problems, host_and_port).unwrap_or_default();
-        let labels = labels(&mut config, problems);
-        addresses.extend(targets.into_iter().map(|address| (address, labels.clone())));
-        config.finish(&["targets", "labels"], problems);
-    }
-    section.finish(&["job_name", "metrics_path", "scrape_timeout", "drop", "static_configs"], problems);
-    let Some(job) = job else { return Vec::new() };
-    let is_one = addresses.len() == 1;
-    let target = |(address, mut labels): (String, Vec<(String, String)>)| {
-        // The collector sets `instance` to the agent.
-        if !is_one && !labels.iter().any(|(name, _)| name == "target") {
-            labels.push(("target".to_owned(), address.clone()));
-        }
-        Target { job: job.clone(), address, path: path.clone(), timeout, labels, drop: drop.clone() }
-    };
-    addresses.into_iter().map(target).collect()
-}
-
 /// `username` and `password_file`, which stand together or not at all.
 #[cfg(target_os = "linux")]
 pub(crate) fn login(section: &mut Section<'_>, problems: &mut Problems) -> Option<(String, PathBuf)> {
@@ -286,7 +275,7 @@ pub(crate) fn login(section: &mut Section<'_>, problems: &mut Problems) -> Optio
 
 /// The labels below `labels`.
 #[cfg(target_os = "linux")]
-pub(super) fn labels(section: &mut Section<'_>, problems: &mut Problems) -> Vec<(String, String)> {
+pub(crate) fn labels(section: &mut Section<'_>, problems: &mut Problems) -> Vec<(String, String)> {
     let mut labels = Vec::new();
     if let Some(mut section) = section.section("labels", problems) {
         for (name, node) in section.take_all() {
@@ -300,7 +289,7 @@ pub(super) fn labels(section: &mut Section<'_>, problems: &mut Problems) -> Vec<
 
 /// What [`labels`] reads.
 #[cfg(target_os = "linux")]
-pub(super) fn write_labels(labels: &[(String, String)]) -> String {
+pub(crate) fn write_labels(labels: &[(String, String)]) -> String {
     let labels = labels.iter().map(|(name, value)| format!("{}: {}", quoted(name), quoted(value)));
     format!("{{{}}}", labels.collect::<Vec<_>>().join(", "))
 }
@@ -329,7 +318,7 @@ pub(crate) fn unique<'a>(nodes: &[Node], names: impl Iterator<Item = &'a String>
 }
 
 #[cfg(target_os = "linux")]
-pub(super) fn few(nodes: &[Node], count: usize, problems: &mut Problems) {
+pub(crate) fn few(nodes: &[Node], count: usize, problems: &mut Problems) {
     if let (true, Some(node)) = (count > MAX_THREADS, nodes.first()) {
         problems.note(node.line, &*node.key, format_args!("are {count}; at most {MAX_THREADS} can be"));
     }
@@ -396,12 +385,6 @@ pub(super) fn label_name(text: &str) -> Result<String, String> {
         return Err(format!("`{text}` is set otherwise; choose another label"));
     }
     Ok(text.to_owned())
-}
-
-#[cfg(target_os = "linux")]
-fn metrics_path(text: &str) -> Result<String, String> {
-    let is_path = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_path { Ok(text.to_owned()) } else { Err(format!("`{text}` is no path; write for example `/metrics`")) }
 }
 
 #[cfg(target_os = "linux")]

@@ -1,11 +1,14 @@
 //! What every platform can tell, through `sysinfo`, with `node_exporter`'s names: for systems without `/proc`.
 //!
 //! Processor time is the one thing that `sysinfo` does not count: it tells how busy each processor was since the last
-//! look, and this sensor adds that up, all of it as `user`.
+//! look, and this sensor adds that up, all of it as `user`. On Windows, which does count it, another sensor tells it.
 
+#[cfg(not(windows))]
 use std::time::Instant;
 
-use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, Networks, RefreshKind, System};
+#[cfg(not(windows))]
+use sysinfo::CpuRefreshKind;
+use sysinfo::{Disks, MemoryRefreshKind, Networks, RefreshKind, System};
 #[cfg(any(test, not(target_os = "linux")))]
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate};
 
@@ -14,9 +17,12 @@ use super::Entry;
 use super::{Sensor, SensorError, Sink};
 use crate::clock;
 
-/// Every sensor where there is nothing better.
 #[cfg(not(target_os = "linux"))]
-pub(super) const ENTRIES: &[Entry] = &[Entry::new("portable", |_| Vec::new(), |_| Box::new(Portable::default()))];
+pub(super) const ENTRY: Entry = Entry::new("portable", |_| Vec::new(), |_| Box::new(Portable::default()));
+
+/// Every sensor where there is nothing better.
+#[cfg(not(any(target_os = "linux", windows)))]
+pub(super) const ENTRIES: &[Entry] = &[super::named_processes::ENTRY, ENTRY];
 
 /// Processors, memory, file systems, disks, networks, load, boot time and name of the system.
 #[derive(Default)]
@@ -28,25 +34,30 @@ struct Sources {
     system: System,
     disks: Disks,
     networks: Networks,
+    #[cfg(not(windows))]
     looked: Instant,
     /// Busy and idle seconds of each processor, since the first look.
+    #[cfg(not(windows))]
     processors: Vec<(f64, f64)>,
 }
 
 impl Sources {
     fn new() -> Result<Self, sysinfo::Error> {
-        let kinds = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing().with_usage())
-            .with_memory(MemoryRefreshKind::everything());
+        let kinds = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
+        #[cfg(not(windows))]
+        let kinds = kinds.with_cpu(CpuRefreshKind::nothing().with_usage());
         Ok(Self {
             system: System::new_with_specifics(kinds)?,
             disks: Disks::new_with_refreshed_list()?,
             networks: Networks::new_with_refreshed_list()?,
+            #[cfg(not(windows))]
             looked: clock::instant(),
+            #[cfg(not(windows))]
             processors: Vec::new(),
         })
     }
 
+    #[cfg(not(windows))]
     fn put_processors(&mut self, sink: &mut Sink) {
         let elapsed_seconds = self.looked.elapsed().as_secs_f64();
         self.looked = clock::instant();
@@ -129,14 +140,15 @@ impl Sensor for Portable {
             Some(sources) => sources,
             None => self.sources.insert(Sources::new()?),
         };
+        #[cfg(not(windows))]
         sources.put_processors(sink);
         sources.put_memory(sink);
         sources.put_disks(sink);
         sources.put_networks(sink);
         sink.put("node_boot_time_seconds", &[], System::boot_time()? as f64);
         sink.put("node_time_seconds", &[], clock::since_epoch().as_secs_f64());
-        // Windows has none.
-        if let Ok(load) = System::load_average() {
+        // Windows has none; what `sysinfo` makes up there starts a thread.
+        if let Some(load) = (!cfg!(windows)).then(System::load_average).and_then(Result::ok) {
             sink.put("node_load1", &[], load.one);
             sink.put("node_load15", &[], load.fifteen);
             sink.put("node_load5", &[], load.five);

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::digitization::Digitization;
 use crate::digitization::pack::words as w;
 use crate::digitization::pack::{Answer, Form, Issued, Language, Paper, Question, Schedule};
+use crate::digitization::privacy::office::{Look, MAX_NAMES};
 
 /// Makes and mails reports as `schedule` says until the scheduler is dropped.
 ///
@@ -183,6 +184,9 @@ pub(super) fn run(command: DigitizationCommand) -> anyhow::Result<String> {
             }
             Ok(text.trim_end().to_owned())
         }
+        DigitizationCommand::Reveal { unit, names, by, why, running } => {
+            reveal(&running.data_dir, unit, &names, by, why)
+        }
         DigitizationCommand::Verify { running } => {
             let Answer::Verified { verified } = ask(&running.data_dir, Question::Verify)? else {
                 bail!("the collector answered something else");
@@ -196,6 +200,31 @@ pub(super) fn run(command: DigitizationCommand) -> anyhow::Result<String> {
             })
         }
     }
+}
+
+/// Looks behind the pseudonyms of a unit's events.
+fn reveal(data_dir: &Path, unit: String, names: &Path, by: String, why: String) -> anyhow::Result<String> {
+    let text = fs::read_to_string(names).with_context(|| format!("cannot read {}", names.display()))?;
+    let names: Vec<String> =
+        text.lines().map(str::trim).filter(|name| !name.is_empty()).take(MAX_NAMES + 1).map(str::to_owned).collect();
+    let look = Look { unit, names, by, why };
+    let Response::Found { found } = admin::ask(data_dir, &Request::LookBehind { look })? else {
+        bail!("the collector answered something else");
+    };
+    let mut text = String::new();
+    for deed in &found.deeds {
+        let at = jiff::Timestamp::from_millisecond(deed.time_ms).unwrap_or_default();
+        let at = at.to_zoned_datetime(TimeZone::UTC).strftime("%Y-%m-%d %H:%M UTC").to_string();
+        let name = deed.name.as_deref().unwrap_or("none of these names");
+        writeln!(text, "{at}  event {:<9}  {:<16}  {name}", deed.seq, deed.kind)?;
+    }
+    let record = &found.record;
+    write!(
+        text,
+        "{} events with a pseudonym, {} of them by somebody of the file; the look is number {} on record",
+        record.events, record.found, record.number
+    )?;
+    Ok(text)
 }
 
 fn ask(data_dir: &Path, question: Question) -> anyhow::Result<Answer> {

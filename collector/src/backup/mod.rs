@@ -6,7 +6,8 @@
 //! events the ledger copy lacks (a batch that comes again changes nothing in either).
 //!
 //! Not in it: `agent/spool` (batches of this machine's agent that may be settled by then: a restored agent begins a new
-//! run with a number of its own, so that nothing of it is taken for a repeat), log segments held for remote write alone, and
+//! run with a number of its own, so that nothing of it is taken for a repeat), `operators.key` (whoever has a backup shall not
+//! find out who is behind the pseudonyms in it), log segments held for remote write alone, and
 //! what only lives while the collector runs. What other agents were told is stored after the backup was made is gone
 //! with the collector that told them; what they still have, they send, and the restored marks admit it.
 
@@ -39,8 +40,17 @@ const FORMAT: u32 = 1;
 /// Where snapshots lie, in the data directory as Prometheus has them.
 const SNAPSHOTS: &str = "snapshots";
 /// The store has a way of its own; addresses, sockets and first words belong to one run.
-const LEFT_OUT: &[&str] =
-    &["tsdb", SNAPSHOTS, "listeners.json", "listeners.part", "admin.sock", ".admin", "agent/spool", "agent/spool.lock"];
+const LEFT_OUT: &[&str] = &[
+    "tsdb",
+    SNAPSHOTS,
+    "listeners.json",
+    "listeners.part",
+    "admin.sock",
+    ".admin",
+    "agent/spool",
+    "agent/spool.lock",
+    "operators.key",
+];
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 const BLOCK_BYTES: usize = 1 << 20;
 /// A manifest names some thousand files.

@@ -1,15 +1,19 @@
 //! The section `digitization`: the project's calendar, shifts, plan and first assumptions.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use veghe_wire::document::{Node, Problems, Section, parse_bool};
+use veghe_wire::document::{Node, Problems, Section, parse_bool, parse_bytes};
 
 use super::files::NamedFile;
+use super::status::parse_query;
 use super::{keys, parse_text, parse_time_zone, required, set, values};
 use crate::alerting::{Channel, Receiver};
 use crate::digitization::Day;
 use crate::digitization::pack::{Language, Schedule};
+use crate::digitization::privacy::{self, LEAST_DAYS, MOST_DAYS, Operators};
 use crate::digitization::quality::{Level, Rule};
+use crate::digitization::runway::{Free, MAX_STORAGES, Storage};
 use crate::digitization::settings::{MAX_SHIFTS, OUTSIDE, PacePrior, Plan, Settings, Shift};
 
 pub(super) fn read(
@@ -59,6 +63,65 @@ pub(super) fn read(
     });
     settings.quality = section.list("quality", p).iter().map(|node| read_rule(node, p)).collect();
     settings.workflows = super::workflow::read(section.list("workflows", p), named, p);
+    if let Some(mut section) = section.section("privacy", p) {
+        settings.privacy = read_privacy(&mut section, p);
+        section.finish(keys("digitization.privacy"), p);
+    }
+    settings.storages = read_storages(section.list("storages", p), p);
+    settings
+}
+
+fn read_storages(list: &[Node], p: &mut Problems) -> Vec<Storage> {
+    let mut storages: Vec<Storage> = Vec::new();
+    for node in list {
+        let mut section = node.section(p);
+        let name = required(&mut section, "name", p, parse_name);
+        let instance = section.value("instance", p, parse_text);
+        let mountpoint = section.value("mountpoint", p, parse_text);
+        let expr = section.value("free", p, parse_query);
+        let reserve_bytes = section.value("reserve", p, parse_bytes).unwrap_or(0);
+        let ratio = section.value("ratio", p, parse_positive).unwrap_or(1.0);
+        section.finish(keys("digitization.storages[]"), p);
+        let free = match (instance, mountpoint, expr) {
+            (Some(instance), Some(mountpoint), None) => Free::Mount { instance, mountpoint },
+            (None, None, Some(expr)) => Free::Expr(expr),
+            _ => {
+                let message =
+                    "says not where its free space is read; give `instance` and `mountpoint`, or `free` alone";
+                p.note(node.line, &*node.key, message);
+                continue;
+            }
+        };
+        let Some(name) = name else { continue };
+        if storages.iter().any(|other| other.name == name) {
+            p.note(node.line, &*node.key, format_args!("name `{name}` is used twice; choose another"));
+        }
+        storages.push(Storage { name, free, reserve_bytes, ratio });
+    }
+    if storages.len() > MAX_STORAGES {
+        p.note(
+            list[0].line,
+            "digitization.storages",
+            format_args!("has {} storages; at most {MAX_STORAGES}", storages.len()),
+        );
+    }
+    storages
+}
+
+fn read_privacy(section: &mut Section<'_>, p: &mut Problems) -> privacy::Settings {
+    let mut settings = privacy::Settings::default();
+    let operators = section.value("operators", p, |name| {
+        let known = Operators::ALL.into_iter().find(|way| way.name() == name);
+        known.ok_or_else(|| format!("`{name}` is none of {}", Operators::ALL.map(Operators::name).join(", ")))
+    });
+    set(&mut settings.operators, operators);
+    let keep = section.value("keep", p, |text| {
+        let days = text.strip_suffix('d').and_then(|days| days.parse::<u16>().ok());
+        days.filter(|days| (LEAST_DAYS..=MOST_DAYS).contains(days))
+            .ok_or_else(|| format!("`{text}` is not {LEAST_DAYS}d to {MOST_DAYS}d"))
+    });
+    set(&mut settings.keep_days, keep);
+    settings.key_file = section.value("key_file", p, parse_text).map(PathBuf::from);
     settings
 }
 

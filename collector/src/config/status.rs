@@ -66,7 +66,7 @@ fn localized(node: &Node, p: &mut Problems) -> Option<Localized> {
     Some(Localized { ro: ro?, en: en? })
 }
 
-fn parse_query(text: &str) -> Result<String, String> {
+pub(super) fn parse_query(text: &str) -> Result<String, String> {
     Query::parse(text).map_err(|error| format!("is not PromQL: {error}"))?;
     Ok(text.to_owned())
 }

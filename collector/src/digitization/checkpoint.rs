@@ -25,7 +25,7 @@ pub(crate) const SCHEMA: &str = "
 /// Events after which the next one is kept: a start reads so many in tens of milliseconds.
 pub(super) const EVERY_EVENTS: u64 = 10_000;
 /// Changes with what the body means or how it is written.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// Fast: the body shrinks to a fifth, and the ledger's log with it.
 const ZSTD_LEVEL: i32 = 1;
 

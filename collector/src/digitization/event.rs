@@ -9,6 +9,7 @@ use veghe_model::Timestamp;
 use super::fields::{Fields, MAX_TEXT};
 use super::holdings::{self, FixityPass, Validated};
 use super::lots::Draw;
+use super::privacy::{self, Stripped};
 use super::quality::ImageFacts;
 use super::stage::{Change, Hold, Stage};
 use super::unit::Unit;
@@ -40,6 +41,8 @@ pub struct Event {
     pub data: Data,
     /// The same as JSON, for the ledger.
     pub json: String,
+    /// Who did it, taken out of the data.
+    pub person: Stripped,
 }
 
 /// What happened.
@@ -300,6 +303,26 @@ impl Data {
         }
     }
 
+    /// The images that it makes, if it makes any.
+    pub fn images(&self) -> Option<&Images> {
+        match self {
+            Self::Captured(images) | Self::Deleted(images) | Self::Replaced { images, .. } => Some(images),
+            _ => None,
+        }
+    }
+
+    /// The station that it is about, if it is about one.
+    pub fn station(&self) -> Option<&str> {
+        match self {
+            Self::Captured(images)
+            | Self::Deleted(images)
+            | Self::Duplicate(images)
+            | Self::Replaced { images, .. } => Some(&images.station),
+            Self::Station { station, .. } | Self::TargetMeasured { station, .. } => Some(station),
+            _ => None,
+        }
+    }
+
     /// The end of its type: `image.captured`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -377,6 +400,7 @@ fn parse_one(event: Value) -> Result<Event, Refused> {
 
 fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, String)>) -> Option<Event> {
     let data = envelope.remove("data");
+    let mut person = privacy::strip(&mut envelope);
     // Other attributes are extensions of somebody's own (CloudEvents 1.0, 3.1): not ours to refuse.
     let mut fields = Fields::new("", envelope, problems);
     if let Some(version) = fields.text("specversion", 8)
@@ -409,7 +433,8 @@ fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, S
         }
     };
     // No person is known by default: who did it does not even reach the disk.
-    data.remove("operator");
+    let within = privacy::strip(&mut data);
+    person = Stripped { fields: person.fields + within.fields, operator: within.operator.or(person.operator) };
     let kind = kind?;
     let Some(kind) = kind.strip_prefix(TYPE_PREFIX) else {
         problems.push(("type".to_owned(), format!("`{kind}` does not begin with `{TYPE_PREFIX}`")));
@@ -444,7 +469,7 @@ fn read_envelope(mut envelope: Map<String, Value>, problems: &mut Vec<(String, S
         _ => Unknown::Refused,
     };
     let data = read_data(kind, data, unknown, problems)?;
-    Some(Event { source: source?, id: id?, time: time?, data, json })
+    Some(Event { source: source?, id: id?, time: time?, data, json, person })
 }
 
 /// Reads what the ledger kept of an event; nothing where a newer program wrote it.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::calendar::Day;
+use super::downtime;
 use super::settings::Settings;
 use super::state::State;
 use super::strata::{Density, Learning, is_finished};
@@ -31,6 +32,7 @@ struct Made {
     all: f64,
     net: f64,
     rescanned: f64,
+    lost: f64,
 }
 
 /// What happened when, as far as the forecast needs it.
@@ -47,6 +49,8 @@ pub struct Known {
     pub as_of: Day,
     /// Images made on each of the last working days, oldest first, days without any included.
     pub history: Vec<f64>,
+    /// Images that stops of stations cost on each of those days.
+    pub lost: Vec<f64>,
     /// Pages that remain to be scanned for the first time.
     pub remaining: f64,
     /// The standard deviation of `remaining`.
@@ -88,7 +92,7 @@ pub enum Goal {
 
 impl Facts {
     /// The facts of a state.
-    pub fn of(state: &State) -> Self {
+    pub fn of(state: &State, settings: &Settings) -> Self {
         let mut numbers = BTreeMap::new();
         let units = state.scope().map(|unit| {
             let next = numbers.len();
@@ -109,6 +113,11 @@ impl Facts {
             made.all += production.made() as f64;
             made.net += production.net() as f64;
             made.rescanned += production.rescanned as f64;
+        }
+        for (day, lost) in downtime::images_lost(state, settings) {
+            if let Some(made) = days.get_mut(&day) {
+                made.lost += lost;
+            }
         }
         Self { units, strata: numbers.len(), days }
     }
@@ -134,7 +143,8 @@ impl Facts {
         let (strata, pooled) = self.densities(as_of);
         let mut known = Known {
             as_of,
-            history: self.history(as_of, settings),
+            history: Vec::new(),
+            lost: Vec::new(),
             remaining: 0.0,
             remaining_error: 0.0,
             remaining_units: 0,
@@ -145,6 +155,7 @@ impl Facts {
             since_last_scan: 0,
             is_scope_assumed: false,
         };
+        (known.history, known.lost) = self.history(as_of, settings).into_iter().unzip();
         // Millimetres of units to come, by stratum; the last is for those that nothing was learned of.
         let mut to_come = vec![0.0; self.strata + 1];
         let mut assumed = 0.0;
@@ -194,6 +205,7 @@ impl Facts {
             all: sum.all + day.all,
             net: sum.net + day.net,
             rescanned: sum.rescanned + day.rescanned,
+            ..Made::default()
         });
         // Images of units whose scan is not over count towards those to come.
         let under_scan = match goal {
@@ -229,21 +241,24 @@ impl Facts {
         (strata, pooled)
     }
 
-    /// Images made on the working days up to `as_of`; those of other days count to the working day after them.
-    fn history(&self, as_of: Day, settings: &Settings) -> Vec<f64> {
+    /// Images made on the working days up to `as_of`, and those that stops cost; those of other days count to the working day
+    /// after them.
+    fn history(&self, as_of: Day, settings: &Settings) -> Vec<(f64, f64)> {
         let Some(first) = self.first_day() else { return Vec::new() };
         let mut history = Vec::new();
-        let mut held_over = 0.0;
+        let mut held_over = (0.0, 0.0);
         for day in (first.0..=as_of.0).map(Day) {
-            held_over += self.days.get(&day).map_or(0.0, |made| made.all.max(0.0));
+            if let Some(made) = self.days.get(&day) {
+                held_over = (held_over.0 + made.all.max(0.0), held_over.1 + made.lost);
+            }
             if settings.calendar.is_working(day) {
                 history.push(std::mem::take(&mut held_over));
             }
         }
-        let mut sorted: Vec<f64> = history.iter().copied().filter(|made| *made > 0.0).collect();
+        let mut sorted: Vec<f64> = history.iter().map(|(made, _)| *made).filter(|made| *made > 0.0).collect();
         sorted.sort_by(f64::total_cmp);
         let usual = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-        let ramp = history.iter().position(|made| *made >= RAMP_UP * usual).unwrap_or(0);
+        let ramp = history.iter().position(|(made, _)| *made >= RAMP_UP * usual).unwrap_or(0);
         let from = ramp.max(history.len().saturating_sub(HISTORY_DAYS));
         history.split_off(from.min(history.len()))
     }

@@ -112,6 +112,18 @@ pub fn simulate(known: &Known, settings: &Settings, runs: usize) -> Option<Forec
     Some(Forecast { p50, p85, p95, is_preliminary: pace.is_assumed() || known.is_scope_assumed })
 }
 
+/// By which days `pages` more are scanned at the pace of late: before the first in 15 of 100 runs, the second is as likely
+/// too early as too late, by the third it is in 85.
+pub fn scanned_by(known: &Known, pages: f64, error: f64, settings: &Settings) -> Option<[Day; 3]> {
+    let mut random = Random::seeded(known.as_of, &settings.project);
+    let pace = Pace::of(known, settings)?;
+    let mut run = || pace.days((pages + error * random.normal()).max(0.0) * (1.0 + known.rework), &mut random);
+    let mut days: Vec<u32> = (0..RUNS_BACK).map(|_| run()).collect();
+    days.sort_unstable();
+    let at = |share: f64| days[((share * RUNS_BACK as f64).ceil() as usize).clamp(1, RUNS_BACK) - 1];
+    Some(nth_working_days(known.as_of, [at(0.15), at(0.5), at(0.85)], &settings.calendar))
+}
+
 /// The `n`-th working days after `as_of`, ascending; `as_of` itself for 0.
 fn nth_working_days(as_of: Day, wanted: [u32; 3], calendar: &Calendar) -> [Day; 3] {
     let mut working = calendar.working_from(Day(as_of.0 + 1));
@@ -270,11 +282,14 @@ pub fn explain(before: &Known, now: &Known, settings: &Settings) -> Option<Move>
     note(Cause::Scope, date(&step)?);
     step.rework = now.rework;
     note(Cause::Rework, date(&step)?);
-    let usual = |history: &[f64]| {
-        let busy: Vec<f64> = history.iter().copied().filter(|made| *made > 0.0).collect();
-        busy.iter().sum::<f64>() / busy.len().max(1) as f64
+    // What a day gives on which nothing stops: what jams and faults cost is downtime, as days without any work are.
+    let usual = |known: &Known| {
+        let lost = known.lost.iter().copied().chain(std::iter::repeat(0.0));
+        let days = known.history.iter().zip(lost).filter(|(made, _)| **made > 0.0);
+        let (days, all) = days.fold((0_u32, 0.0), |(days, all), (made, lost)| (days + 1, all + made + lost));
+        all / f64::from(days.max(1))
     };
-    let (then, today) = (usual(&before.history), usual(&now.history));
+    let (then, today) = (usual(before), usual(now));
     if then > 0.0 && today > 0.0 {
         step.history.iter_mut().for_each(|made| *made *= today / then);
     }
@@ -364,6 +379,7 @@ mod tests {
         Known {
             as_of: "2026-05-29".parse().expect("day"),
             history,
+            lost: Vec::new(),
             remaining,
             remaining_error: 0.0,
             remaining_units: 100,
@@ -451,5 +467,44 @@ mod tests {
             by(Cause::Scope) > 0 && by(Cause::Pace) > 0 && by(Cause::Rework) > 0 && by(Cause::Downtime) > 0,
             "{moved:?}"
         );
+    }
+
+    #[test]
+    fn what_jams_cost_is_downtime_and_not_pace() {
+        // As fast as before while nothing stops, and a fifth of each day is lost.
+        let before = known(500_000.0, vec![5000.0; 30]);
+        let mut after = before.clone();
+        after.as_of = Day(before.as_of.0 + 7);
+        (after.history, after.lost) = (vec![4000.0; 30], vec![1000.0; 30]);
+        let by = |moved: &Move, cause: Cause| moved.causes.iter().find(|(c, _)| *c == cause).expect("cause").1;
+        let moved = explain(&before, &after, &Settings::default()).expect("both have dates");
+        assert_eq!((by(&moved, Cause::Pace), by(&moved, Cause::Scope), by(&moved, Cause::Rework)), (0, 0, 0));
+        assert!(by(&moved, Cause::Downtime) >= 30, "{moved:?}");
+        // The same days without a stop that anybody told of are a slower pace.
+        after.lost.clear();
+        let moved = explain(&before, &after, &Settings::default()).expect("both have dates");
+        assert!(by(&moved, Cause::Pace) >= 30 && by(&moved, Cause::Downtime) == 0, "{moved:?}");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(24))]
+        #[test]
+        fn the_causes_of_any_move_add_up_to_the_whole(
+            history in proptest::collection::vec(0.0..9000.0_f64, 15..40),
+            later in proptest::collection::vec(0.0..9000.0_f64, 15..40),
+            pages in (0.0..900_000.0_f64, 0.0..900_000.0_f64),
+            scanned in (0.0..500_000.0_f64, 0.0..500_000.0_f64),
+            rework in (0.0..0.5_f64, 0.0..0.5_f64),
+            lost in proptest::collection::vec(0.0..2000.0_f64, 0..40),
+        ) {
+            let before = Known { scanned: scanned.0, rework: rework.0, remaining_error: 9000.0, ..known(pages.0, history) };
+            let mut after = Known { scanned: scanned.1, rework: rework.1, lost, ..known(pages.1, later) };
+            after.as_of = Day(before.as_of.0 + 7);
+            if let Some(moved) = explain(&before, &after, &Settings::default()) {
+                let sum: i32 = moved.causes.iter().map(|(_, days)| days).sum();
+                proptest::prop_assert_eq!(sum, moved.to.0 - moved.from.0);
+                proptest::prop_assert_eq!(moved.causes.len(), 5);
+            }
+        }
     }
 }

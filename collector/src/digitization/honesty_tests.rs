@@ -46,7 +46,7 @@ fn year(seed: u64, strike: Strike) -> Honesty {
         Ok(())
     };
     archive.run(receive).expect("received");
-    let facts = Facts::of(&project.state());
+    let facts = Facts::of(&project.state(), project.settings());
     let finished = facts.finished().expect("everything is back");
     assert_eq!(finished.to_string(), archive.books.finished);
     look_back(&facts, Day(finished.0 + 1), project.settings())

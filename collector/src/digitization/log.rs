@@ -3,12 +3,14 @@
 //! Invariants: rows are only ever added; (source, id) is there once, by the key that is made of both; an event and what
 //! it refers to are in one transaction. What it deliberately does not do: keep the state in memory, or decide.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 use veghe_model::Timestamp;
 
+use super::calendar::Day;
 use super::event::{self, Data, Event};
 use super::inventory::{self, Mapping};
+use super::privacy::people::{self, Row};
 use super::settings::Settings;
 use super::state::{State, Stored};
 use super::unit::Unit;
@@ -39,6 +41,12 @@ pub(crate) const SCHEMA: &str = "
     ) STRICT;
 ";
 
+/// Lets what was taken back, and when days were frozen, be found.
+pub(crate) const PROVENANCE_SCHEMA: &str = "
+    CREATE INDEX digi_event_corrects ON digi_event (corrects) WHERE corrects IS NOT NULL;
+    CREATE INDEX digi_event_frozen ON digi_event (seq) WHERE kind = 'days.frozen';
+";
+
 /// Lets a day's events be found.
 pub(crate) const TIME_SCHEMA: &str = "CREATE INDEX digi_event_time ON digi_event (time_ms);";
 
@@ -63,6 +71,8 @@ pub(super) struct Entry {
     pub(super) received: Timestamp,
     pub(super) corrects: Option<u64>,
     pub(super) event: Event,
+    /// Who did it, where that is kept.
+    pub(super) person: Option<Row>,
 }
 
 pub(super) fn append(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
@@ -72,12 +82,19 @@ pub(super) fn append(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
     )?;
     let mut keys = transaction.prepare("INSERT INTO digi_key (seq, key) VALUES (?1, ?2)")?;
     for entry in entries {
-        let Event { source, id, time, data, json } = &entry.event;
+        let Event { source, id, time, data, json, person: _ } = &entry.event;
         let (seq, corrects) = (entry.seq as i64, entry.corrects.map(|seq| seq as i64));
         event.execute(params![seq, data.kind(), source, id, data.unit(), time.0, entry.received.0, corrects, json])?;
         keys.execute(params![seq, entry.key.to_be_bytes()])?;
+        if let Some(seq) = entry.corrects {
+            people::forget(transaction, seq)?;
+        }
     }
-    Ok(())
+    let persons: Vec<Row> = entries
+        .iter()
+        .filter_map(|entry| entry.person.clone().map(|person| Row { seq: entry.seq, ..person }))
+        .collect();
+    if persons.is_empty() { Ok(()) } else { people::append(transaction, &persons) }
 }
 
 /// Every key, in order.
@@ -97,7 +114,7 @@ pub(super) fn find(connection: &Connection, key: Key) -> rusqlite::Result<Option
 const COLUMNS: &str = "seq, kind, time_ms, received_ms, corrects, data";
 
 /// Nothing where a newer program wrote it.
-fn stored(row: &Row<'_>) -> rusqlite::Result<Option<(Stored, Option<u64>)>> {
+fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<(Stored, Option<u64>)>> {
     let (kind, json) = (row.get_ref(1)?.as_str()?, row.get_ref(5)?.as_str()?);
     let Some(data) = event::reread(kind, json) else {
         tracing::warn!(seq = row.get::<_, i64>(0)?, kind, "an event of the ledger is of a kind that is not known here");
@@ -227,6 +244,36 @@ pub(super) fn versions(connection: &Connection) -> rusqlite::Result<Vec<Version>
     rows.collect()
 }
 
+/// The first moment of a day of the project, in milliseconds since the epoch.
+pub fn midnight(day: Day, settings: &Settings) -> i64 {
+    let begins = settings.time_zone.to_ambiguous_zoned_datetime(day.date().at(0, 0, 0, 0)).compatible();
+    begins.map_or(i64::from(day.0) * 86_400_000, |begins| begins.timestamp().as_millisecond())
+}
+
+/// Events that meet a condition of ours, as the state took them.
+pub(super) fn matching(
+    connection: &Connection,
+    condition: &str,
+    values: &[&dyn rusqlite::ToSql],
+) -> rusqlite::Result<Vec<Stored>> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM digi_event WHERE {condition}"))?;
+    let mut rows = statement.query(values)?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.extend(stored(row)?.map(|(event, _)| event));
+    }
+    Ok(events)
+}
+
+/// The events of those numbers, in order.
+pub(super) fn numbered(connection: &Connection, numbers: &[u64]) -> rusqlite::Result<Vec<Shown>> {
+    let sql = "SELECT seq, kind, source, id, time_ms, received_ms, corrects, data FROM digi_event
+               WHERE seq IN (SELECT value FROM json_each(?1)) ORDER BY seq";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([serde_json::json!(numbers).to_string()], shown)?;
+    rows.collect()
+}
+
 /// An event as the history of a unit shows it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Shown {
@@ -280,7 +327,7 @@ pub(super) fn search(connection: &Connection, search: &Search) -> rusqlite::Resu
     rows.collect()
 }
 
-fn shown(row: &Row<'_>) -> rusqlite::Result<Shown> {
+fn shown(row: &rusqlite::Row<'_>) -> rusqlite::Result<Shown> {
     Ok(Shown {
         seq: row.get::<_, i64>(0)? as u64,
         kind: row.get(1)?,

@@ -13,6 +13,7 @@ use veghe_model::Timestamp;
 use super::Digitization;
 use super::calendar::Day;
 use super::report::Report;
+use super::runway::Outlook;
 use super::settings::Settings;
 use super::state::{State, minute_of_day};
 use crate::clock;
@@ -42,6 +43,10 @@ pub struct DigitizationMetrics {
     damaged: IntGaugeVec,
     overdue: IntGauge,
     incomplete: IntGauge,
+    units_left: IntGaugeVec,
+    storage_full: GaugeVec,
+    storage_short: GaugeVec,
+    spi: GaugeVec,
 }
 
 impl DigitizationMetrics {
@@ -111,9 +116,37 @@ impl DigitizationMetrics {
             )?,
             overdue: IntGauge::new("digitization_overdue_units", "Units whose paper is overdue.")?,
             incomplete: IntGauge::new("digitization_incomplete_files", "Files that were not whole.")?,
+            units_left: whole(
+                "digitization_storage_units_left",
+                "Units still to be scanned that a storage holds.",
+                &["storage"],
+            )?,
+            storage_full: real(
+                "digitization_storage_full_timestamp_seconds",
+                "The day on which a storage is full before everything is scanned, by how likely it is sooner.",
+                &["quantile", "storage"],
+            )?,
+            storage_short: real(
+                "digitization_storage_short_bytes",
+                "Bytes that a storage lacks for everything that is still to be scanned.",
+                &["storage"],
+            )?,
+            spi: real(
+                "digitization_schedule_performance_ratio",
+                "Working days of the plan that were earned for each that is gone, SPI(t).",
+                &[],
+            )?,
         };
-        for vec in [&metrics.shelf_metres, &metrics.station_idle, &metrics.finish, &metrics.ahead, &metrics.first_pass]
-        {
+        for vec in [
+            &metrics.shelf_metres,
+            &metrics.station_idle,
+            &metrics.finish,
+            &metrics.ahead,
+            &metrics.first_pass,
+            &metrics.storage_full,
+            &metrics.storage_short,
+            &metrics.spi,
+        ] {
             kept(&|| Box::new(vec.clone()))?;
         }
         for vec in [
@@ -125,6 +158,7 @@ impl DigitizationMetrics {
             &metrics.station_rescanned,
             &metrics.fixity,
             &metrics.damaged,
+            &metrics.units_left,
         ] {
             kept(&|| Box::new(vec.clone()))?;
         }
@@ -169,7 +203,11 @@ impl DigitizationMetrics {
                 self.finish.with_label_values(&[quantile]).set(f64::from(day.0) * 86_400.0);
             }
         }
-        for (gauge, value) in [(&self.ahead, p.days_ahead), (&self.first_pass, p.first_pass_lately)] {
+        for (gauge, value) in [
+            (&self.ahead, p.days_ahead),
+            (&self.first_pass, p.first_pass_lately),
+            (&self.spi, p.earned.as_ref().and_then(|earned| earned.spi)),
+        ] {
             gauge.reset();
             if let Some(value) = value {
                 gauge.with_label_values(&[] as &[&str]).set(value);
@@ -197,6 +235,29 @@ impl DigitizationMetrics {
         }
         self.overdue.set(p.overdue.len() as i64);
         self.incomplete.set(p.incomplete_files as i64);
+    }
+}
+
+impl DigitizationMetrics {
+    /// Shows how long the storages last.
+    pub fn show_storages(&self, outlook: &Outlook) {
+        self.units_left.reset();
+        self.storage_full.reset();
+        self.storage_short.reset();
+        for row in &outlook.storages {
+            if let Some(units) = row.units_left {
+                self.units_left.with_label_values(&[&row.storage]).set(units as i64);
+            }
+            if let Some(bytes) = row.short_bytes {
+                self.storage_short.with_label_values(&[&row.storage]).set(bytes as f64);
+            }
+            for (quantile, day) in [("0.15", row.full_p15), ("0.5", row.full_p50)] {
+                if let Some(day) = day {
+                    let at = f64::from(day.0) * 86_400.0;
+                    self.storage_full.with_label_values(&[quantile, &row.storage]).set(at);
+                }
+            }
+        }
     }
 }
 
@@ -228,6 +289,7 @@ pub fn start(
     tasks: &TaskTracker,
 ) -> Result<(), prometheus::Error> {
     let metrics = DigitizationMetrics::register(registry)?;
+    registry.register(project.inner.door.metric())?;
     tasks.spawn(async move {
         while !stop.is_cancelled() {
             let (project, metrics) = (project.clone(), metrics.clone());
@@ -235,6 +297,7 @@ pub fn start(
                 let now = clock::now();
                 let report = project.report(now);
                 metrics.show(&report, &project.state(), now, project.settings());
+                metrics.show_storages(&project.outlook(&report));
             });
             if let Err(panicked) = work.await {
                 tracing::error!(error = &panicked as &dyn std::error::Error, "counting the digitization failed");

@@ -8,6 +8,7 @@
 pub mod calendar;
 mod checkpoint;
 pub mod downtime;
+pub mod earned;
 pub mod event;
 pub mod facts;
 mod fields;
@@ -21,9 +22,12 @@ pub mod lots;
 pub mod metrics;
 pub mod office;
 pub mod pack;
+pub mod privacy;
 pub mod progress;
+pub mod provenance;
 pub mod quality;
 pub mod report;
+pub mod runway;
 pub mod sampling;
 pub mod sender;
 pub mod settings;
@@ -47,19 +51,22 @@ use serde_json::json;
 use veghe_model::Timestamp;
 
 pub use self::calendar::{Calendar, Day};
-pub use self::log::{Search, Shown, Version};
+pub use self::log::{Search, Shown, Version, midnight};
 pub use self::settings::Settings;
 pub use self::stage::Stage;
 pub use self::state::State;
 
 pub(crate) use self::checkpoint::SCHEMA as CHECKPOINT_SCHEMA;
-pub(crate) use self::log::{SCHEMA, TIME_SCHEMA};
+pub(crate) use self::log::{PROVENANCE_SCHEMA, SCHEMA, TIME_SCHEMA};
 pub(crate) use self::pack::SCHEMA as REPORT_SCHEMA;
+pub(crate) use self::privacy::people::SCHEMA as PRIVACY_SCHEMA;
 pub(crate) use self::workflow::SCHEMA as WORKFLOW_SCHEMA;
 
 use self::event::{Data, Event, OWN_SOURCE, Refused};
 use self::inventory::Diff;
 use self::log::{Entry, Key};
+use self::privacy::Door;
+use self::privacy::keys::KeyError;
 use self::state::Stored;
 use self::unit::Unit;
 use crate::ledger::{Ledger, LedgerError};
@@ -85,6 +92,9 @@ struct Inner {
     /// Who waits for the turn; whoever gets it writes for all.
     waiting: Mutex<Vec<Arc<Ticket>>>,
     report: report::Cache,
+    door: Door,
+    /// The free space of the storages, in the order of the settings.
+    readings: Mutex<Vec<runway::Reading>>,
 }
 
 /// Not what is in it: that may be much, and titles of files are nobody's business.
@@ -155,6 +165,17 @@ pub struct Receipt {
     pub refused: Vec<(usize, Refused)>,
 }
 
+/// Why a project can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The ledger.
+    #[error("cannot read the digitization project")]
+    Ledger(#[from] LedgerError),
+    /// The keys of pseudonyms.
+    #[error("cannot keep pseudonyms")]
+    Keys(#[from] KeyError),
+}
+
 /// Why an inventory is not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
@@ -186,8 +207,9 @@ impl Digitization {
     /// The project that `ledger` holds: its last checkpoint, and the events after it.
     ///
     /// # Errors
-    /// Where the ledger can't be read.
-    pub fn open(ledger: Ledger, settings: Settings) -> Result<Self, LedgerError> {
+    /// Where the ledger or the keys of pseudonyms can't be read.
+    pub fn open(ledger: Ledger, settings: Settings) -> Result<Self, OpenError> {
+        let door = Door::open(&settings.privacy)?;
         let (state, keys, checkpoint_seq) = ledger.with(|connection| {
             let keys = log::keys(connection)?;
             let checkpoint = checkpoint::load(connection, &settings, keys.len() as u64)?;
@@ -199,6 +221,7 @@ impl Digitization {
         let mut writer = Writer { seen: keys.into_iter().collect(), next_seq, checkpoint_seq };
         writer.checkpoint(&ledger, &state, &settings);
         let writer = Mutex::new(writer);
+        let readings = vec![runway::Reading::NotYet; settings.storages.len()];
         let inner = Inner {
             settings,
             ledger,
@@ -206,6 +229,8 @@ impl Digitization {
             writer,
             waiting: Mutex::default(),
             report: Mutex::default(),
+            door,
+            readings: Mutex::new(readings),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -334,13 +359,20 @@ impl Digitization {
                     }
                     _ => objection,
                 };
+                let (problem, person) = match problem {
+                    Some(problem) => (Some(problem), None),
+                    None => match self.at_the_door(&event, received(ticket)) {
+                        Ok(person) => (None, person),
+                        Err(problem) => (Some(problem), None),
+                    },
+                };
                 if let Some(problem) = problem {
                     tally[ticket].refused.push((place, Refused { id: Some(event.id), problems: vec![problem] }));
                     continue;
                 }
                 let seq = writer.next_seq + entries.len() as u64;
                 fresh.insert(key, seq);
-                entries.push((ticket, Entry { seq, key, received: received(ticket), corrects, event }));
+                entries.push((ticket, Entry { seq, key, received: received(ticket), corrects, event, person }));
             }
         }
         let mut rows: Vec<Entry> = Vec::with_capacity(entries.len());
@@ -479,9 +511,10 @@ fn frozen(writer: &Writer, through: Day, now: Timestamp) -> Entry {
 }
 
 fn own(writer: &Writer, id: String, data: Data, json: String, now: Timestamp) -> Entry {
-    let event = Event { source: OWN_SOURCE.to_owned(), id, time: now, data, json };
+    let person = privacy::Stripped::default();
+    let event = Event { source: OWN_SOURCE.to_owned(), id, time: now, data, json, person };
     let key = log::key(&event.source, &event.id);
-    Entry { seq: writer.next_seq, key, received: now, corrects: None, event }
+    Entry { seq: writer.next_seq, key, received: now, corrects: None, event, person: None }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

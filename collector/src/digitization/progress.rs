@@ -8,6 +8,7 @@ use serde::Serialize;
 use veghe_model::Timestamp;
 
 use super::calendar::Day;
+use super::earned::{Earned, earned};
 use super::settings::Settings;
 use super::stage::{Hold, Stage};
 use super::standing::Doing;
@@ -144,6 +145,8 @@ pub struct StationRow {
 pub struct Progress {
     /// For which day.
     pub today: Day,
+    /// The first of the last 20 working days.
+    pub recent_from: Day,
     /// The version of the inventory; 0 is none.
     pub baseline: u32,
     /// Everything.
@@ -204,6 +207,8 @@ pub struct Progress {
     pub frozen_through: Option<Day>,
     /// Working days ahead of the plan, behind where below 0.
     pub days_ahead: Option<f64>,
+    /// Plan against actual; nothing without a plan.
+    pub earned: Option<Earned>,
 }
 
 /// Counts `state` as of `now`.
@@ -212,6 +217,7 @@ pub fn measure(state: &State, now: Timestamp, settings: &Settings) -> Progress {
     let recent = recent_from(today, settings);
     let mut p = Progress {
         today,
+        recent_from: recent,
         baseline: state.baseline.map_or(0, |(version, _)| version),
         scope: Measures::default(),
         scanned: Measures::default(),
@@ -242,6 +248,7 @@ pub fn measure(state: &State, now: Timestamp, settings: &Settings) -> Progress {
         late_events: state.late,
         frozen_through: state.frozen_through,
         days_ahead: None,
+        earned: None,
     };
     let mut done_on = BTreeMap::<Day, u64>::new();
     let (mut looks, mut recent_looks, mut leads) = ((0_u64, 0_u64), (0_u64, 0_u64), Vec::new());
@@ -317,7 +324,9 @@ pub fn measure(state: &State, now: Timestamp, settings: &Settings) -> Progress {
         .max_by(|a, b| a.days_of_work.unwrap_or(0.0).total_cmp(&b.days_of_work.unwrap_or(0.0)))
         .map(|row| row.stage);
     outputs(&mut p, state, recent, &done_on, settings);
-    p.days_ahead = days_ahead(&p, settings);
+    let finished = (p.done.units == p.scope.units).then(|| done_on.last_key_value().map(|(day, _)| *day)).flatten();
+    p.earned = earned(p.done.mm, p.scope.mm, finished, today, settings);
+    p.days_ahead = p.earned.as_ref().map(|earned| earned.ahead_days);
     p
 }
 
@@ -429,13 +438,4 @@ fn outputs(p: &mut Progress, state: &State, recent: Day, done_on: &BTreeMap<Day,
             mm_done_so_far: so_far,
         });
     }
-}
-
-/// Earned schedule: the working day of the plan by which it wanted as much done as is done, less the working days gone.
-/// It stays meaningful near the end, where the ratio of done and planned does not.
-fn days_ahead(p: &Progress, settings: &Settings) -> Option<f64> {
-    let plan = settings.plan.filter(|_| p.scope.mm > 0)?;
-    let planned = f64::from(settings.calendar.count(plan.from, plan.finish));
-    let gone = f64::from(settings.calendar.count(plan.from, Day(p.today.0 - 1)));
-    (p.today >= plan.from).then(|| planned * p.done.mm as f64 / p.scope.mm as f64 - gone.min(planned.max(gone)))
 }

@@ -44,7 +44,7 @@ impl Digitization {
             return Arc::clone(report);
         }
         let progress = measure(&state, now, settings);
-        let facts = Facts::of(&state);
+        let facts = Facts::of(&state, settings);
         let seq = state.last_seq;
         drop(state);
         // Looking back costs most and changes with the day, as far as anybody can tell, and with the very end.

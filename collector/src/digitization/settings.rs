@@ -6,7 +6,9 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Day};
 use super::pack::Schedule;
+use super::privacy;
 use super::quality::Rule;
+use super::runway::Storage;
 use super::workflow::Workflow;
 
 /// The name of the time outside of every shift.
@@ -79,6 +81,10 @@ pub struct Settings {
     pub quality: Vec<Rule>,
     /// Workflow systems that tell what happens.
     pub workflows: Vec<Workflow>,
+    /// What becomes of persons.
+    pub privacy: privacy::Settings,
+    /// Where masters are stored.
+    pub storages: Vec<Storage>,
 }
 
 /// Shifts of a day at most.
@@ -98,6 +104,8 @@ impl Default for Settings {
             reports: None,
             quality: Vec::new(),
             workflows: Vec::new(),
+            privacy: privacy::Settings::default(),
+            storages: Vec::new(),
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Rework {
     pub to: Option<Day>,
     /// Why, by number.
     pub reason: u16,
+    /// The event of the ledger that rejected.
+    pub seq: u64,
 }
 
 /// What a unit does now.
@@ -103,6 +105,29 @@ impl Standing {
         Self::of(marks.iter().filter(|mark| mark.day <= day && mark.until.is_none_or(|until| until > day)))
     }
 
+    /// The event of the ledger that made `field` what it is, at the end of `as_of` or now; nothing where it is nothing.
+    pub fn decided<T: PartialEq>(
+        marks: &[Mark],
+        as_of: Option<Day>,
+        field: impl Fn(&Self) -> Option<T>,
+    ) -> Option<u64> {
+        let counts = |mark: &&Mark| match as_of {
+            Some(day) => mark.day <= day && mark.until.is_none_or(|until| until > day),
+            None => mark.until.is_none(),
+        };
+        let (mut standing, mut decided) = (Self::default(), None);
+        let mut before = field(&standing);
+        for mark in marks.iter().filter(counts) {
+            standing.take(mark);
+            let now = field(&standing);
+            if now != before {
+                decided = Some(mark.seq);
+            }
+            before = now;
+        }
+        before.and(decided)
+    }
+
     fn of<'a>(marks: impl Iterator<Item = &'a Mark>) -> Self {
         let mut standing = Self::default();
         for mark in marks {
@@ -142,7 +167,7 @@ impl Standing {
             What::Qc(false, reason) => {
                 self.first_look.get_or_insert((mark.day, false));
                 self.accepted = None;
-                self.rework.push(Rework { from: mark.day, to: None, reason: *reason });
+                self.rework.push(Rework { from: mark.day, to: None, reason: *reason, seq: mark.seq });
             }
             What::Moved(place, due_ms) => {
                 self.place = Some(place.clone());
@@ -249,7 +274,7 @@ mod tests {
         let rejected = Standing::after(&marks(&steps[..4]));
         assert_eq!((rejected.accepted, rejected.first_look), (None, Some((Day(3), false))));
         let standing = Standing::after(&marks(&steps));
-        assert_eq!(standing.rework, [Rework { from: Day(3), to: Some(Day(6)), reason: 4 }]);
+        assert_eq!(standing.rework, [Rework { from: Day(3), to: Some(Day(6)), reason: 4, seq: 3 }]);
         assert_eq!((standing.accepted, standing.reentered), (Some(Day(6)), 1));
     }
 

@@ -53,6 +53,12 @@ pub struct UnitState {
     pub ocr_pages: u32,
     /// Images that were made with something wrong about them, by what.
     pub faults: BTreeMap<Fault, i64>,
+    /// Images of files whose size was told.
+    pub sized_images: i64,
+    /// The size of those files.
+    pub sized_bytes: i64,
+    /// The event of the ledger that made it known.
+    pub since_seq: u64,
 }
 
 /// Images of a station in a shift of a day.
@@ -218,6 +224,11 @@ impl State {
         }
     }
 
+    /// Whether an event was taken back.
+    pub fn has_voided(&self) -> bool {
+        !self.voided.is_empty()
+    }
+
     /// The unit of that code.
     pub fn unit(&self, code: &str) -> Option<&UnitState> {
         self.index.get(code).map(|number| &self.units[*number as usize])
@@ -231,15 +242,7 @@ impl State {
     /// Why `data` must not enter the ledger; `None` where it may.
     pub fn objection(&self, data: &Data) -> Option<(&'static str, String)> {
         let full = |what: &str, most: usize| format!("is one {what} too many; there are {most} already");
-        let station = match data {
-            Data::Captured(images)
-            | Data::Deleted(images)
-            | Data::Duplicate(images)
-            | Data::Replaced { images, .. } => Some(&images.station),
-            Data::Station { station, .. } | Data::TargetMeasured { station, .. } => Some(station),
-            _ => None,
-        };
-        if let Some(station) = station
+        if let Some(station) = data.station()
             && self.stations.len() >= MAX_STATIONS
             && !self.station_index.contains_key(station)
         {
@@ -333,7 +336,7 @@ impl State {
 
     fn declare(&mut self, unit: &Unit) {
         let number = *self.index.entry(unit.code.clone()).or_insert_with(|| {
-            self.units.push(UnitState::default());
+            self.units.push(UnitState { since_seq: self.last_seq, ..UnitState::default() });
             self.units.len() as u32 - 1
         });
         let state = &mut self.units[number as usize];
@@ -543,6 +546,10 @@ impl State {
             for (fault, count) in quality::judge(&settings.quality, &unit.unit, &images.facts, images.frames) {
                 *unit.faults.entry(fault).or_default() += sign * i64::from(count);
             }
+            if images.bytes > 0 {
+                unit.sized_images += sign * i64::from(images.frames);
+                unit.sized_bytes += sign * images.bytes as i64;
+            }
         }
         let station = self.station(&images.station);
         let at = &mut self.stations[usize::from(station)].last_image;
@@ -634,7 +641,7 @@ impl UnitState {
 }
 
 /// What an event makes of images.
-fn images_of(data: &Data) -> Option<Production> {
+pub(super) fn images_of(data: &Data) -> Option<Production> {
     Some(match data {
         Data::Captured(images) => Production { captured: images.frames.into(), ..Production::default() },
         Data::Deleted(images) => Production { deleted: images.frames.into(), ..Production::default() },

@@ -85,12 +85,16 @@ pub struct Shelf {
     pub mm_out: u64,
 }
 
+/// The rack of a place: `D1/R04` of `D1/R04/P2`.
+pub fn rack(place: &str) -> String {
+    place.trim().split('/').take(2).collect::<Vec<_>>().join("/")
+}
+
 /// The shelf map.
 pub fn shelves(state: &State) -> Vec<Shelf> {
     let mut shelves = BTreeMap::<String, Shelf>::new();
     for unit in state.scope() {
-        let place = unit.unit.location.trim();
-        let name = place.split('/').take(2).collect::<Vec<_>>().join("/");
+        let name = rack(&unit.unit.location);
         let name = if shelves.len() < MAX_SHELVES || shelves.contains_key(&name) { name } else { "…".to_owned() };
         let shelf = shelves.entry(name).or_default();
         let mm = u64::from(unit.unit.width_mm);
@@ -127,6 +131,10 @@ pub struct StationDetail {
     pub state: Option<(StationState, i64)>,
     /// Stops in shifts of the last four weeks.
     pub stops: Stops,
+    /// The first day of those.
+    pub stops_from: Day,
+    /// The last.
+    pub stops_to: Day,
     /// Images that those stops cost at the station's own pace, where it has one.
     pub images_lost: Option<i64>,
     /// Images of an hour of shift without stops, of the last four weeks.
@@ -155,6 +163,8 @@ pub fn stations(state: &State, today: Day, settings: &Settings) -> Vec<StationDe
             is_expected: settings.stations.contains(&station.name),
             state: station.states.last_key_value().map(|((at_ms, _), state)| (*state, *at_ms)),
             stops,
+            stops_from: from,
+            stops_to: yesterday,
             images_lost: a_minute.map(|pace| (pace * f64::from(stops.minutes())).round() as i64),
             images_an_hour: a_minute.map(|pace| pace * 60.0),
             targets: station

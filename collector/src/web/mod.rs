@@ -271,7 +271,8 @@ impl Operations {
         let operating =
             access.guard(digitization::operating(project.clone()), exposure, Need::Credential(Scope::Operate));
         let floor = access.guard(digitization::floor(project.clone()), exposure, Need::Credential(Scope::Events));
-        let operating = operating.merge(floor);
+        let people = access.guard(digitization::people(project.clone()), exposure, Need::Credential(Scope::Admin));
+        let operating = operating.merge(floor).merge(people);
         let project = digitization::reading(project);
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))

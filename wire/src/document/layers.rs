@@ -10,6 +10,8 @@ pub const fn named_lists() -> &'static [(&'static str, &'static str)] {
     &[
         ("sensors.scrapes.scrape_configs", "job_name"),
         ("sensors.backups.sets", "name"),
+        ("sensors.escl.targets", "url"),
+        ("sensors.redfish.targets", "url"),
         ("sensors.programs.run", "name"),
         ("sensors.certificates.files", ""),
     ]
@@ -74,6 +76,15 @@ impl Node {
         match &self.kind {
             Kind::Map(entries) => entries.iter().flat_map(|(_, node)| node.leaves()).collect(),
             _ => vec![self.key.as_str()],
+        }
+    }
+
+    /// Every single value, in sections and lists of any depth, as written.
+    pub fn values(&self) -> Vec<&Self> {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().flat_map(|(_, node)| node.values()).collect(),
+            Kind::List(items) => items.iter().flat_map(Self::values).collect(),
+            Kind::Null | Kind::Scalar { .. } => vec![self],
         }
     }
 

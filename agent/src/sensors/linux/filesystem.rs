@@ -1,13 +1,16 @@
 //! Mounted file systems: how large, how full, whether writable.
 //!
 //! A file system of another machine may hang. Such a one is asked by a thread of its own, and is reported with
-//! `node_filesystem_device_error` 1 until it answers, while the others are reported as ever.
+//! `node_filesystem_device_error` 1 until it answers, while the others are reported as ever. What is wrong with one that
+//! is not well is said by `veghe_filesystem_fault`, which is there only then.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::statfs;
+use rustix::io::Errno;
 
 use super::asked::Asked;
 use super::glob::Globs;
@@ -76,7 +79,10 @@ const REMOTE_PATIENCE: Duration = Duration::from_millis(150);
 const REMOTE_MAX: usize = 64;
 const STACK_BYTES: usize = 64 << 10;
 
-/// `node_filesystem_*`.
+/// Types that are read-only by nature, however they are mounted.
+const FIXED_TYPES: [&str; 5] = ["cramfs", "erofs", "iso9660", "squashfs", "udf"];
+
+/// `node_filesystem_*`, `veghe_filesystem_fault`.
 pub(crate) struct Filesystem {
     /// That of the first process, which sees what services see; without right to it, our own.
     sources: [Source; 2],
@@ -94,6 +100,8 @@ struct Mount {
     mountpoint: String,
     fstype: String,
     is_readonly: bool,
+    /// Whether the kernel, or somebody at another mount of the same, made it read-only: the mount itself asks for writing.
+    is_forced: bool,
     path: PathBuf,
 }
 
@@ -101,6 +109,39 @@ struct Mount {
 struct Remote {
     path: PathBuf,
     asked: Asked<io::Result<Space>>,
+}
+
+/// Why a file system tells nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Hung,
+    StaleHandle,
+    Disconnected,
+    Io,
+    Other,
+}
+
+impl Fault {
+    fn of(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::STALE) => Self::StaleHandle,
+            Some(Errno::NOTCONN | Errno::HOSTDOWN | Errno::HOSTUNREACH | Errno::TIMEDOUT | Errno::CONNREFUSED) => {
+                Self::Disconnected
+            }
+            Some(Errno::IO | Errno::SHUTDOWN) => Self::Io,
+            _ => Self::Other,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hung => "hung",
+            Self::StaleHandle => "stale_handle",
+            Self::Disconnected => "disconnected",
+            Self::Io => "io_error",
+            Self::Other => "other",
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -139,6 +180,10 @@ impl Filesystem {
                 source.malformed(error)
             })?;
             self.mounts.retain(|mount| !self.ignored.matches(&mount.mountpoint));
+            if self.mounts.iter().any(Mount::may_be_forced) {
+                let infos = source.path().with_file_name("mountinfo");
+                mark_forced(&mut self.mounts, &fs::read(infos).unwrap_or_default(), &self.rootfs);
+            }
             let mounts = &self.mounts;
             self.remotes.retain(|remote| mounts.iter().any(|mount| mount.path == remote.path));
         }
@@ -164,9 +209,9 @@ impl Sensor for Filesystem {
             let space = match self.remotes.iter_mut().find(|remote| remote.path == mount.path) {
                 Some(remote) => {
                     let patience = REMOTE_PATIENCE.saturating_sub(begin.elapsed());
-                    remote.asked.answer(patience).and_then(Result::ok)
+                    remote.asked.answer(patience).map_or(Err(Fault::Hung), |answer| answer.map_err(|e| Fault::of(&e)))
                 }
-                None => space(&mount.path).ok(),
+                None => space(&mount.path).map_err(|error| Fault::of(&error)),
             };
             mount.put(space, sink);
         }
@@ -179,18 +224,27 @@ impl Mount {
         REMOTE_TYPES.contains(&self.fstype.as_str()) || self.fstype.starts_with("fuse.")
     }
 
-    fn put(&self, space: Option<Space>, sink: &mut Sink) {
+    fn may_be_forced(&self) -> bool {
+        self.is_readonly && !FIXED_TYPES.contains(&self.fstype.as_str())
+    }
+
+    fn put(&self, space: Result<Space, Fault>, sink: &mut Sink) {
         let labels =
             [("device", self.device.as_str()), ("fstype", &self.fstype), ("mountpoint", self.mountpoint.as_str())];
         let mut put = |name, value| sink.put(name, &labels, value);
-        put("node_filesystem_device_error", f64::from(u8::from(space.is_none())));
-        if let Some(space) = space {
+        put("node_filesystem_device_error", f64::from(u8::from(space.is_err())));
+        if let Ok(space) = space {
             put("node_filesystem_size_bytes", space.size_bytes);
             put("node_filesystem_free_bytes", space.free_bytes);
             put("node_filesystem_avail_bytes", space.avail_bytes);
             put("node_filesystem_files", space.files);
             put("node_filesystem_files_free", space.files_free);
             put("node_filesystem_readonly", f64::from(u8::from(self.is_readonly)));
+        }
+        let forced = self.is_forced.then_some("read_only");
+        for fault in space.err().map(Fault::name).into_iter().chain(forced) {
+            let [device, rest @ ..] = labels;
+            sink.put("veghe_filesystem_fault", &[device, ("fault", fault), rest[0], rest[1]], 1.0);
         }
     }
 }
@@ -224,8 +278,7 @@ fn parse(bytes: &[u8], rootfs: &Path) -> Result<Vec<Mount>, Malformed> {
             Ok(text::label(field))
         };
         let (device, mountpoint, fstype, options) = (field()?, field()?, field()?, field()?);
-        let mountpoint = mountpoint.replace("\\040", " ").replace("\\011", "\t");
-        let Some(mountpoint) = relative_to(rootfs, &mountpoint) else { continue };
+        let Some(mountpoint) = relative_to(rootfs, &unescaped(&mountpoint)) else { continue };
         if EXCLUDED_TYPES.contains(&fstype.as_ref()) || is_excluded(&mountpoint) {
             continue;
         }
@@ -240,10 +293,37 @@ fn parse(bytes: &[u8], rootfs: &Path) -> Result<Vec<Mount>, Malformed> {
             path: rootfs.join(mountpoint.trim_start_matches('/')),
             mountpoint,
             fstype: fstype.into_owned(),
-            is_readonly: options.split(',').any(|option| option == "ro"),
+            is_readonly: has_option(&options, "ro"),
+            is_forced: false,
         });
     }
     Ok(mounts)
+}
+
+fn has_option(options: &str, wanted: &str) -> bool {
+    options.split(',').any(|option| option == wanted)
+}
+
+fn unescaped(mountpoint: &str) -> String {
+    mountpoint.replace("\\040", " ").replace("\\011", "\t")
+}
+
+/// Looks in `infos`, what `mountinfo` says, which of `mounts` were made read-only below a mount that asks for writing.
+/// A line that is malformed says nothing.
+fn mark_forced(mounts: &mut [Mount], infos: &[u8], rootfs: &Path) {
+    for (_, content) in text::lines(infos) {
+        // Identifier, parent, device's number, root, mount point, the mount's options, tags, `-`, type, device, the file
+        // system's options.
+        let fields: Vec<_> = text::fields(content).map(text::label).collect();
+        let Some(end) = fields.iter().position(|field| field == "-") else { continue };
+        let [Some(mountpoint), Some(own), Some(shared)] = [4, 5, end + 3].map(|at| fields.get(at)) else { continue };
+        let Some(mountpoint) = relative_to(rootfs, &unescaped(mountpoint)) else { continue };
+        let is_forced = has_option(own, "rw") && has_option(shared, "ro");
+        // Of several at one place the last is seen.
+        for mount in mounts.iter_mut().filter(|mount| mount.mountpoint == mountpoint) {
+            mount.is_forced = is_forced && mount.may_be_forced();
+        }
+    }
 }
 
 /// `mountpoint` as the host sees it whose root is at `rootfs`.
@@ -291,5 +371,15 @@ mod tests {
     fn a_host_seen_from_a_container_is_reported_as_the_host_sees_itself() {
         let mounts = parse(b"/dev/sda1 /host/srv ext4 rw 0 0\n", Path::new("/host")).expect("well formed");
         assert_eq!((mounts[0].mountpoint.as_str(), mounts[0].path.as_path()), ("/srv", Path::new("/host/srv")));
+    }
+
+    #[test]
+    fn what_the_kernel_made_read_only_is_told_from_what_was_mounted_so() {
+        let mounts = b"/dev/sda1 /srv/forced ext4 ro 0 0\n/dev/sdb1 /srv/meant ext4 ro 0 0\n/dev/loop1 /srv/fixed udf ro 0 0\n/dev/sdc1 /srv/a\\040b xfs ro 0 0\n";
+        let infos = b"30 1 8:1 / /srv/forced rw,relatime shared:1 - ext4 /dev/sda1 ro,errors=remount-ro\n31 1 8:17 / /srv/meant ro,relatime - ext4 /dev/sdb1 ro\n32 1 7:1 / /srv/fixed rw - udf /dev/loop1 ro\n33 1 8:33 / /srv/a\\040b rw master:1 shared:2 - xfs /dev/sdc1 ro\nmalformed - \n";
+        let mut mounts = parse(mounts, Path::new("/")).expect("well formed");
+        mark_forced(&mut mounts, infos, Path::new("/"));
+        let forced: Vec<_> = mounts.iter().filter(|m| m.is_forced).map(|m| m.mountpoint.as_str()).collect();
+        assert_eq!(forced, ["/srv/forced", "/srv/a b"]);
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, glob};
+use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, glob, named_processes};
 
 mod arp;
 mod asked;
@@ -56,6 +56,7 @@ pub(crate) mod process;
 mod processes;
 pub mod programs;
 mod rapl;
+pub mod redfish;
 pub mod repositories;
 pub(crate) mod run;
 mod schedstat;
@@ -117,6 +118,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     mdadm::ENTRY,
     meminfo::ENTRY,
     mqtt_json::ENTRY,
+    named_processes::ENTRY,
     netclass::ENTRY,
     netdev::ENTRY,
     netstat::ENTRY,
@@ -131,6 +133,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     processes::ENTRY,
     programs::ENTRY,
     rapl::ENTRY,
+    redfish::ENTRY,
     schedstat::ENTRY,
     scrapes::ENTRY,
     selinux::ENTRY,

@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn memory_files_and_time_are_bounded() {
         // The limits are there a moment after the start.
-        let wait = "while [ \"$(ulimit -c)\" != 0 ]; do :; done;";
+        let wait = format!("while [ \"$(ulimit -n)\" != {MAX_OPEN_FILES} ]; do :; done;");
         let text = shell(&format!("{wait} ulimit -a"), LIMITS).expect("ended well");
         let value = |name: &str| {
             let line = text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {text}"));

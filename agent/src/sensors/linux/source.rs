@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SensorError;
 use super::text::{self, Malformed};
@@ -24,6 +24,11 @@ impl Source {
     /// The file at `path`, which is opened at the first read.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, file: None, buffer: Vec::new(), length: 0 }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What the file says now.

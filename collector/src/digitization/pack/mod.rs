@@ -183,7 +183,7 @@ impl Digitization {
             return Ok(Paper::Issued(Box::new(issued)));
         }
         let state = self.state();
-        let facts = Facts::of(&state);
+        let facts = Facts::of(&state, self.settings());
         Ok(Paper::Draft(Box::new(figures::count(&state, &facts, period, self.settings()))))
     }
 
@@ -205,7 +205,7 @@ impl Digitization {
             if state.scope().next().is_none() {
                 return Err(IssueError::Empty);
             }
-            let facts = Facts::of(&state);
+            let facts = Facts::of(&state, self.settings());
             let is_frozen = state.frozen_through.is_some_and(|frozen| frozen >= period.last());
             (figures::count(&state, &facts, period, self.settings()), is_frozen)
         };

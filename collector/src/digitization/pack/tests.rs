@@ -123,7 +123,12 @@ fn what_is_late_for_a_frozen_day_is_a_correction_of_the_next_report() {
     assert_eq!(world.project.paper(period("2026-W19")).expect("read"), Paper::Issued(Box::new(first.clone())));
     // Not only because the report is kept: what it stands on is as it was.
     let state = world.project.state();
-    let recounted = figures::count(&state, &Facts::of(&state), period("2026-W19"), world.project.settings());
+    let recounted = figures::count(
+        &state,
+        &Facts::of(&state, world.project.settings()),
+        period("2026-W19"),
+        world.project.settings(),
+    );
     drop(state);
     assert_eq!(recounted, first.figures);
     let second = world.project.issue(period("2026-W20"), at("2026-05-18T05:00:00Z")).expect("issued");

@@ -12,13 +12,16 @@ use serde_json::json;
 
 use super::super::Refusal;
 use super::api::{blocking, unavailable};
-use super::graph;
+use super::figure::fig;
 use super::page::{Words, html, language};
 use super::what_if::refusal;
+use super::{graph, linked};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::lots::{Lot, LotError, percent};
-use crate::digitization::quality::{StratumFaults, by_stratum};
+use crate::digitization::privacy::people::Group;
+use crate::digitization::provenance::Of;
+use crate::digitization::quality::by_stratum;
 use crate::digitization::report::Report;
 use crate::digitization::sampling::{Inspection, limits};
 use crate::digitization::views::{self, Fixity, StationDetail};
@@ -27,7 +30,7 @@ use crate::digitization::{Digitization, Settings};
 /// Lots of the page.
 const MAX_LOTS: usize = 300;
 
-fn moment(ms: i64, settings: &Settings) -> String {
+pub(super) fn moment(ms: i64, settings: &Settings) -> String {
     let at = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
     at.to_zoned_datetime(settings.time_zone.clone()).strftime("%Y-%m-%d %H:%M").to_string()
 }
@@ -43,6 +46,7 @@ struct StationLine {
     last_image: String,
     today: String,
     a_day: String,
+    stops: [String; 3],
     sparkline: String,
     last_target: String,
 }
@@ -55,6 +59,7 @@ struct StationsPage<'a> {
     title: String,
     stations: Vec<StationLine>,
     report: &'a Report,
+    groups: Vec<Group>,
 }
 
 pub(super) async fn stations(
@@ -66,6 +71,10 @@ pub(super) async fn stations(
     blocking(move || {
         let settings = digitization.settings();
         let report = digitization.report(clock::now());
+        let groups = match digitization.people() {
+            Ok(groups) => groups,
+            Err(error) => return unavailable(&error),
+        };
         let details = views::stations(&digitization.state(), today(settings), settings);
         let lines = details.into_iter().zip(&report.progress.stations).map(|(detail, row)| StationLine {
             state: detail
@@ -73,8 +82,9 @@ pub(super) async fn stations(
                 .map_or_else(|| "–".to_owned(), |(state, _)| w.t(&format!("digi-state-{}", state.name()))),
             since: detail.state.map_or_else(String::new, |(_, at_ms)| moment(at_ms, settings)),
             last_image: row.last_image_ms.map_or_else(|| "–".to_owned(), |ms| moment(ms, settings)),
-            today: w.count(row.images_today),
-            a_day: w.decimal(row.images_a_day, 0),
+            today: linked::today(row, &report.progress, w),
+            a_day: linked::lately(row, &report.progress, w),
+            stops: linked::stops(&detail, w),
             sparkline: graph::sparkline(
                 &detail.targets.iter().filter_map(|target| target.delta_e_mean).collect::<Vec<f64>>(),
                 &w.0.with("digi-target-chart", &[("station", detail.name.clone().into())]),
@@ -95,6 +105,7 @@ pub(super) async fn stations(
             title: w.t("digi-stations"),
             stations: lines.collect(),
             report: &report,
+            groups,
         };
         html(&page, w, StatusCode::OK)
     })
@@ -116,13 +127,15 @@ struct QualityPage<'a> {
     w: Words,
     project: &'a str,
     title: String,
-    report: &'a Report,
     rules: usize,
-    faults: Vec<StratumFaults>,
+    faults: Vec<linked::FaultLine>,
     pareto: String,
     lots: Vec<LotLine>,
     limits: Vec<(u32, String)>,
-    duplicates: u64,
+    duplicates: String,
+    incomplete: String,
+    first_pass: [String; 2],
+    rework: Vec<[String; 4]>,
 }
 
 fn verdict(lot: &Lot, w: Words) -> String {
@@ -155,19 +168,21 @@ pub(super) async fn quality(
             verdict: verdict(lot, w),
             is_open: lot.verdict.is_none(),
         });
-        let rework: Vec<(String, i64)> =
+        let ranked: Vec<(String, i64)> =
             report.progress.rework.iter().take(12).map(|row| (row.reason.clone(), row.lost_days as i64)).collect();
         let page = QualityPage {
             w,
             project: &settings.project,
             title: w.t("digi-quality"),
-            report: &report,
             rules: settings.quality.len(),
-            faults: by_stratum(&state),
-            pareto: graph::ranking(&rework, &w.t("digi-rework"), |n| w.count(n)),
+            faults: linked::faults(&by_stratum(&state), w),
+            pareto: graph::ranking(&ranked, &w.t("digi-rework"), |n| w.count(n)),
             lots: lots.collect(),
             limits: limits().iter().map(|limit| (*limit, w.decimal_text(&percent(*limit)))).collect(),
-            duplicates: state.duplicates,
+            duplicates: fig(w, w.count(state.duplicates), state.duplicates, Of::Duplicates, &[]),
+            incomplete: linked::incomplete(&report.progress, w),
+            first_pass: linked::first_pass(&report.progress, w),
+            rework: linked::rework(&report.progress.rework, w),
         };
         html(&page, w, StatusCode::OK)
     })

@@ -12,7 +12,7 @@ use super::page::{EventLine, Words, event_line, html, language};
 use super::what_if::refusal;
 use crate::clock;
 use crate::digitization::calendar::Day;
-use crate::digitization::{Digitization, Search, Settings};
+use crate::digitization::{Digitization, Search, Settings, midnight};
 
 /// Events of one page.
 const PAGE_ROWS: usize = 200;
@@ -86,12 +86,6 @@ impl Wish {
         }
         query.append_pair("after", &after.to_string()).finish()
     }
-}
-
-/// The first moment of a day of the project, in milliseconds since the epoch.
-fn midnight(day: Day, settings: &Settings) -> i64 {
-    let begins = settings.time_zone.to_ambiguous_zoned_datetime(day.date().at(0, 0, 0, 0)).compatible();
-    begins.map_or(i64::from(day.0) * 86_400_000, |begins| begins.timestamp().as_millisecond())
 }
 
 #[derive(Template)]

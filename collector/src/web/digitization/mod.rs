@@ -4,15 +4,21 @@
 
 mod api;
 mod chart;
+#[cfg(test)]
+mod crawl_tests;
 pub(super) mod events;
+mod figure;
 mod floor;
 mod graph;
 mod journal;
 mod labels;
+mod linked;
 mod openapi;
 mod pack;
 mod page;
 mod phone;
+mod privacy;
+mod storage;
 mod what_if;
 
 use axum::Router;
@@ -53,6 +59,20 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .route("/v1/digitization/quarantine", get(api::quarantine))
         .route("/v1/digitization/units", get(api::units))
         .route("/v1/digitization/units/{code}", get(api::unit))
+        .route("/digitization/figure", get(figure::page))
+        .route("/digitization/figure.csv", get(figure::csv))
+        .route("/v1/digitization/figure", get(figure::json))
+        .route("/digitization/storage", get(storage::page))
+        .route("/v1/digitization/storage", get(storage::json))
+        .route("/v1/digitization/people", get(privacy::groups_json))
+        .with_state(digitization)
+}
+
+/// What is known of persons and who looked, before any guard.
+pub(super) fn people(digitization: Digitization) -> Router {
+    Router::new()
+        .route("/digitization/privacy", get(privacy::page))
+        .route("/v1/digitization/privacy", get(privacy::json))
         .with_state(digitization)
 }
 

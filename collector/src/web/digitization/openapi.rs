@@ -86,6 +86,20 @@ pub(in crate::web) const ENTRIES: &[Entry] = &[
         &["batch", "defects", "reason"],
     ),
     ("get", "/lots/{batch}", "The latest draw of a batch and its verdict.", None, &[], &[]),
+    ("get", "/storage", "How many units the storages still hold, and until when.", None, &[], &[]),
+    ("get", "/people", "What groups of at least five people made in a week.", None, &[], &[]),
+    ("get", "/privacy", "What is known of persons, and who looked behind pseudonyms.", Some("admin"), &[], &[]),
+    (
+        "get",
+        "/figure",
+        "The events behind a number of the pages, each with what it adds.",
+        None,
+        &[
+            "of", "measure", "from", "to", "as_of", "station", "shift", "unit", "shelf", "series", "binding", "reason",
+            "stage", "doing", "fault", "open", "after", "limit",
+        ],
+        &[],
+    ),
     ("get", "/openapi.json", "This document.", None, &[], &[]),
 ];
 

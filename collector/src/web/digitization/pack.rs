@@ -16,6 +16,7 @@ use super::super::prometheus_api::rfc3339;
 use super::super::public::text::Language as PageLanguage;
 use super::api::{blocking, unavailable};
 use super::chart;
+use super::linked::ReportLinks;
 use super::page::{Words, html, language};
 use super::what_if::refusal;
 use crate::clock;
@@ -23,6 +24,8 @@ use crate::digitization::calendar::Day;
 use crate::digitization::pack::words;
 use crate::digitization::pack::words::Word;
 use crate::digitization::pack::{Figures, Form, Growth, IssueError, Issued, Language, Length, Paper, Part, Period};
+use crate::digitization::provenance::Of;
+use crate::digitization::stage::Stage;
 use crate::digitization::{Digitization, Settings};
 use crate::ledger::LedgerError;
 
@@ -118,7 +121,12 @@ struct ReportPage<'a> {
     measures: Vec<[String; 5]>,
     burn_up: String,
     days_chart: String,
-    days: Vec<[String; 7]>,
+    days: Vec<(String, String, [String; 5])>,
+    first_looks: [String; 2],
+    stages: Vec<(Stage, [String; 4])>,
+    outputs: Vec<(String, [String; 5])>,
+    rework: Vec<[String; 4]>,
+    accepted: [String; 2],
 }
 
 /// `2026-05`, `2026-05.xlsx`, `2026-05.csv`, `2026-05.json`.
@@ -177,31 +185,34 @@ fn page<'a>(digitization: &'a Digitization, paper: &'a Paper, words: Words) -> R
     let (f, l, settings) = (paper.figures(), of(words), digitization.settings());
     let metres = |mm: i64| words.decimal(mm as f64 / 1000.0, 3);
     let share = |part: i64, whole: i64| words.percent((whole > 0).then(|| part as f64 / whole as f64));
-    let mut measures = vec![[
-        l.of(words::METRES_DONE).to_owned(),
-        metres(f.done.in_period.mm),
-        metres(f.done.so_far.mm),
-        metres(f.scope.mm),
-        share(f.done.so_far.mm, f.scope.mm),
-    ]];
-    let counts: [(Word, Growth, Part, bool); 6] = [
-        (words::UNITS_DONE, f.done, |t| t.units, true),
-        (words::SHEETS_DONE, f.done, |t| t.sheets, true),
-        (words::IMAGES_DONE, f.done, |t| t.images, false),
-        (words::UNITS_SCANNED, f.scanned, |t| t.units, true),
-        (words::UNITS_ACCEPTED, f.accepted, |t| t.units, true),
-        (words::IMAGES_ACCEPTED, f.accepted, |t| t.images, false),
-    ];
-    for (name, growth, value, has_scope) in counts {
-        let (so_far, whole) = (value(growth.so_far), value(f.scope));
-        let of_scope =
-            if has_scope { [words.count(whole), share(so_far, whole)] } else { ["–", "–"].map(str::to_owned) };
-        let [whole, share] = of_scope;
-        measures.push([l.of(name).to_owned(), words.count(value(growth.in_period)), words.count(so_far), whole, share]);
-    }
+    let links = ReportLinks::new(f, words);
     let dash = || "–".to_owned();
-    measures.push([l.of(words::IMAGES).to_owned(), words.count(f.net), words.count(f.images_so_far), dash(), dash()]);
-    let days = f.days.iter().filter(|day| day.is_working || day.captured + day.rescanned + day.mm_done != 0);
+    let mut measures = Vec::new();
+    let counts: [(Word, Of, &str, Growth, Part, bool); 7] = [
+        (words::METRES_DONE, Of::Done, "mm", f.done, |t| t.mm, true),
+        (words::UNITS_DONE, Of::Done, "units", f.done, |t| t.units, true),
+        (words::SHEETS_DONE, Of::Done, "sheets", f.done, |t| t.sheets, true),
+        (words::IMAGES_DONE, Of::Done, "images", f.done, |t| t.images, false),
+        (words::UNITS_SCANNED, Of::Scanned, "units", f.scanned, |t| t.units, true),
+        (words::UNITS_ACCEPTED, Of::Accepted, "units", f.accepted, |t| t.units, true),
+        (words::IMAGES_ACCEPTED, Of::Accepted, "images", f.accepted, |t| t.images, false),
+    ];
+    for (name, of, measure, growth, value, has_scope) in counts {
+        let text = |n: i64| if measure == "mm" { metres(n) } else { words.count(n) };
+        let [in_period, so_far] = links.growth(&text, of, measure, growth, value);
+        let whole = value(f.scope);
+        let of_scope = if has_scope {
+            [links.scope(text(whole), measure, value), share(value(growth.so_far), whole)]
+        } else {
+            [dash(), dash()]
+        };
+        let [whole, share] = of_scope;
+        measures.push([l.of(name).to_owned(), in_period, so_far, whole, share]);
+    }
+    let [in_period, so_far] = links.images();
+    measures.push([l.of(words::IMAGES).to_owned(), in_period, so_far, dash(), dash()]);
+    let days = f.days.iter().enumerate();
+    let days = days.filter(|(_, day)| day.is_working || day.captured + day.rescanned + day.mm_done != 0);
     ReportPage {
         w: words,
         l,
@@ -221,18 +232,16 @@ fn page<'a>(digitization: &'a Digitization, paper: &'a Paper, words: Words) -> R
             |day| day.to_string(),
         ),
         days: days
-            .map(|day| {
-                [
-                    day.day.to_string(),
-                    l.of(if day.is_working { words::YES } else { words::NO }).to_owned(),
-                    words.count(day.captured),
-                    words.count(day.rescanned),
-                    words.count(day.net),
-                    metres(day.mm_done),
-                    metres(day.mm_done_so_far),
-                ]
+            .map(|(place, day)| {
+                let is_working = l.of(if day.is_working { words::YES } else { words::NO });
+                (day.day.to_string(), is_working.to_owned(), links.day(place, &metres))
             })
             .collect(),
+        first_looks: links.first_looks(),
+        stages: links.stages(),
+        outputs: links.outputs(l.of(words::SHIFT)),
+        rework: links.rework(),
+        accepted: links.accepted(),
     }
 }
 

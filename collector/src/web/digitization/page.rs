@@ -17,14 +17,16 @@ use super::super::Refusal;
 use super::super::prometheus_api::rfc3339;
 use super::super::public::text::Language;
 use super::api::{Wish, doing_name};
-use super::{chart, graph};
+use super::figure::fig;
+use super::{chart, graph, linked, storage};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::forecast::Cause;
-use crate::digitization::progress::{DayRow, Measures, Progress};
+use crate::digitization::progress::Progress;
+use crate::digitization::provenance::Of;
 use crate::digitization::report::Report;
 use crate::digitization::stage::Stage;
-use crate::digitization::views::{self, FlowRow, Shelf};
+use crate::digitization::views;
 use crate::digitization::{Digitization, Shown};
 
 /// Events of a unit on one page.
@@ -114,33 +116,6 @@ impl Words {
     }
 }
 
-struct MeasureRow {
-    name: String,
-    done: String,
-    accepted: String,
-    scope: String,
-    share: String,
-}
-
-struct StageLine {
-    name: String,
-    waiting: String,
-    working: String,
-    held: String,
-    metres: String,
-    oldest: String,
-    days_of_work: String,
-    is_bottleneck: bool,
-}
-
-struct WeekLine {
-    day: Day,
-    name: String,
-    metres: String,
-    images: String,
-    again: String,
-}
-
 #[derive(Template)]
 #[template(path = "digitization/project.html")]
 struct ProjectPage<'a> {
@@ -151,16 +126,25 @@ struct ProjectPage<'a> {
     report: &'a Report,
     headline: String,
     forecast_line: String,
-    measures: Vec<MeasureRow>,
+    measures: Vec<linked::MeasureRow>,
     burn_up: String,
     output_chart: String,
     flow_chart: String,
-    flow: Vec<FlowRow>,
+    flow: Vec<(Day, [String; 4])>,
     map: String,
-    shelves: Vec<Shelf>,
-    weeks: Vec<WeekLine>,
-    stages: Vec<StageLine>,
+    shelves: Vec<(String, [String; 4])>,
+    weeks: Vec<linked::WeekLine>,
+    stages: Vec<linked::StageLine>,
+    outputs: Vec<[String; 3]>,
+    rework: Vec<[String; 4]>,
+    strata: Vec<[String; 2]>,
+    incomplete: String,
+    first_pass: [String; 2],
+    waiting: String,
+    outliers: Vec<String>,
     causes: Vec<(String, String)>,
+    moved_whole: String,
+    storages: Vec<(String, String)>,
     stage_choice: Vec<(&'static str, String)>,
 }
 
@@ -214,6 +198,7 @@ struct UnitPage<'a> {
     title: String,
     unit: UnitLine,
     facts: Vec<(String, String)>,
+    rejections: String,
     events: Vec<EventLine>,
     more: bool,
 }
@@ -294,6 +279,7 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
         None => w.t("digi-no-forecast"),
     };
     let plan = digitization.settings().plan;
+    let outlook = digitization.outlook(report);
     let labels = chart::Labels {
         burn_up: w.t("digi-burn-up"),
         scope: w.t("digi-scope"),
@@ -313,7 +299,7 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
         title: format!("{headline} · {}", digitization.settings().project),
         p,
         report,
-        measures: measures(p, w),
+        measures: linked::measures(p, w),
         burn_up: chart::burn_up(
             p,
             report.forecast.as_ref(),
@@ -324,81 +310,25 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
         ),
         output_chart: chart::output(&p.days, &labels, number, |day| day.to_string()),
         flow_chart: graph::flow(&flow, p.scope.units, &w.t("digi-flow"), &names),
-        flow: graph::last_weeks(&flow).cloned().collect(),
+        flow: linked::flow(graph::last_weeks(&flow), w),
         map: graph::shelves(&shelves, &w.t("digi-map")),
-        shelves,
-        weeks: weeks(&p.days, w),
-        stages: stages(p, w),
+        shelves: linked::shelves(&shelves, w),
+        weeks: linked::weeks(&p.days, w),
+        stages: linked::stages(p, w),
+        outputs: linked::outputs(p, w),
+        rework: linked::rework(&p.rework, w),
+        strata: linked::strata(&p.strata, w),
+        incomplete: linked::incomplete(p, w),
+        first_pass: linked::first_pass(p, w),
+        waiting: fig(w, w.counted("digi-waiting-events", p.quarantined_events), p.quarantined_events, Of::Waiting, &[]),
+        outliers: p.outliers.iter().map(|row| linked::images_of(&row.unit, row.images, w)).collect(),
         causes: causes(report, w),
+        moved_whole: report.moved.as_ref().map_or_else(String::new, |moved| signed(moved.to.0 - moved.from.0, w)),
+        storages: outlook.storages.iter().map(|row| (row.storage.clone(), storage::says(row, w))).collect(),
         stage_choice: stage_choice(w),
         headline,
         forecast_line,
     }
-}
-
-fn measures(p: &Progress, w: Words) -> Vec<MeasureRow> {
-    let row = |key: &str, value: fn(&Measures) -> i64, text: &dyn Fn(i64) -> String| {
-        let (done, accepted, scope) = (value(&p.done), value(&p.accepted), value(&p.scope));
-        let share = (scope > 0).then(|| done as f64 / scope as f64);
-        MeasureRow {
-            name: w.t(key),
-            done: text(done),
-            accepted: text(accepted),
-            scope: text(scope),
-            share: w.percent(share),
-        }
-    };
-    let count = |n: i64| w.count(n);
-    let mut rows = vec![
-        row("digi-metres", |m| m.mm as i64, &|mm| w.metres(mm.unsigned_abs())),
-        row("digi-units", |m| m.units as i64, &count),
-        row("digi-sheets", |m| m.sheets as i64, &count),
-        row("digi-images", |m| m.images, &count),
-    ];
-    // How many images there will be nobody knows before the last: what is scanned is all that there is.
-    if let Some(images) = rows.last_mut() {
-        "–".clone_into(&mut images.share);
-    }
-    rows
-}
-
-fn weeks(days: &[DayRow], w: Words) -> Vec<WeekLine> {
-    let mut weeks: Vec<(Day, u64, i64, i64)> = Vec::new();
-    for row in days {
-        let monday = row.day.monday();
-        match weeks.last_mut().filter(|week| week.0 == monday) {
-            Some(week) => {
-                week.1 = row.mm_done_so_far;
-                week.2 += row.captured;
-                week.3 += row.rescanned;
-            }
-            None => weeks.push((monday, row.mm_done_so_far, row.captured, row.rescanned)),
-        }
-    }
-    let line = |(monday, mm, images, again): &(Day, u64, i64, i64)| WeekLine {
-        day: *monday,
-        name: w.day(*monday),
-        metres: w.metres(*mm),
-        images: w.count(*images),
-        again: w.count(*again),
-    };
-    weeks.iter().rev().map(line).collect()
-}
-
-fn stages(p: &Progress, w: Words) -> Vec<StageLine> {
-    let shown = p.stages.iter().filter(|row| row.waiting + row.working + row.held > 0);
-    shown
-        .map(|row| StageLine {
-            name: w.stage(row.stage),
-            waiting: w.count(row.waiting),
-            working: w.count(row.working),
-            held: w.count(row.held),
-            metres: w.metres(row.mm),
-            oldest: row.oldest_days.map_or_else(|| "–".to_owned(), |days| w.count(days)),
-            days_of_work: w.optional(row.days_of_work, 1),
-            is_bottleneck: p.bottleneck == Some(row.stage),
-        })
-        .collect()
 }
 
 fn causes(report: &Report, w: Words) -> Vec<(String, String)> {
@@ -464,7 +394,7 @@ fn unit_line(unit: &crate::digitization::state::UnitState, w: Words) -> UnitLine
         stage: unit.standing.stage.map_or_else(|| w.t("digi-not-begun"), |stage| w.stage(stage)),
         doing: w.doing(doing_name(unit.standing.doing)),
         place: unit.standing.place.clone().unwrap_or_else(|| unit.unit.location.clone()),
-        images: w.count(unit.images),
+        images: linked::images_of(&unit.unit.code, unit.images, w),
         expected: w.count(unit.expected_images()),
     }
 }
@@ -502,14 +432,19 @@ pub(super) async fn unit(
             (w.t("digi-scanned"), day(s.scanned)),
             (w.t("digi-accepted"), day(s.accepted)),
             (w.t("digi-returned"), day(s.returned)),
-            (w.t("digi-rejections"), w.count(s.rework.len() as i64)),
         ];
+        let rejections = match s.rework.len() as u64 {
+            // Numbers of rejections are of the inventory in force.
+            count if unit.is_withdrawn => w.count(count),
+            count => fig(w, w.count(count), count, Of::Rejections, &[("unit", &u.code)]),
+        };
         let more = events.len() > MAX_EVENTS;
         let page = UnitPage {
             w,
             project: &digitization.settings().project,
             title: u.code.clone(),
             unit: unit_line(unit, w),
+            rejections,
             facts: facts.into_iter().filter(|(_, value)| !value.is_empty()).collect(),
             events: events.into_iter().take(MAX_EVENTS).map(|event| event_line(event, &digitization)).collect(),
             more,

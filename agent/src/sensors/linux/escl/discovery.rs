@@ -30,8 +30,7 @@ impl Discovery {
     /// What was found since the last call; looks again if it is time.
     pub(super) fn found(&mut self) -> Vec<Target> {
         if self.asked.is_none() {
-            self.asked =
-                Asked::start("escl-mdns", 128 << 10, || targets(&browse(GROUP, PATIENCE).unwrap_or_default())).ok();
+            self.asked = Asked::start("escl-mdns", 128 << 10, neighbours).ok();
         }
         let Some(asked) = &mut self.asked else { return Vec::new() };
         let found = asked.answer(Duration::ZERO).unwrap_or_default();
@@ -41,6 +40,12 @@ impl Discovery {
         }
         found
     }
+}
+
+/// Scanners that answer now.
+pub(super) fn neighbours() -> Vec<Target> {
+    // A machine without a network has no neighbours.
+    targets(&browse(GROUP, PATIENCE).unwrap_or_default())
 }
 
 /// Asks `to` for scanners and takes answers for a while.

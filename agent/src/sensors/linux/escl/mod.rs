@@ -48,6 +48,11 @@ const ADF_STATES: [&str; 11] = [
     "ScannerAdfProcessing",
 ];
 
+/// Scanners of the local network that answer now; takes some seconds.
+pub(crate) fn neighbours() -> Vec<Target> {
+    discovery::neighbours()
+}
+
 /// `escl_*`, with `up` and `scrape_duration_seconds` of each scanner.
 pub(crate) struct Escl {
     scanners: Polled<Scanner, Asked>,
@@ -195,7 +200,7 @@ fn question(scanner: Arc<Scanner>) -> Question<Asked> {
             let wrong = |source| AskError::Http { path: path.to_owned(), source };
             let trust = trust(&scanner.target, scanner.state_dir.as_deref()).map_err(wrong)?;
             let accept = [("Accept", "text/xml, application/xml")];
-            http::get(&url, trust.as_ref(), &accept, escl::MAX_BYTES, until).map_err(wrong)
+            http::get(&url, trust.as_ref(), &accept, escl::MAX_BYTES, until).map(|reply| reply.body).map_err(wrong)
         };
         let path = "ScannerStatus";
         let status = ask(path).and_then(|document| {

@@ -76,17 +76,20 @@ pub(crate) fn web_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// One scanner, as a document has it.
+pub(crate) fn write_target(target: &Target) -> String {
+    let ca = target.ca_file.as_ref().map(|file| format!(", ca_file: {}", quoted(&file.to_string_lossy())));
+    format!(
+        "{{url: {}{}, timeout: {}, labels: {}}}",
+        quoted(target.url.as_str()),
+        ca.unwrap_or_default(),
+        format_duration(target.timeout),
+        write_labels(&target.labels),
+    )
+}
+
 /// What [`read`] reads, as a document has it.
 pub(crate) fn write(settings: &Settings) -> String {
-    let targets = list(settings.targets.iter().map(|target| {
-        let ca = target.ca_file.as_ref().map(|file| format!(", ca_file: {}", quoted(&file.to_string_lossy())));
-        format!(
-            "{{url: {}{}, timeout: {}, labels: {}}}",
-            quoted(target.url.as_str()),
-            ca.unwrap_or_default(),
-            format_duration(target.timeout),
-            write_labels(&target.labels),
-        )
-    }));
+    let targets = list(settings.targets.iter().map(write_target));
     format!(", discover: {}, targets: {targets}", settings.discover)
 }

@@ -1,0 +1,12 @@
+//! What Windows tells beside what every platform does ([`super::portable`]).
+
+use super::{Entry, Sensor, SensorError, Sink, named_processes, portable};
+
+mod ask;
+mod cpu;
+mod services;
+mod updates;
+
+/// Every sensor, in the order of their names.
+pub(super) const ENTRIES: &[Entry] =
+    &[cpu::ENTRY, named_processes::ENTRY, portable::ENTRY, services::ENTRY, updates::ENTRY];
