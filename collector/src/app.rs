@@ -333,9 +333,9 @@ impl Collector {
             &background,
         )?;
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
+        digitization::workflow::start(&project, &registry, &intake, &background)?;
         digitization::runway::start(project.clone(), queries.clone(), rest.clone(), &background);
         digitization::privacy::office::start(project.clone(), rest.clone(), &background);
-        digitization::workflow::start(&project, &registry, &intake, &background)?;
         let reports = match config.digitization.reports.clone() {
             Some(schedule) => Some(reports::start(project.clone(), schedule, &config.alerting.receivers).await?),
             None => None,

@@ -62,6 +62,7 @@ pub(super) fn read(
         schedule
     });
     settings.quality = section.list("quality", p).iter().map(|node| read_rule(node, p)).collect();
+    settings.workflows = super::workflow::read(section.list("workflows", p), named, p);
     if let Some(mut section) = section.section("privacy", p) {
         settings.privacy = read_privacy(&mut section, p);
         section.finish(keys("digitization.privacy"), p);

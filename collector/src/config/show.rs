@@ -146,27 +146,6 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         out.texts(3, "formats", &rule.formats);
         out.texts(3, "compressions", &rule.compressions);
     }
-    if settings.storages.is_empty() {
-        out.entry(1, "storages", "[]");
-    } else {
-        out.open(1, "storages");
-    }
-    for storage in &settings.storages {
-        out.item(2, "name", quote(&storage.name));
-        match &storage.free {
-            Free::Mount { instance, mountpoint } => {
-                out.entry(3, "instance", quote(instance));
-                out.entry(3, "mountpoint", quote(mountpoint));
-            }
-            Free::Expr(expr) => out.entry(3, "free", quote(expr)),
-        }
-        out.entry(3, "reserve", format_bytes(storage.reserve_bytes));
-        out.entry(3, "ratio", storage.ratio);
-    }
-    out.open(1, "privacy");
-    out.entry(2, "operators", settings.privacy.operators.name());
-    out.entry(2, "keep", format_args!("{}d", settings.privacy.keep_days));
-    out.option(2, "key_file", settings.privacy.key_file.as_deref().map(path));
     if settings.workflows.is_empty() {
         out.entry(1, "workflows", "[]");
     } else {
@@ -193,6 +172,27 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
         }
         out.entry(3, "every", span(workflow.every));
     }
+    if settings.storages.is_empty() {
+        out.entry(1, "storages", "[]");
+    } else {
+        out.open(1, "storages");
+    }
+    for storage in &settings.storages {
+        out.item(2, "name", quote(&storage.name));
+        match &storage.free {
+            Free::Mount { instance, mountpoint } => {
+                out.entry(3, "instance", quote(instance));
+                out.entry(3, "mountpoint", quote(mountpoint));
+            }
+            Free::Expr(expr) => out.entry(3, "free", quote(expr)),
+        }
+        out.entry(3, "reserve", format_bytes(storage.reserve_bytes));
+        out.entry(3, "ratio", storage.ratio);
+    }
+    out.open(1, "privacy");
+    out.entry(2, "operators", settings.privacy.operators.name());
+    out.entry(2, "keep", format_args!("{}d", settings.privacy.keep_days));
+    out.option(2, "key_file", settings.privacy.key_file.as_deref().map(path));
 }
 
 fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {

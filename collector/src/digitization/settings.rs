@@ -79,12 +79,12 @@ pub struct Settings {
     pub reports: Option<Schedule>,
     /// What images must be.
     pub quality: Vec<Rule>,
+    /// Workflow systems that tell what happens.
+    pub workflows: Vec<Workflow>,
     /// What becomes of persons.
     pub privacy: privacy::Settings,
     /// Where masters are stored.
     pub storages: Vec<Storage>,
-    /// Workflow systems that tell what happens.
-    pub workflows: Vec<Workflow>,
 }
 
 /// Shifts of a day at most.
@@ -103,9 +103,9 @@ impl Default for Settings {
             pace: None,
             reports: None,
             quality: Vec::new(),
+            workflows: Vec::new(),
             privacy: privacy::Settings::default(),
             storages: Vec::new(),
-            workflows: Vec::new(),
         }
     }
 }
