@@ -107,6 +107,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Backup { dir, running } => say(&backup::backup_command(&dir, &running.data_dir)?),
         Command::Restore { dir, data_dir } => say(&backup::restore_command(&dir, &data_dir)?),
+        Command::Compact { data_dir } => say(&backup::compact_command(&data_dir)?),
         Command::Verify { dir, running } => {
             // A reader that went away has seen enough.
             say(&backup::verify_command(dir, &running.data_dir, &|line| drop(say(line)))?)
@@ -334,6 +335,7 @@ impl Collector {
         digitization::metrics::start(project.clone(), &registry, rest.clone(), &background)?;
         digitization::runway::start(project.clone(), queries.clone(), rest.clone(), &background);
         digitization::privacy::office::start(project.clone(), rest.clone(), &background);
+        digitization::workflow::start(&project, &registry, &intake, &background)?;
         let reports = match config.digitization.reports.clone() {
             Some(schedule) => Some(reports::start(project.clone(), schedule, &config.alerting.receivers).await?),
             None => None,

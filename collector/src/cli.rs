@@ -98,7 +98,8 @@ pub enum Command {
     },
     /// Make a backup a data directory again; every byte is checked on the way
     ///
-    /// Nothing is ever overwritten. Run it as the collector's user, with no collector on that directory.
+    /// Nothing is ever overwritten. Run it as the collector's user, with no collector on that directory. A database of samples
+    /// that could not give free room back is written anew, as `compact` does, where there is room for that.
     #[command(after_help = "Example: veghe-collector restore /mnt/backup/veghe-monday --data-dir /var/lib/veghe-new")]
     Restore {
         /// The backup
@@ -106,6 +107,17 @@ pub enum Command {
         dir: PathBuf,
         /// The new data directory; must not exist, or be empty
         #[arg(long, value_name = "NEW")]
+        data_dir: PathBuf,
+    },
+    /// Write the database of samples anew, so that the room in it that is free goes back to the file system
+    ///
+    /// For data directories that programs before format 5 made: theirs never shrinks by itself, whatever is deleted. Others give
+    /// room back as they run and gain little. Stop the collector first; needs room for a second database beside it. Cut off
+    /// at any moment, the directory is what it was.
+    #[command(after_help = "Example: veghe-collector compact --data-dir /var/lib/veghe")]
+    Compact {
+        /// The data directory of a collector that does not run
+        #[arg(long, value_name = "DIR", default_value = "veghe-data")]
         data_dir: PathBuf,
     },
     /// Check every checksum of samples, log and ledger; exit code 1 if one does not hold

@@ -13,6 +13,7 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod workflow;
 
 use std::fmt;
 use std::fs;
@@ -97,6 +98,27 @@ const KEYS: &[(&str, &[&str])] = &[
             "quality",
             "privacy",
             "storages",
+            "workflows",
+        ],
+    ),
+    (
+        "digitization.workflows[]",
+        &[
+            "name",
+            "system",
+            "host",
+            "port",
+            "security",
+            "ca_file",
+            "database",
+            "username",
+            "password_file",
+            "time_zone",
+            "projects",
+            "unit_property",
+            "unit_pattern",
+            "steps",
+            "every",
         ],
     ),
     ("digitization.shifts[]", &["name", "from", "to"]),
@@ -388,7 +410,7 @@ fn read(root: &Node, named: &mut Vec<NamedFile>, problems: &mut Problems) -> Con
         status.finish(keys("status"), p);
     }
     if let Some(mut digitization) = file.section("digitization", p) {
-        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, p);
+        config.digitization = digitization::read(&mut digitization, &config.alerting.receivers, named, p);
         digitization.finish(keys("digitization"), p);
     }
     if let Some(mut labels) = file.section("external_labels", p) {

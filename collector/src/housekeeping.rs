@@ -23,7 +23,8 @@ const RETENTION_SCHEDULE: &str = "0 17 * * * *";
 /// Seals what may be sealed until `stop`.
 pub fn start_sealing(store: Store, stop: CancellationToken, tasks: &TaskTracker) {
     tasks.spawn(async move {
-        let mut pause = SEAL_INTERVAL;
+        // At once: what comes before the store knows the time is sealed with the first look, rather than once it is whole.
+        let mut pause = Duration::ZERO;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     crate::fleet::SCHEMA,
     crate::digitization::PRIVACY_SCHEMA,
     crate::digitization::PROVENANCE_SCHEMA,
+    crate::digitization::WORKFLOW_SCHEMA,
 ];
 
 /// Why the ledger can't be used.

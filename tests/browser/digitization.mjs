@@ -10,6 +10,7 @@ if (!base || !directory || !unit || !password) {
   process.exit(64);
 }
 const paths = [['project', '/digitization'], ['units', '/digitization/units'], ['unit', `/digitization/units/${unit}`],
+  ['labels', '/digitization/labels?q=0003'], ['boxes', '/digitization/labels?what=boxes'],
   ['stations', '/digitization/stations'], ['quality', '/digitization/quality'], ['fixity', '/digitization/fixity'],
   ['storage', '/digitization/storage'], ['privacy', '/digitization/privacy'], ['figure', '/digitization/figure?of=accepted&measure=mm'],
   ['reports', '/digitization/reports'], ['report', '/digitization/reports/2026-05'], ['events', '/digitization/events?day=2026-05-14'],

@@ -1,5 +1,6 @@
 //! Lets a real collector take a simulated archive in, kills it on the way, and compares its books with the archive's.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -25,6 +26,10 @@ pub struct Outcome {
     pub first_report: Duration,
     /// How long one more took.
     pub next_report: Duration,
+    /// How long the project's page took.
+    pub page: Duration,
+    /// Which list of the events behind a number took longest, and how long.
+    pub slowest_list: (String, Duration),
     /// How often it was killed.
     pub kills: u32,
     /// The project as the collector told it at the end.
@@ -83,6 +88,10 @@ pub fn digitize(dir: &Path, size: Size, kill_every: u32) -> anyhow::Result<Outco
     let next_report = began.elapsed();
     let whole_days = ask(&collector, "days")?;
     compare(&archive.books, &project, &whole_days)?;
+    let began = now();
+    http::get(&collector.listeners.ops.join("/digitization?lang=ro")?)?;
+    let page = began.elapsed();
+    let slowest_list = trace(&collector, &archive.books)?;
     collector.process.interrupt()?;
     let began = now();
     let again = Collector::up(&data_dir)?;
@@ -90,7 +99,7 @@ pub fn digitize(dir: &Path, size: Size, kill_every: u32) -> anyhow::Result<Outco
     compare(&archive.books, &ask(&again, "project")?, &ask(&again, "days")?).context("after a restart")?;
     let ledger_bytes = fs::metadata(data_dir.join("ledger.db"))?.len();
     let books = archive.books.clone();
-    Ok(Outcome { books, ingest, restart, first_report, next_report, kills, project, ledger_bytes })
+    Ok(Outcome { books, ingest, restart, first_report, next_report, page, slowest_list, kills, project, ledger_bytes })
 }
 
 /// Digitizes what `size` says into a collector in `dir`, which runs on.
@@ -118,6 +127,42 @@ fn post(collector: &Collector, bearer: &str, body: &[u8]) -> anyhow::Result<Stri
     let response = http::request("POST", &url, &headers, body)?;
     ensure!(response.status == 200, "{url} answers {}: {}", response.status, response.body);
     Ok(response.body)
+}
+
+/// Follows numbers to the events behind them, which must add up to the archive's own; gives the slowest list.
+fn trace(collector: &Collector, books: &Books) -> anyhow::Result<(String, Duration)> {
+    let mut wanted: Vec<(String, i64)> = vec![
+        ("of=scope&measure=images".to_owned(), books.images),
+        ("of=scope&measure=sheets".to_owned(), books.leaves.cast_signed()),
+        ("of=done&measure=mm".to_owned(), books.mm_done.cast_signed()),
+        ("of=done".to_owned(), books.units_done.cast_signed()),
+        ("of=first_looks_good".to_owned(), books.first_pass.cast_signed()),
+    ];
+    for (reason, count) in &books.rejections {
+        wanted.push((format!("of=rejections&reason={reason}"), count.cast_signed()));
+    }
+    let mut months = BTreeMap::<&str, (i64, i64)>::new();
+    for (day, made) in &books.by_day {
+        let month = months.entry(day.get(..7).context("day")?).or_default();
+        *month = (month.0 + made.0, month.1 + made.1);
+    }
+    for (month, (new, again)) in months {
+        let last = (28..=31).rev().find(|day| format!("{month}-{day}").parse::<jiff::civil::Date>().is_ok());
+        let days = format!("from={month}-01&to={month}-{}", last.context("a month has an end")?);
+        wanted.push((format!("of=captured&{days}"), new));
+        wanted.push((format!("of=rescanned&{days}"), again));
+    }
+    let mut slowest = (String::new(), Duration::ZERO);
+    for (query, own) in wanted {
+        let began = now();
+        let list = ask(collector, &format!("figure?{query}&limit=1"))?;
+        let took = began.elapsed();
+        ensure!(list["total"] == own, "{query}: the archive knows {own}, the list adds up to {}", list["total"]);
+        if took > slowest.1 {
+            slowest = (format!("{query}, {} events", list["count"]), took);
+        }
+    }
+    Ok(slowest)
 }
 
 fn ask(collector: &Collector, what: &str) -> anyhow::Result<Value> {

@@ -12,3 +12,4 @@ pub mod nothing_lost;
 pub mod process;
 pub mod recording;
 pub mod soak;
+pub mod workflow;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use veghe_tsdb::{Compacted, can_shrink, compact};
 use veghe_wire::document::format_bytes;
 
 use super::{Progress, Verified, restore, verify_directory};
@@ -40,14 +41,58 @@ pub fn restore_command(dir: &Path, data_dir: &Path) -> anyhow::Result<String> {
     });
     line.end();
     let manifest = restored?;
+    let able = match able_to_shrink(data_dir) {
+        Ok(None) => String::new(),
+        Ok(Some(compacted)) => format!(" Its database of samples was written anew, {}.", change(compacted)),
+        // It is restored all the same.
+        Err(error) => format!(
+            " Its database of samples can't give free room back: {error:#}. `veghe-collector compact` tries that again."
+        ),
+    };
     Ok(format!(
-        "{} holds the data directory as of {}: {} files, {}. Start the collector on it.",
+        "{} holds the data directory as of {}: {} files, {}.{able} Start the collector on it.",
         data_dir.display(),
         jiff::Timestamp::from_millisecond(manifest.taken_ms)
             .map_or_else(|_| "an unknown time".to_owned(), |t| t.to_string()),
         manifest.files.len(),
         rounded(manifest.bytes())
     ))
+}
+
+/// Writes the database of samples of `data_dir`, on which no collector runs, anew.
+///
+/// # Errors
+/// Where there is none, a collector runs on it, or there is no room; it is what it was then.
+pub fn compact_command(data_dir: &Path) -> anyhow::Result<String> {
+    let dir = data_dir.join("tsdb");
+    if !dir.join("chunks.db").is_file() {
+        bail!("{} is no data directory: it has no tsdb/chunks.db; name one with --data-dir", data_dir.display());
+    }
+    let compacted = write_anew(&dir)?;
+    Ok(format!("The database of samples in {} was written anew, {}.", data_dir.display(), change(compacted)))
+}
+
+fn write_anew(dir: &Path) -> anyhow::Result<Compacted> {
+    let mut line = Line::new("writing anew");
+    let compacted = compact(dir, &mut |progress| {
+        line.show(Progress { done_bytes: progress.done_bytes, total_bytes: progress.total_bytes });
+        ControlFlow::Continue(())
+    });
+    line.end();
+    Ok(compacted?)
+}
+
+/// Makes a restored database one that gives free room back; none where it does already.
+fn able_to_shrink(data_dir: &Path) -> anyhow::Result<Option<Compacted>> {
+    let dir = data_dir.join("tsdb");
+    if !dir.join("chunks.db").is_file() || can_shrink(&dir)? {
+        return Ok(None);
+    }
+    write_anew(&dir).map(Some)
+}
+
+fn change(compacted: Compacted) -> String {
+    format!("{} before, {} now", rounded(compacted.before_bytes), rounded(compacted.after_bytes))
 }
 
 /// Verifies `dir`, or without one the collector on `data_dir`, or its directory where none runs there.

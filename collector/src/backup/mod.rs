@@ -7,8 +7,9 @@
 //!
 //! Not in it: `agent/spool` (batches of this machine's agent that may be settled by then: a restored agent begins a new
 //! run with a number of its own, so that nothing of it is taken for a repeat), `operators.key` (whoever has a backup shall not
-//! find out who is behind the pseudonyms in it), log segments held for remote write alone, and
-//! what only lives while the collector runs. What other agents were told is stored after the backup was made is gone
+//! find out who is behind the pseudonyms in it), and what only lives while the collector runs. Log segments that targets of
+//! remote write still need are in it; what a target got after the backup was made, it gets again. What other agents were told
+//! is stored after the backup was made is gone
 //! with the collector that told them; what they still have, they send, and the restored marks admit it.
 
 mod command;
@@ -28,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 use veghe_model::Timestamp;
 use veghe_tsdb::{Store, VerifyError, copy_database};
 
-pub use command::{backup_command, restore_command, verify_command};
+pub use command::{backup_command, compact_command, restore_command, verify_command};
 pub use restore::{UNFINISHED_RESTORE, restore};
 pub use verify::{Verified, verify_directory, verify_running};
 

@@ -145,3 +145,30 @@ fn a_manifest_names_nothing_outside() {
         assert!(matches!(refused, BackupError::Manifest { .. }), "{path}: {refused}");
     }
 }
+
+/// A database as programs before format 5 made them.
+#[test]
+fn a_restored_database_that_could_not_shrink_can_and_so_can_one_that_is_compacted() {
+    let work = tempfile::tempdir().expect("directory");
+    let (data_dir, dir, new) = (work.path().join("data"), work.path().join("backup"), work.path().join("new"));
+    let (store, _ledger) = fill(&data_dir);
+    let in_use = compact_command(&data_dir).expect_err("in use");
+    assert!(format!("{in_use:#}").contains("held by process"), "{in_use:#}");
+    drop(store);
+    let database = rusqlite::Connection::open(data_dir.join("tsdb/chunks.db")).expect("database");
+    database.execute_batch("PRAGMA journal_mode=DELETE; PRAGMA auto_vacuum=NONE; VACUUM").expect("older database");
+    drop(database);
+    let shrinks = |data_dir: &Path| veghe_tsdb::can_shrink(&data_dir.join("tsdb")).expect("database");
+    assert!(!shrinks(&data_dir));
+    let store = open(&data_dir);
+    backup(&data_dir, &store, &dir, Timestamp(5), &mut go_on).expect("backup");
+    drop(store);
+    let told = restore_command(&dir, &new).expect("restore");
+    assert!(told.contains("written anew") && shrinks(&new), "{told}");
+    assert_eq!(samples(&open(&new)), 500);
+    let told = compact_command(&data_dir).expect("compacted");
+    assert!(told.contains("before,") && shrinks(&data_dir), "{told}");
+    assert_eq!(samples(&open(&data_dir)), 500);
+    let missing = compact_command(&work.path().join("none")).expect_err("no directory");
+    assert!(missing.to_string().contains("--data-dir"), "{missing}");
+}

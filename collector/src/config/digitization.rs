@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use veghe_wire::document::{Node, Problems, Section, parse_bool, parse_bytes};
 
+use super::files::NamedFile;
 use super::status::parse_query;
 use super::{keys, parse_text, parse_time_zone, required, set, values};
 use crate::alerting::{Channel, Receiver};
@@ -15,7 +16,12 @@ use crate::digitization::quality::{Level, Rule};
 use crate::digitization::runway::{Free, MAX_STORAGES, Storage};
 use crate::digitization::settings::{MAX_SHIFTS, OUTSIDE, PacePrior, Plan, Settings, Shift};
 
-pub(super) fn read(section: &mut Section<'_>, receivers: &[Receiver], p: &mut Problems) -> Settings {
+pub(super) fn read(
+    section: &mut Section<'_>,
+    receivers: &[Receiver],
+    named: &mut Vec<NamedFile>,
+    p: &mut Problems,
+) -> Settings {
     let mut settings = Settings::default();
     set(&mut settings.project, section.value("project", p, parse_text));
     set(&mut settings.time_zone, section.value("time_zone", p, parse_time_zone));
@@ -61,6 +67,7 @@ pub(super) fn read(section: &mut Section<'_>, receivers: &[Receiver], p: &mut Pr
         section.finish(keys("digitization.privacy"), p);
     }
     settings.storages = read_storages(section.list("storages", p), p);
+    settings.workflows = super::workflow::read(section.list("workflows", p), named, p);
     settings
 }
 
@@ -202,7 +209,7 @@ fn read_shifts(list: &[Node], p: &mut Problems) -> Vec<Shift> {
 }
 
 /// Reads a name that may become a label of metrics.
-fn parse_name(text: &str) -> Result<String, String> {
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text == OUTSIDE {
         return Err(format!("`{OUTSIDE}` is the name of the time outside of every shift; choose another"));

@@ -167,6 +167,32 @@ fn digitization(settings: &crate::digitization::Settings, out: &mut Lines) {
     out.entry(2, "operators", settings.privacy.operators.name());
     out.entry(2, "keep", format_args!("{}d", settings.privacy.keep_days));
     out.option(2, "key_file", settings.privacy.key_file.as_deref().map(path));
+    if settings.workflows.is_empty() {
+        out.entry(1, "workflows", "[]");
+    } else {
+        out.open(1, "workflows");
+    }
+    for workflow in &settings.workflows {
+        out.item(2, "name", quote(&workflow.name));
+        out.entry(3, "system", workflow.system.name());
+        out.entry(3, "host", quote(&workflow.host));
+        out.entry(3, "port", workflow.port);
+        out.entry(3, "security", workflow.security.name());
+        out.option(3, "ca_file", workflow.ca_file.as_deref().map(path));
+        out.entry(3, "database", quote(&workflow.database));
+        out.entry(3, "username", quote(&workflow.username));
+        out.entry(3, "password_file", path(&workflow.password_file));
+        let zone = workflow.time_zone.as_ref().unwrap_or(&settings.time_zone);
+        out.entry(3, "time_zone", quote(zone.iana_name().unwrap_or("UTC")));
+        out.texts(3, "projects", &workflow.projects);
+        out.option(3, "unit_property", workflow.unit_property.as_ref().map(|text| quote(text)));
+        out.option(3, "unit_pattern", workflow.unit_pattern.as_ref().map(|pattern| quote(pattern.as_str())));
+        out.open(3, "steps");
+        for (step, stage) in &workflow.steps {
+            out.entry(4, &quote(step), stage.name());
+        }
+        out.entry(3, "every", span(workflow.every));
+    }
 }
 
 fn remote_write(target: &Target, secrets: Secrets, out: &mut Lines) {

@@ -29,7 +29,7 @@ fn parse(text: &str) -> Config {
 }
 
 /// Sections whose keys are the user's own.
-const OWN: &[&str] = &["external_labels", "remote_write[].headers"];
+const OWN: &[&str] = &["external_labels", "remote_write[].headers", "digitization.workflows[].steps"];
 
 /// Keys of every section by its path as in [`KEYS`]; a text in two languages counts as a value.
 fn keys_of(node: &Node, path: &str, found: &mut BTreeMap<String, BTreeSet<String>>) {

@@ -41,10 +41,13 @@ pub(crate) const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// Lets what was taken back, and when days were frozen, be found.
+/// Lets what is rare be found without reading everything: what was taken back, when days were frozen, files that do not
+/// count.
 pub(crate) const PROVENANCE_SCHEMA: &str = "
     CREATE INDEX digi_event_corrects ON digi_event (corrects) WHERE corrects IS NOT NULL;
     CREATE INDEX digi_event_frozen ON digi_event (seq) WHERE kind = 'days.frozen';
+    CREATE INDEX digi_event_duplicate ON digi_event (seq) WHERE kind = 'image.duplicate';
+    CREATE INDEX digi_event_incomplete ON digi_event (seq) WHERE instr(data, '\"complete\":false') > 0;
 ";
 
 /// Lets a day's events be found.

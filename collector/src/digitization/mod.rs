@@ -40,6 +40,7 @@ mod tests;
 pub mod unit;
 pub mod views;
 pub mod what_if;
+pub mod workflow;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -52,12 +53,14 @@ use veghe_model::Timestamp;
 pub use self::calendar::{Calendar, Day};
 pub use self::log::{Search, Shown, Version, midnight};
 pub use self::settings::Settings;
+pub use self::stage::Stage;
 pub use self::state::State;
 
 pub(crate) use self::checkpoint::SCHEMA as CHECKPOINT_SCHEMA;
 pub(crate) use self::log::{PROVENANCE_SCHEMA, SCHEMA, TIME_SCHEMA};
 pub(crate) use self::pack::SCHEMA as REPORT_SCHEMA;
 pub(crate) use self::privacy::people::SCHEMA as PRIVACY_SCHEMA;
+pub(crate) use self::workflow::SCHEMA as WORKFLOW_SCHEMA;
 
 use self::event::{Data, Event, OWN_SOURCE, Refused};
 use self::inventory::Diff;

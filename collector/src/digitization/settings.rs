@@ -9,6 +9,7 @@ use super::pack::Schedule;
 use super::privacy;
 use super::quality::Rule;
 use super::runway::Storage;
+use super::workflow::Workflow;
 
 /// The name of the time outside of every shift.
 pub const OUTSIDE: &str = "outside";
@@ -82,6 +83,8 @@ pub struct Settings {
     pub privacy: privacy::Settings,
     /// Where masters are stored.
     pub storages: Vec<Storage>,
+    /// Workflow systems that tell what happens.
+    pub workflows: Vec<Workflow>,
 }
 
 /// Shifts of a day at most.
@@ -102,6 +105,7 @@ impl Default for Settings {
             quality: Vec::new(),
             privacy: privacy::Settings::default(),
             storages: Vec::new(),
+            workflows: Vec::new(),
         }
     }
 }

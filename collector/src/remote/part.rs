@@ -149,7 +149,7 @@ impl Reader {
 
     /// The next part: everything through `through`, or without it as much as fits, to the end of the log at most; less
     /// where it is [`blocked`](Part::blocked). Blocks.
-    pub(super) fn read(&mut self, through: Option<LogPosition>, unreadable: Unreadable) -> Part {
+    pub(super) fn read(&mut self, through: Option<LogPosition>, mut unreadable: Unreadable) -> Part {
         let mut part = Part { end: self.tail.position(), ..Part::default() };
         let enough = (self.shards * self.request_samples * REQUESTS_PER_SHARD) as u64;
         // (shard, series, time, place in the log)
@@ -180,6 +180,10 @@ impl Reader {
                 Err(error) => {
                     if matches!(error, TailError::Io { .. }) {
                         self.tail.skip_segment();
+                        // The next one is waited for as long; but a part that is repeated ends where it ended.
+                        if through.is_none() {
+                            unreadable = Unreadable::Awaited;
+                        }
                     }
                     tracing::error!(
                         error = &error as &dyn std::error::Error,

@@ -9,9 +9,11 @@
 //! the position through which everything is delivered (u64), the position where the part on its way ends (u64).
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use prometheus::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -127,12 +129,7 @@ pub fn start_senders(
         tracing::info!(remote = target.name, url = target.shown_url(), "samples are passed on by remote write");
         counted.push((target.name.clone(), metrics.clone()));
         let sender = Sender {
-            courier: Arc::new(Courier {
-                client: Client::new(Arc::clone(&target)),
-                metrics,
-                trouble: Mutex::default(),
-                target,
-            }),
+            courier: Arc::new(Courier { means: Means::real(&target), metrics, trouble: Mutex::default(), target }),
             store: store.clone(),
             external: external.clone(),
             stop: stop.clone(),
@@ -171,6 +168,27 @@ async fn count_backlog(store: Store, targets: Vec<(String, TargetMetrics)>, stop
             () = tokio::time::sleep(COUNT_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
+    }
+}
+
+type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a sender has from outside.
+struct Means {
+    /// Makes one attempt; the number is that of the attempts before.
+    post: Box<dyn Fn(Bytes, u32) -> Soon<Answer> + Send + Sync>,
+    /// Lets time pass.
+    wait: Box<dyn Fn(Duration) -> Soon<()> + Send + Sync>,
+}
+
+impl Means {
+    fn real(target: &Arc<Target>) -> Self {
+        let client = Arc::new(Client::new(Arc::clone(target)));
+        let post = move |body, retries| -> Soon<Answer> {
+            let client = Arc::clone(&client);
+            Box::pin(async move { client.post(body, retries).await })
+        };
+        Self { post: Box::new(post), wait: Box::new(|span| Box::pin(tokio::time::sleep(span))) }
     }
 }
 
@@ -238,6 +256,10 @@ impl Sender {
             let (end, at_end, read) = (part.end, part.at_end, part.read);
             self.courier.metrics.dropped(Dropped::Series).inc_by(part.dropped);
             self.courier.metrics.log_errors.inc_by(part.errors as f64);
+            if part.errors > 0 {
+                // What is behind a segment that was given up gets as many tries.
+                (tries, read_pause) = (0, READ_PAUSES.0);
+            }
             if part.samples() > 0 {
                 match self.hand_over(done, part, delivery).await {
                     Handed::Complete => {}
@@ -350,7 +372,7 @@ impl Sender {
 
     async fn pause(&self, span: Duration) {
         tokio::select! {
-            () = tokio::time::sleep(span) => {}
+            () = (self.courier.means.wait)(span) => {}
             () = self.stop.cancelled() => {}
         }
     }
@@ -367,7 +389,7 @@ struct Trouble {
 /// Delivers the requests of one target.
 struct Courier {
     target: Arc<Target>,
-    client: Client,
+    means: Means,
     metrics: TargetMetrics,
     trouble: Mutex<Trouble>,
 }
@@ -412,7 +434,7 @@ impl Courier {
                 tokio::time::sleep(DRAIN).await;
             };
             let answer = tokio::select! {
-                answer = self.client.post(request.body.clone(), retries) => answer,
+                answer = (self.means.post)(request.body.clone(), retries) => answer,
                 () = drained => return None,
             };
             self.metrics.seconds.observe(begun.elapsed().as_secs_f64());
@@ -426,7 +448,7 @@ impl Courier {
             backoff = (backoff * 2).min(queue.max_backoff);
             retries += 1;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = (self.means.wait)(wait) => {}
                 () = stop.cancelled() => return None,
             }
         }
@@ -512,6 +534,10 @@ impl Courier {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "sender_fortnight_tests.rs"]
+mod fortnight;
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ mod encode;
 pub mod enrolment;
 mod federation;
 pub mod guard;
+mod icon;
 mod import;
 mod overview;
 mod pace;
@@ -276,6 +277,7 @@ impl Operations {
         let reading = prometheus_api::routes()
             .route("/", get(overview::page))
             .route("/operations.css", get(overview::style))
+            .route(icon::PATH, get(icon::show))
             .route("/federate", get(federation::federate))
             .route("/metrics", get(federation::metrics))
             .route("/v1/agents", get(agents))

@@ -21,7 +21,7 @@ use self::text::Language;
 use crate::status::{Snapshot, StatusHandle};
 
 /// No script, no frame, nothing from other hosts.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; \
                                        form-action 'none'; frame-ancestors 'none'";
 /// Half of the time between evaluations: a cache shows nothing that is much older than the page itself.
 const PAGE_CACHING: &str = "public, max-age=15";
@@ -139,6 +139,10 @@ pub fn router(status: StatusHandle) -> Router {
             "/en",
             get(async |Shared(site): Shared<Arc<Site>>, headers: HeaderMap| page(&site, Language::English, &headers)),
         )
+        // Some write the address with a slash at its end.
+        .route("/ro/", get(async || Redirect::permanent("/ro")))
+        .route("/en/", get(async || Redirect::permanent("/en")))
+        .route(super::icon::PATH, get(super::icon::show))
         .route(
             "/api/v2/summary.json",
             get(async |Shared(site): Shared<Arc<Site>>, headers: HeaderMap| {

@@ -3,8 +3,7 @@
 //! Invariants: the list of log segments and the snapshot of the database belong to the same moment, with neither a
 //! commit nor a seal in between, so that marks never say more than the samples beside them; no segment is deleted
 //! while one is copied. A copy opens as any store that was killed at that moment does.
-//! What it deliberately does not do: copy `log/held`, which only those need who pass samples on, or say afterwards
-//! whether a copy is complete (whoever asked for it writes that down last).
+//! What it deliberately does not do: say afterwards whether a copy is complete (whoever asked for it writes that down last).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
@@ -63,24 +62,30 @@ impl Inner {
         watch: &mut dyn FnMut(BackupProgress) -> ControlFlow<()>,
     ) -> Result<BackupProgress, BackupError> {
         let log_dir = dir.join("log");
+        let held_dir = log_dir.join("held");
         let made = fs::create_dir(dir).and_then(|()| fs::create_dir(&log_dir));
         made.map_err(|source| BackupError::Write { path: dir.to_owned(), source })?;
         let sealer = lock(&self.sealer);
         let progress = self.chunks.read(|connection| {
-            let segments: Vec<(PathBuf, u64)> = {
+            let [segments, held]: [Vec<(PathBuf, u64)>; 2] = {
                 let mut writer = lock(&self.writer);
                 take_snapshot(connection)?;
                 writer.backups += 1;
-                writer.log.segments().map(|segment| (segment.path.clone(), segment.bytes)).collect()
+                let segments = writer.log.segments().map(|segment| (segment.path.clone(), segment.bytes));
+                [segments.collect(), writer.keep.held().collect()]
             };
             let _no_deletion = NoDeletion(self);
             drop(sealer);
             let database_bytes = database_bytes(connection)?;
-            let total_bytes = segments.iter().map(|(_, bytes)| *bytes).sum::<u64>() + database_bytes;
+            let all = segments.iter().map(|file| (file, &log_dir)).chain(held.iter().map(|file| (file, &held_dir)));
+            let total_bytes = all.clone().map(|((_, bytes), _)| *bytes).sum::<u64>() + database_bytes;
             let mut progress = BackupProgress { done_bytes: 0, total_bytes };
-            for (path, bytes) in &segments {
+            if !held.is_empty() {
+                fs::create_dir(&held_dir).map_err(|source| BackupError::Write { path: held_dir.clone(), source })?;
+            }
+            for ((path, bytes), to) in all {
                 let Some(name) = path.file_name() else { continue };
-                copy_start(path, *bytes, &log_dir.join(name))?;
+                copy_start(path, *bytes, &to.join(name))?;
                 progress.done_bytes += bytes;
                 tell(watch, progress)?;
             }
@@ -93,7 +98,7 @@ impl Inner {
             progress.done_bytes = progress.total_bytes;
             Ok::<_, BackupError>(progress)
         })?;
-        for path in [&log_dir, dir] {
+        for path in [&*held_dir, &*log_dir, dir].into_iter().filter(|path| path.is_dir()) {
             sync_dir(path).map_err(|source| BackupError::Write { path: path.to_owned(), source })?;
         }
         Ok(progress)

@@ -21,7 +21,7 @@ use crate::contents::{self, Contents};
 use crate::timecolumn;
 
 /// The newest format of the database, in `user_version`.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
 
@@ -57,6 +57,9 @@ CREATE TABLE rollup60 (rollup60 INTEGER PRIMARY KEY, series BLOB NOT NULL);
 CREATE TABLE rollup60_chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE rollup60_shape (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 ";
+
+/// In `meta`, 1: no day waits to be rolled up because an earlier format made it.
+pub(crate) const ROLLED_UP: &str = "rolled_up";
 
 /// How many windows make a day, as chunks are merged; 24 h of windows of 2 h.
 pub(crate) const WINDOWS_PER_DAY: i64 = 12;
@@ -180,9 +183,11 @@ impl Chunks {
                 .and_then(|()| transaction.execute_batch(catalog::SCHEMA))
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_TOMBSTONES))
                 .and_then(|()| transaction.execute_batch(SCHEMA_OF_ROLLUPS))
+                .and_then(|()| transaction.execute_batch(catalog::SCHEMA_OF_LARGE))
                 .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION))
                 .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
                 .and_then(|()| put_meta(&transaction, "window_ms", window_ms))
+                .and_then(|()| put_meta(&transaction, ROLLED_UP, 1))
                 .map_err(database)?;
             transaction.commit().map_err(database)?;
         } else if found < VERSION {
@@ -199,7 +204,10 @@ impl Chunks {
                     transaction.execute_batch(SCHEMA_OF_TOMBSTONES)?;
                     add_checksums(&transaction)?;
                 }
-                transaction.execute_batch(SCHEMA_OF_ROLLUPS)?;
+                if found < 5 {
+                    transaction.execute_batch(SCHEMA_OF_ROLLUPS)?;
+                }
+                transaction.execute_batch(catalog::SCHEMA_OF_LARGE)?;
                 transaction.pragma_update(None, "user_version", VERSION)
             })();
             migrated.and_then(|()| transaction.commit()).map_err(database)?;

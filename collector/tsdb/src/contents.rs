@@ -181,6 +181,10 @@ impl Reader<'_> {
             self.damaged(lost.place, None, &lost.detail);
             self.contents.lost.extend(named.range(lost.ids));
         }
+        if !self.contents.lost.is_empty() {
+            // Of a damaged block's numbers, some may be in a block of an earlier format.
+            self.contents.lost -= loaded.series.iter().map(|(id, _)| *id).collect::<RoaringBitmap>();
+        }
         self.contents.series = loaded.series;
         Ok(())
     }

@@ -8,6 +8,7 @@ mod bytes;
 mod catalog;
 mod chunks;
 mod codec;
+mod compact;
 mod contents;
 mod error;
 mod head;
@@ -37,6 +38,7 @@ use chunks::Resolution;
 use room::Reserve;
 
 pub use backup::{BackupProgress, copy_database};
+pub use compact::{CompactError, Compacted, can_shrink, compact};
 pub use error::{BackupError, CommitError, OpenError, ReadError, SealError, SeriesError, TailError, VerifyError};
 pub use tail::{LogPosition, LogRecord, LogTail};
 use veghe_model::{Expired, Labels, Matcher, RollupSeries, SeriesData, Timestamp};
@@ -399,6 +401,19 @@ impl Store {
     /// The length of the buckets that are kept beside samples, which makes their roll-ups cheap to read.
     pub const fn resolution_beside_samples() -> Duration {
         Duration::from_hours(1)
+    }
+
+    /// Whether roll-ups of an hour are kept for most of what these series have in `[start, end]`, or are all that is left of
+    /// some of it. Where not, samples are as cheap to read. Cheap itself.
+    pub fn rolled_up(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> bool {
+        self.inner.rolled_up(matchers, start, end)
+    }
+
+    /// From now on merging keeps roll-ups beside the samples of a series and day only where there are at least so many: 2,000
+    /// at the start. Fewer are read as fast themselves, and their roll-ups would take a good part of their room. Where roll-ups
+    /// outlive samples, they are made when the samples go.
+    pub fn roll_up_from(&self, samples: usize) {
+        store::write(&self.inner.rolled).from = samples;
     }
 
     /// Where retention took the samples of these series in `[start, end]` and kept their roll-ups: what is left. None

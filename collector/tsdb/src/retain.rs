@@ -12,7 +12,7 @@ use rusqlite::{Transaction, params};
 use veghe_model::Timestamp;
 
 use crate::chunks::{self, Chunks, Level, Resolution, Sealed, WINDOWS_PER_DAY, row};
-use crate::rollup::DayRoller;
+use crate::rollup::{DayRoller, Finest};
 use crate::seal::{DELETED_PER_TRANSACTION, Reach, SERIES_PER_CALL, Sealer};
 use crate::store::{Inner, lock, read, write};
 use crate::{Ages, RetainReport, Retention, SealError};
@@ -34,7 +34,7 @@ enum Outlive {
     Nothing,
     /// Those of an hour stay.
     Hours,
-    /// Those of an hour stay, those of 5 minutes are made.
+    /// Those of an hour stay, and those of 5 minutes are made.
     Minutes5,
 }
 
@@ -45,6 +45,15 @@ impl Outlive {
             (true, _) => Self::Minutes5,
             (false, true) => Self::Hours,
             (false, false) => Self::Nothing,
+        }
+    }
+
+    /// The finest roll-ups that are made when the samples go.
+    fn finest(self) -> Option<Finest> {
+        match self {
+            Self::Nothing => None,
+            Self::Hours => Some(Finest::Hour),
+            Self::Minutes5 => Some(Finest::Minutes5),
         }
     }
 }
@@ -89,9 +98,9 @@ impl Inner {
         if let Some(unit) = oldest(self.units()) {
             let horizon = Timestamp(unit.end);
             for (series, ages) in self.classes(retention) {
-                if Outlive::of(ages) == Outlive::Minutes5 {
-                    report.surplus_chunks +=
-                        self.drop_series_before(&series, &[Level::Day], horizon, Outlive::Minutes5)?;
+                let outlive = Outlive::of(ages);
+                if outlive != Outlive::Nothing {
+                    report.surplus_chunks += self.drop_series_before(&series, &[Level::Day], horizon, outlive)?;
                 }
             }
             report.surplus_chunks += self.drop_reach_before(horizon, Reach::Samples)?.chunks;
@@ -213,10 +222,7 @@ impl Inner {
             (Outlive::Nothing, _) | (_, Level::Rollup(_)) => series.clone(),
             // What can't be merged is never rolled up.
             (_, Level::Window) => series & sealer.merger.refused(unit.number.div_euclid(WINDOWS_PER_DAY)),
-            (_, Level::Day) => {
-                let rolled = read(&self.rolled).any(unit.number) | sealer.catcher.refused(unit.number);
-                (series & rolled) - self.unmerged(sealer, unit.number)
-            }
+            (_, Level::Day) => series - self.unmerged(sealer, unit.number),
         }
     }
 
@@ -240,20 +246,20 @@ impl Inner {
         outlive: Outlive,
     ) -> rusqlite::Result<u64> {
         let statement = format!("DELETE FROM {} WHERE id = ?1", unit.level.chunks());
-        let rolls = unit.level == Level::Day && outlive == Outlive::Minutes5;
-        let at_once = if rolls { SERIES_PER_CALL } else { DELETED_PER_TRANSACTION as usize };
+        let rolls = outlive.finest().filter(|_| unit.level == Level::Day);
+        let at_once = if rolls.is_some() { SERIES_PER_CALL } else { DELETED_PER_TRANSACTION as usize };
         let mut deleted = 0;
         let mut ids = gone.iter().peekable();
         while ids.peek().is_some() {
             let part: RoaringBitmap = ids.by_ref().take(at_once).collect();
             let number = unit.number;
             let mut roller = None;
-            if rolls {
+            if rolls.is_some() {
                 roller = Some(DayRoller::new(&sealer.connection, &read(&self.rolled), number)?);
             }
             let mut delete_rows = |transaction: &Transaction<'_>, roller: Option<&mut DayRoller>| {
-                if let Some(roller) = roller {
-                    roller.put_finest(transaction, &part)?;
+                if let Some((roller, finest)) = roller.zip(rolls) {
+                    roller.put_last(transaction, &part, finest)?;
                 }
                 let mut delete = transaction.prepare_cached(&statement)?;
                 for id in &part {

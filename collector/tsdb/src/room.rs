@@ -56,3 +56,8 @@ impl Room {
         Err(CommitError::ReadOnly { dir: self.dir.clone(), free_bytes, min_free_bytes })
     }
 }
+
+/// What the file system of `dir` has free for this process. One that does not say has room.
+pub(crate) fn free_bytes(dir: &Path) -> u64 {
+    Room::new(dir).look().0
+}

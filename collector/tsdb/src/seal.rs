@@ -129,7 +129,7 @@ impl Inner {
             self.advance(sealer, now, &mut report)?;
         } else if self.may_merge(sealer, now) {
             self.merge(sealer, now, &mut report)?;
-        } else if self.may_roll(sealer) {
+        } else if self.may_roll(sealer).map_err(SealError::Database)? {
             self.catch_up(sealer, &mut report)?;
         } else {
             shrink::shrink(sealer)?;
@@ -137,7 +137,7 @@ impl Inner {
         report.more = sealer.job.is_some()
             || self.next_window(now).is_some()
             || self.may_merge(sealer, now)
-            || self.may_roll(sealer)
+            || self.may_roll(sealer).map_err(SealError::Database)?
             || shrink::due(sealer).map_err(SealError::Database)?;
         self.delete_segments()?;
         if !report.more && self.chunks.wal_bytes() > IDLE_WAL_BYTES {

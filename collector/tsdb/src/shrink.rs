@@ -3,7 +3,7 @@
 //! Invariants: what every day frees and fills again stays, so that a store in its daily round writes nothing for this;
 //! each part is a transaction of its own that moves pages from the end of the file into free ones.
 //! What it deliberately does not do: shrink files that were made before format 5. `SQLite` can't without writing all of
-//! them anew; their free pages are filled again.
+//! them anew, which `compact` does; their free pages are filled again.
 
 use rusqlite::Connection;
 
@@ -15,9 +15,9 @@ const PAGES_PER_CALL: i64 = 512;
 /// Fewer free pages than this stay whatever part of the file they are.
 const SPARE_PAGES: i64 = 512;
 /// Shrinking begins where more than this part of the file is free.
-const LARGEST_FREE_PART: i64 = 8;
+const LARGEST_FREE_PART: i64 = 16;
 /// It ends where less is.
-const KEPT_FREE_PART: i64 = 16;
+const KEPT_FREE_PART: i64 = 32;
 
 /// What is known of the file while the process lives.
 #[derive(Default)]
@@ -46,14 +46,17 @@ pub(crate) fn shrink(sealer: &mut Sealer) -> Result<(), SealError> {
 pub(crate) fn due(sealer: &mut Sealer) -> rusqlite::Result<bool> {
     let Sealer { connection, shrinker, .. } = sealer;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0));
-    let able = match shrinker.able {
-        Some(able) => able,
-        None => *shrinker.able.insert(pragma("auto_vacuum")? == 2),
-    };
-    if !able {
+    if shrinker.able == Some(false) {
         return Ok(false);
     }
     let (free, pages) = (pragma("freelist_count")?, pragma("page_count")?);
+    if shrinker.able.is_none() && !*shrinker.able.insert(pragma("auto_vacuum")? == 2) {
+        if free > SPARE_PAGES && free > pages / LARGEST_FREE_PART {
+            let free_bytes = free * pragma("page_size")?;
+            tracing::info!(free_bytes, "the database of chunks can't give free room back until it is compacted");
+        }
+        return Ok(false);
+    }
     let part = if shrinker.going { KEPT_FREE_PART } else { LARGEST_FREE_PART };
     shrinker.going = free > SPARE_PAGES && free > pages / part;
     Ok(shrinker.going)

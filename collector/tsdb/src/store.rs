@@ -126,7 +126,7 @@ pub(crate) fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Takes the directory for this process.
-fn hold(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn hold(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
     let io = |source| OpenError::Io { path: path.clone(), source };
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;

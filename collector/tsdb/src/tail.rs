@@ -115,6 +115,11 @@ impl Keep {
         (self.held.len() as u64, self.held.iter().map(|segment| segment.bytes).sum())
     }
 
+    /// The segments that are held and their bytes, oldest first.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (PathBuf, u64)> {
+        self.held.iter().map(|segment| (segment.path.clone(), segment.bytes))
+    }
+
     /// Whether somebody has not read everything up to this record.
     pub(crate) fn lags(&self, sequence: u64) -> bool {
         !self.held.is_empty() || self.pins.values().any(|pin| pin.position < sequence)

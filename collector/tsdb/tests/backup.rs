@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
 use veghe_tsdb::{
-    BackupError, Column, Commit, Damage, LogPosition, Options, Store, VerifyError, VerifyReport, verify_directory,
+    Ages, BackupError, Column, Commit, Damage, LogPosition, Options, Retention, Store, VerifyError, VerifyReport,
+    verify_directory,
 };
 
 const SERIES: usize = 40;
@@ -131,6 +132,78 @@ fn a_backup_is_the_store_at_one_moment_while_commits_seals_and_merges_go_on() {
     assert!(contents(&restored) == model(231), "the copy does not go on");
 }
 
+/// What targets of remote write have not got yet reaches them from a restored backup.
+#[test]
+fn a_backup_has_the_log_that_readers_still_need() {
+    let work = tempfile::tempdir().expect("directory");
+    let store = fill(&work.path().join("store"));
+    store.pin_log("reader", LogPosition(0), 1 << 30);
+    seal(&store, 100_000_000);
+    let held = store.stats();
+    assert!(held.log_segments > 0 && held.head_samples == 0, "{held:?}");
+    let read = |store: &Store| {
+        let mut tail = store.log_tail(LogPosition(0));
+        let mut samples = Vec::new();
+        while let Some(record) = tail.next_record().expect("record") {
+            samples.extend(record.samples.iter().map(|(id, t, v)| (store.labels(*id), *t, v.to_bits())));
+        }
+        samples
+    };
+    let expected = read(&store);
+    assert!(expected.len() >= 30 * SERIES, "{} samples are still to be read", expected.len());
+    let copy = work.path().join("copy");
+    // Its bound is passed while the copy is made: what is held then still stays for it.
+    let done = store
+        .backup(&copy, &mut |_| {
+            store.pin_log("reader", LogPosition(0), 1);
+            commit(&store, 230);
+            seal(&store, 200_000_000);
+            ControlFlow::Continue(())
+        })
+        .expect("backup");
+    assert!(done.total_bytes > held.log_bytes, "{done:?}");
+    seal(&store, 300_000_000);
+    assert!(read(&store).len() < expected.len(), "the bound holds again after the copy");
+    assert_eq!(verify(&copy).damaged, 0);
+    let (restored, _) = Store::open(options(&copy)).expect("copy opens");
+    restored.pin_log("reader", LogPosition(0), 1 << 30);
+    seal(&restored, 100_000_000);
+    assert!(read(&restored) == expected, "the copy passes something else on");
+    assert!(contents(&restored) == model(230));
+}
+
+/// Of samples that retention took, roll-ups are all there is: a restored backup answers from them.
+#[test]
+fn a_backup_has_roll_ups_and_a_restored_one_answers_from_them() {
+    let work = tempfile::tempdir().expect("directory");
+    let store = fill(&work.path().join("store"));
+    store.roll_up_from(1);
+    let rollups = |store: &Store| -> Vec<_> {
+        let of = |resolution| store.rollups(&[], Timestamp::MIN, Timestamp::MAX, resolution).expect("read");
+        Store::resolutions().into_iter().filter_map(of).flatten().collect()
+    };
+    seal(&store, 100_000_000);
+    seal(&store, 200_000_000);
+    let before = rollups(&store);
+    assert_eq!(before.len(), 2 * SERIES);
+    let long = Duration::from_hours(24 * 365);
+    let ages = Ages { raw: Duration::from_millis(1), rollup_5m: long, rollup_1h: long };
+    store.retain(&Retention { classes: Vec::new(), ages, max_bytes: None }, Timestamp(200_000_000)).expect("retain");
+    assert!(contents(&store).is_empty());
+    let left = rollups(&store);
+    let counts = |all: &[veghe_model::RollupSeries]| -> Vec<u32> {
+        all.iter().flat_map(|series| series.buckets.iter().map(|bucket| bucket.count)).collect()
+    };
+    assert_eq!(counts(&left), counts(&before));
+    let copy = work.path().join("copy");
+    store.backup(&copy, &mut |_| ControlFlow::Continue(())).expect("backup");
+    let report = verify(&copy);
+    assert!(report.damaged == 0 && report.samples == 0 && report.rollups >= 2 * SERIES as u64, "{report:?}");
+    let (restored, _) = Store::open(options(&copy)).expect("copy opens");
+    assert!(rollups(&restored) == left, "roll-ups of the copy say something else");
+    assert!(restored.expired(&[], Timestamp::MIN, Timestamp::MAX).is_some());
+}
+
 #[test]
 fn a_backup_that_is_stopped_says_so_and_holds_nothing_back() {
     let work = tempfile::tempdir().expect("directory");
@@ -175,7 +248,7 @@ fn each_damaged_row_is_named_with_its_place_and_the_rest_answers() {
         ("UPDATE meta SET value = 0 WHERE key = 'next_series'", "table meta, row next_series", &[]),
         ("UPDATE mark SET value = x'0102030405'", "table mark, row rows", &[]),
         ("UPDATE window SET through = through + 1 WHERE window = 13", "table window, row 13", &[]),
-        ("UPDATE series_block SET data = zeroblob(9) WHERE block = 0", "table series_block, row 0", &ALL),
+        ("UPDATE series_4096 SET data = zeroblob(9) WHERE block = 0", "table series_4096, row 0", &ALL),
         ("UPDATE window SET series = x'00' WHERE window = 13", "table window, row 13", &[]),
         ("UPDATE day SET series = zeroblob(30) WHERE day = 0", "table day, row 0", &[]),
         ("UPDATE day_chunk SET data = zeroblob(20) WHERE id = 5", "table day_chunk, row 5", &[5]),

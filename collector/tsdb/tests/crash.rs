@@ -1,19 +1,23 @@
 //! Power cuts, kills and failing disks at every write, sync and deletion: what was acknowledged stays, whole.
 //!
-//! The test binary runs itself as a child under a preloaded shim (`shim.c`) that counts the calls which change files of
+//! The test binary runs itself as a child under a preloaded shim (`shim/shim.c`) that counts the calls which change files of
 //! the store and strikes at one of them. The child prints what the store acknowledged. `VEGHE_CRASH_ALL=1` strikes at
 //! every call in every mode; without it, at a sample of them.
+
+mod shim;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use veghe_model::{Labels, MatchOp, Matcher, Timestamp};
 use veghe_tsdb::{Ages, Column, Commit, Options, Retention, RetentionClass, Store, verify_directory};
 
+use shim::Child;
+
+const CHILD: &str = "child_works_through_the_script";
 const WINDOW_MS: i64 = 60_000;
 const COMMITS: i64 = 36;
 const STEP_MS: i64 = 7_000;
@@ -96,6 +100,7 @@ fn child_works_through_the_script() {
         say("unopened", 0);
         return;
     };
+    store.roll_up_from(1);
     for n in 0..COMMITS {
         say("try", n);
         match store.commit(commit_of(&store, n)) {
@@ -215,27 +220,6 @@ fn model(commits: i64, horizon: i64) -> BTreeMap<(usize, i64), u64> {
     model
 }
 
-struct Child {
-    output: String,
-    code: Option<i32>,
-}
-
-fn run_child(dir: &Path, shim: &Path, mode: &str, at: u64, count_to: Option<&Path>) -> Child {
-    let mut command = Command::new(std::env::current_exe().expect("own path"));
-    command
-        .args(["child_works_through_the_script", "--exact", "--nocapture", "--test-threads=1"])
-        .env("LD_PRELOAD", shim)
-        .env("VEGHE_SHIM_DIR", dir)
-        .env("VEGHE_SHIM_MODE", mode)
-        .env("VEGHE_SHIM_AT", at.to_string());
-    if let Some(path) = count_to {
-        command.env("VEGHE_SHIM_COUNT", path);
-    }
-    let output = command.output().expect("child starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    Child { output: text, code: output.status.code() }
-}
-
 fn check(dir: &Path, child: &Child, what: &str) {
     let last = |word: &str| {
         let prefix = format!("@{word} ");
@@ -244,6 +228,7 @@ fn check(dir: &Path, child: &Child, what: &str) {
     let acknowledged = last("ack").map_or(0, |n| n + 1);
     let tried = last("try").map_or(0, |n| n + 1);
     let (store, _) = Store::open(options(dir)).unwrap_or_else(|e| panic!("{what}: cannot reopen: {e:?}"));
+    store.roll_up_from(1);
     let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
     assert_eq!(report.damaged, 0, "{what}: {report:?}");
     let found = contents(&store);
@@ -337,19 +322,10 @@ fn check_copy(copy: &Path, what: &str) {
 #[test]
 fn nothing_acknowledged_is_lost_at_whichever_call_the_machine_stops_or_the_disk_fails() {
     let work = tempfile::tempdir().expect("directory");
-    let shim = work.path().join("shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim.c");
-    let built = Command::new("cc")
-        .args(["-O1", "-shared", "-fPIC", "-o"])
-        .arg(&shim)
-        .arg(&source)
-        .args(["-ldl", "-lpthread"])
-        .status()
-        .expect("a C compiler");
-    assert!(built.success(), "shim compiles");
+    let shim = shim::compile(work.path());
     let count = work.path().join("count");
     let dir = work.path().join("whole");
-    let child = run_child(&dir, &shim, "none", 0, Some(&count));
+    let child = shim::run(CHILD, &dir, &shim, "none", 0, Some(&count));
     assert!(child.output.contains("@end 0"), "{}", child.output);
     check(&dir, &child, "undisturbed");
     let calls: u64 = std::fs::read_to_string(&count).expect("count").trim().parse().expect("number");
@@ -373,9 +349,9 @@ fn nothing_acknowledged_is_lost_at_whichever_call_the_machine_stops_or_the_disk_
 fn strike(work: &Path, shim: &Path, mode: &str, at: u64, calls: u64) {
     let what = format!("{mode} at call {at} of {calls}");
     let dir = work.join(format!("{mode}-{at}"));
-    let child = run_child(&dir, shim, mode, at, None);
+    let child = shim::run(CHILD, &dir, shim, mode, at, None);
     let stopped = matches!(mode, "cut" | "kill");
-    assert_eq!(child.code, Some(if stopped { 77 } else { 0 }), "{what}\n{}", child.output);
+    assert_eq!(child.code, Some(if stopped { shim::STRUCK } else { 0 }), "{what}\n{}", child.output);
     check(&dir, &child, &what);
     std::fs::remove_dir_all(&dir).expect("clean");
 }

@@ -119,6 +119,7 @@ fn opens_whole(version: &str) {
     copy(&golden, work.path());
     let whole = expected();
     let (store, _) = Store::open(options(work.path())).expect("golden directory opens");
+    store.roll_up_from(1);
     assert_eq!(contents(&store), whole, "{version}");
     assert_eq!(store.mark(b"row"), Some((ROWS - 1).to_string().into_bytes()));
     // It goes on as a store of today: everything is sealed, and nothing changes by that.
@@ -152,6 +153,11 @@ fn expire(store: &Store) {
     let ages = Ages { raw: Duration::from_millis(1), rollup_5m: long, rollup_1h: long };
     let retention = Retention { classes: Vec::new(), ages, max_bytes: None };
     store.retain(&retention, Timestamp(200_000_000)).expect("retain");
+}
+
+#[test]
+fn format_6_opens_for_ever() {
+    opens_whole("v6");
 }
 
 #[test]

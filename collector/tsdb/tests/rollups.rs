@@ -15,7 +15,9 @@ const WINDOW_MS: i64 = 600_000;
 
 fn open(dir: &Path) -> Store {
     let options = Options { dir: dir.to_owned(), window: Duration::from_millis(WINDOW_MS as u64), max_series: 100 };
-    Store::open(options).expect("store opens").0
+    let store = Store::open(options).expect("store opens").0;
+    store.roll_up_from(1);
+    store
 }
 
 fn labels(n: usize) -> Labels {
@@ -318,4 +320,57 @@ fn deleting_takes_every_bucket_that_has_some_of_it() {
     drop(store);
     let store = open(dir.path());
     assert_eq!([all_buckets(&store, fine), all_buckets(&store, coarse)], expected);
+}
+
+/// Few samples have no roll-ups beside them; where roll-ups outlive them, they are made when the samples go.
+#[test]
+fn roll_ups_that_are_not_worth_their_room_are_made_when_the_samples_go() {
+    let [_, coarse] = Store::resolutions();
+    for (rollup_5m, fine_too) in [(Duration::from_hours(24 * 365), true), (Duration::from_millis(1), false)] {
+        for max_bytes in [None, Some(1)] {
+            let dir = tempfile::tempdir().expect("directory");
+            let store = open(dir.path());
+            store.roll_up_from(721);
+            // 720 samples a day, and one more on the second.
+            let ids = [0, 1].map(|n| store.series(&labels(n)).expect("series"));
+            let samples = (0..3 * DAY_MS / 10_000).map(|n| (ids[0], Timestamp(n * 10_000), n as f64));
+            let one_more = [(ids[0], Timestamp(DAY_MS + 1), 0.5), (ids[1], Timestamp(5), 1.0)];
+            store.commit(Commit { samples: samples.chain(one_more).collect(), ..Commit::default() }).expect("commit");
+            settle(&store);
+            let rows = |store: &Store| store.verify(&mut |_| ControlFlow::Continue(())).expect("verification").rollups;
+            assert_eq!(rows(&store), 1);
+            assert!(store.rolled_up(&[], Timestamp(DAY_MS), Timestamp(DAY_MS + 1)));
+            assert!(!store.rolled_up(&[], Timestamp(0), Timestamp(3 * DAY_MS)));
+            let before = all_buckets(&store, coarse);
+            // Late samples make it worth it, or a deletion no longer.
+            store.commit(Commit { samples: vec![(ids[0], Timestamp(7), 3.0)], ..Commit::default() }).expect("commit");
+            store.delete(&[], Timestamp(DAY_MS + 1), Timestamp(DAY_MS + 1)).expect("delete");
+            settle(&store);
+            store.clean_tombstones().expect("clean");
+            assert_eq!(rows(&store), 1);
+            store.delete(&[], Timestamp(7), Timestamp(7)).expect("delete");
+            store.clean_tombstones().expect("clean");
+            assert_eq!(rows(&store), 0);
+            // A start does not look at everything again.
+            drop(store);
+            let store = open(dir.path());
+            settle(&store);
+            assert_eq!(rows(&store), 0);
+            let long = Duration::from_hours(24 * 365);
+            let raw = if max_bytes.is_none() { Duration::from_millis(DAY_MS as u64) } else { long };
+            let ages = Ages { raw, rollup_5m: rollup_5m.max(raw), rollup_1h: long * 2 };
+            let retention = Retention { classes: Vec::new(), ages, max_bytes };
+            let report = store.retain(&retention, Timestamp(3 * DAY_MS)).expect("retain");
+            assert!(report.aged_chunks + report.surplus_chunks == 3, "{report:?}");
+            let late = |buckets: Vec<(i64, Bucket)>| -> Vec<_> {
+                // The deleted sample was in the first bucket of the second day.
+                buckets.into_iter().filter(|(end, _)| *end != DAY_MS + 3_600_000).collect()
+            };
+            if max_bytes.is_none() {
+                assert_eq!(rows(&store), if fine_too { 6 } else { 3 });
+                assert_eq!(late(all_buckets(&store, coarse)), late(before));
+            }
+            assert_eq!(store.verify(&mut |_| ControlFlow::Continue(())).expect("verification").damaged, 0);
+        }
+    }
 }

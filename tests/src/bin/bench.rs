@@ -34,6 +34,9 @@ struct Arguments {
     /// Run this alone; without it, everything runs and the table has ratios
     #[arg(long)]
     only: Option<Subject>,
+    /// Copy the collector's database of chunks to this file at the end, to look at what its bytes are
+    #[arg(long)]
+    keep: Option<PathBuf>,
 }
 
 /// What can be measured alone, for example to profile it.
@@ -122,7 +125,9 @@ fn main() -> anyhow::Result<()> {
     let series = hosts.len() * recording.series.len();
     let millions = series as f64 * recording.rows.len() as f64 / 1e6;
     let peer = wanted(Subject::Prometheus).then(|| bench_prometheus(dir.path(), &hosts, &recording)).transpose()?;
-    let ours = wanted(Subject::Collector).then(|| bench_collector(dir.path(), hosts, &recording)).transpose()?;
+    let ours = wanted(Subject::Collector)
+        .then(|| bench_collector(dir.path(), hosts, &recording, arguments.keep.as_deref()))
+        .transpose()?;
     println!("| | {series} series, {millions:.2} million samples | remote write of the same | |");
     let both = |value: &dyn Fn((Usage, Disk)) -> f64| (ours.map(value), peer.map(value));
     let (ours_cpu, peer_cpu) = both(&|(used, _)| used.cpu_seconds / millions);
@@ -193,7 +198,12 @@ fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
 }
 
 /// Simulated agents over MQTT with client certificates; the data lies far enough back that it is sealed.
-fn bench_collector(dir: &Path, hosts: Vec<Host>, recording: &Recording) -> anyhow::Result<(Usage, Disk)> {
+fn bench_collector(
+    dir: &Path,
+    hosts: Vec<Host>,
+    recording: &Recording,
+    keep: Option<&Path>,
+) -> anyhow::Result<(Usage, Disk)> {
     let mut collector = start_collector(&dir.join("for-load"))?;
     let empty = disk_bytes(&collector.data_dir)? as f64;
     let port = collector.listeners.mqtt.port().context("no port")?;
@@ -243,6 +253,9 @@ fn bench_collector(dir: &Path, hosts: Vec<Host>, recording: &Recording) -> anyho
     for table in ["chunk", "times", "day_chunk", "day_times"] {
         let sum = format!("SELECT total(length(data)) FROM {table}");
         samples += rusqlite::Connection::open(&database)?.query_row(&sum, [], |row| row.get::<_, f64>(0))?;
+    }
+    if let Some(kept) = keep {
+        fs::copy(&database, kept).with_context(|| format!("cannot write {}", kept.display()))?;
     }
     Ok((used, Disk { all: disk_bytes(&collector.data_dir)? as f64 - empty, samples, sealed }))
 }

@@ -18,7 +18,8 @@ fn main() -> anyhow::Result<()> {
     }
     let dir = tempfile::tempdir()?;
     let outcome = digitize(dir.path(), Size::WHOLE, 15)?;
-    let Outcome { books, ingest, restart, first_report, next_report, kills, project, ledger_bytes } = &outcome;
+    let Outcome { books, ingest, restart, first_report, next_report, page, slowest_list, kills, project, ledger_bytes } =
+        &outcome;
     let mut out = std::io::stdout();
     writeln!(
         out,
@@ -34,6 +35,9 @@ fn main() -> anyhow::Result<()> {
         first_report.as_secs_f64() * 1e3,
         next_report.as_secs_f64() * 1e3
     )?;
+    writeln!(out, "page {:.1} ms", page.as_secs_f64() * 1e3)?;
+    let (list, took) = slowest_list;
+    writeln!(out, "every list adds up; the slowest {:.0} ms ({list})", took.as_secs_f64() * 1e3)?;
     let honesty = &project["honesty"];
     for week in honesty["weeks"].as_array().into_iter().flatten() {
         writeln!(
@@ -46,5 +50,6 @@ fn main() -> anyhow::Result<()> {
     // One year has one finish, so that its weeks hold or fail together: the collector's own tests judge many years.
     writeln!(out, "P85 held in {:.0} % of the weeks of this year", share * 100.0)?;
     ensure!(ingest.as_secs() < 60, "ingest took {ingest:?}");
+    ensure!(page.as_millis() < 50, "the project's page took {page:?}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Numbers of images and of events, from the ledger: each event is booked anew as the state booked it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::{Connection, params};
 use veghe_model::Timestamp;
@@ -28,7 +28,12 @@ struct Books<'a> {
     corrections: BTreeMap<u64, (u64, Timestamp)>,
 }
 
-impl Books<'_> {
+impl<'a> Books<'a> {
+    fn of(project: &'a Digitization) -> Self {
+        let since = project.state().units.iter().map(|unit| (unit.unit.code.clone(), unit.since_seq)).collect();
+        Self { settings: project.settings(), since, freezes: Vec::new(), corrections: BTreeMap::new() }
+    }
+
     /// The last day that was frozen when event `seq` was taken.
     fn frozen(&self, seq: u64) -> Option<Day> {
         self.freezes.iter().take_while(|(at, _)| *at < seq).map(|(_, through)| *through).max()
@@ -68,46 +73,48 @@ pub(super) fn images(project: &Digitization, ask: &Ask) -> Result<Vec<Part>, Tra
     {
         return Err(TraceError::TooMany);
     }
-    let (has_late, has_voided, since) = {
+    let mut books = Books::of(project);
+    let mut days: BTreeSet<Day> = BTreeSet::new();
+    let has_voided = {
         let state = project.state();
-        let since = state.units.iter().map(|unit| (unit.unit.code.clone(), unit.since_seq)).collect();
-        (state.late > 0, state.has_voided(), since)
-    };
-    let mut books = Books { settings, since, freezes: Vec::new(), corrections: BTreeMap::new() };
-    let events = project.inner.ledger.with(|connection| {
-        books.freezes = freezes(connection)?;
-        if has_voided {
-            books.corrections = corrections(connection)?;
-        }
-        let mut events = BTreeMap::<u64, Stored>::new();
-        let mut keep = |stored: Vec<Stored>| events.extend(stored.into_iter().map(|event| (event.seq, event)));
-        if let Some(unit) = &ask.unit {
-            let sql = format!("unit = ?1 AND {IMAGES} ORDER BY seq LIMIT ?2");
-            keep(read(connection, &sql, params![unit, MAX_PARTS as i64 + 1])?);
-            return Ok(events);
-        }
-        let (begin, end) = (log::midnight(from, settings), log::midnight(Day(to.0 + 1), settings));
-        let sql = format!("time_ms >= ?1 AND time_ms < ?2 AND {IMAGES} ORDER BY seq LIMIT ?3");
-        keep(read(connection, &sql, params![begin, end, MAX_PARTS as i64 + 1])?);
-        if let Some((first, _)) = books.freezes.first().filter(|_| has_late) {
+        if ask.unit.is_none() {
+            days.extend((from.0..=to.0).map(Day));
             // What came for a frozen day is booked on another, which may be one of those that are asked for.
-            let sql = format!("seq > ?1 AND time_ms < ?2 AND {IMAGES} ORDER BY seq LIMIT ?3");
-            keep(read(connection, &sql, params![*first as i64, begin, MAX_PARTS as i64 + 1])?);
-            for (unit, _) in books.since.iter().filter(|(_, since)| *since > first) {
-                let sql = format!("unit = ?1 AND time_ms < ?2 AND {IMAGES} ORDER BY seq LIMIT ?3");
-                keep(read(connection, &sql, params![unit, begin, MAX_PARTS as i64 + 1])?);
-            }
+            let late = state.late_by_day.keys().filter(|(booked, _, _)| (from..=to).contains(booked));
+            days.extend(late.map(|(_, own, _)| *own));
         }
-        // So may be what was taken back later.
-        let missing: Vec<u64> = books.corrections.keys().filter(|seq| !events.contains_key(seq)).copied().collect();
-        for seqs in missing.chunks(500) {
-            let list = serde_json::json!(seqs).to_string();
-            let sql = format!("seq IN (SELECT value FROM json_each(?1)) AND {IMAGES} ORDER BY seq");
-            let found = read(connection, &sql, params![list])?;
-            events.extend(found.into_iter().map(|event| (event.seq, event)));
-        }
-        Ok(events)
-    })?;
+        state.has_voided()
+    };
+    let ledger = &project.inner.ledger;
+    books.freezes = ledger.with(|connection| freezes(connection))?;
+    if has_voided {
+        books.corrections = ledger.with(|connection| corrections(connection))?;
+    }
+    let most = MAX_PARTS as i64 + 1;
+    let mut events = BTreeMap::<u64, Stored>::new();
+    let mut keep = |stored: Vec<Stored>| {
+        events.extend(stored.into_iter().map(|event| (event.seq, event)));
+        if events.len() > MAX_PARTS { Err(TraceError::TooMany) } else { Ok(()) }
+    };
+    if let Some(unit) = &ask.unit {
+        let sql = format!("unit = ?1 AND {IMAGES} ORDER BY seq LIMIT ?2");
+        keep(ledger.with(|connection| read(connection, &sql, params![unit, most]))?)?;
+    }
+    // A day at a time: whoever waits for the ledger waits for one.
+    for day in days {
+        let (begin, end) = (log::midnight(day, settings), log::midnight(Day(day.0 + 1), settings));
+        let sql = format!("time_ms >= ?1 AND time_ms < ?2 AND {IMAGES} ORDER BY seq LIMIT ?3");
+        keep(ledger.with(|connection| read(connection, &sql, params![begin, end, most]))?)?;
+    }
+    // What was taken back later may have been made on any day.
+    let missing: Vec<u64> = books.corrections.keys().filter(|seq| !events.contains_key(seq)).copied().collect();
+    for seqs in missing.chunks(500).filter(|_| ask.unit.is_none()) {
+        let list = serde_json::json!(seqs).to_string();
+        let sql = format!("seq IN (SELECT value FROM json_each(?1)) AND {IMAGES} ORDER BY seq");
+        let found = ledger.with(|connection| read(connection, &sql, params![list]))?;
+        // They themselves are booked on days that nobody asked for, or they would be here.
+        events.extend(found.into_iter().map(|event| (event.seq, event)));
+    }
     let mut parts = Vec::new();
     for event in events.values() {
         let Some(images) = event.data.images().filter(|images| images.is_complete) else { continue };
@@ -136,13 +143,9 @@ pub(super) fn images(project: &Digitization, ask: &Ask) -> Result<Vec<Part>, Tra
 
 /// The parts of a number of events.
 pub(super) fn events(project: &Digitization, ask: &Ask) -> Result<Vec<Part>, TraceError> {
-    let (quarantined, since): (Vec<String>, BTreeMap<String, u64>) = {
-        let state = project.state();
-        let since = state.units.iter().map(|unit| (unit.unit.code.clone(), unit.since_seq)).collect();
-        (state.quarantine.keys().cloned().collect(), since)
-    };
+    let quarantined: Vec<String> = project.state().quarantine.keys().cloned().collect();
     let most = MAX_PARTS as i64 + 1;
-    let mut books = Books { settings: project.settings(), since, freezes: Vec::new(), corrections: BTreeMap::new() };
+    let mut books = Books::of(project);
     let events = project.inner.ledger.with(|connection| {
         books.corrections = corrections(connection)?;
         match ask.of {
@@ -156,7 +159,7 @@ pub(super) fn events(project: &Digitization, ask: &Ask) -> Result<Vec<Part>, Tra
             }
             Of::Duplicates => read(connection, "kind = 'image.duplicate' ORDER BY seq LIMIT ?1", params![most]),
             _ => {
-                let sql = format!("{IMAGES} AND data LIKE '%\"complete\":false%' ORDER BY seq LIMIT ?1");
+                let sql = format!("{IMAGES} AND instr(data, '\"complete\":false') > 0 ORDER BY seq LIMIT ?1");
                 read(connection, &sql, params![most])
             }
         }

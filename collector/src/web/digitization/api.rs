@@ -3,6 +3,8 @@
 //!
 //! Every number leads to its events: a unit's answer has them all, page by page.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
@@ -138,6 +140,29 @@ impl Wish {
 
     /// The units that are wanted, by code, and whether there are more.
     pub(super) fn choose<'a>(&self, state: &'a crate::digitization::State) -> (Vec<&'a UnitState>, bool) {
+        let mut units = self.choose_most(state, self.limit + 1);
+        let more = units.len() > self.limit;
+        units.truncate(self.limit);
+        (units, more)
+    }
+
+    /// Boxes that the text is in, after [`after`](Self::after), with the place of a unit in each; at most so many.
+    pub(super) fn choose_boxes<'a>(
+        &self,
+        state: &'a crate::digitization::State,
+        most: usize,
+    ) -> Vec<(&'a str, &'a str)> {
+        let boxes: BTreeMap<&str, &str> = state
+            .scope()
+            .map(|unit| (unit.unit.container.as_str(), unit.unit.location.as_str()))
+            .filter(|(code, _)| !code.is_empty() && *code > self.after.as_str())
+            .filter(|(code, _)| code.to_lowercase().contains(&self.text))
+            .collect();
+        boxes.into_iter().take(most).collect()
+    }
+
+    /// The units that are wanted, by code; at most so many.
+    pub(super) fn choose_most<'a>(&self, state: &'a crate::digitization::State, most: usize) -> Vec<&'a UnitState> {
         let has = |text: &str| text.to_lowercase().contains(&self.text);
         let mut units: Vec<&UnitState> = state
             .scope()
@@ -151,9 +176,8 @@ impl Wish {
             })
             .collect();
         units.sort_by(|a, b| a.unit.code.cmp(&b.unit.code));
-        let more = units.len() > self.limit;
-        units.truncate(self.limit);
-        (units, more)
+        units.truncate(most);
+        units
     }
 }
 

@@ -260,7 +260,7 @@ pub(super) async fn page(
             what: worded(&wish.ask, w),
             filters: filters(&wish.ask, w),
             total,
-            total_text: amount(total),
+            total_text: if wish.ask.measure == Measure::Mm { format!("{} m", amount(total)) } else { amount(total) },
             count: count as u64,
             lines: lines.collect(),
             next,

@@ -11,6 +11,7 @@ mod figure;
 mod floor;
 mod graph;
 mod journal;
+mod labels;
 mod linked;
 mod openapi;
 mod pack;
@@ -31,6 +32,7 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .route("/digitization", get(page::project))
         .route("/digitization/units", get(page::units))
         .route("/digitization/units/{code}", get(page::unit))
+        .route("/digitization/labels", get(labels::show))
         .route("/digitization.css", get(page::style))
         .route("/digitization/events", get(journal::page))
         .route("/digitization/scan-in", get(phone::show))

@@ -22,8 +22,8 @@ use crate::digitization::{Digitization, Receipt};
 
 /// Whose events these are.
 const SOURCE: &str = "//floor/phone";
-/// Our own scripts, worker and answers, and the empty icon; nothing else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+/// Our own scripts, worker, answers and icon; nothing else.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     worker-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 /// What can be told: a stage and the way through its door.
 const ACTIONS: [(Stage, &str); 7] = [

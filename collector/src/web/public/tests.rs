@@ -146,6 +146,19 @@ async fn an_unknown_path_is_answered_in_the_language_of_its_beginning() {
 }
 
 #[tokio::test]
+async fn a_slash_at_the_end_leads_to_the_page_and_the_icon_is_our_own() {
+    let site = site(every_state(&[]));
+    for language in ["ro", "en"] {
+        let (status, headers, _) = ask(&site, &format!("/{language}/"), &[]).await;
+        assert_eq!(status, StatusCode::PERMANENT_REDIRECT);
+        assert_eq!(headers[header::LOCATION], format!("/{language}"));
+    }
+    let (status, headers, body) = ask(&site, "/favicon.svg", &[]).await;
+    assert_eq!((status, &headers[header::CONTENT_TYPE]), (StatusCode::OK, &HeaderValue::from_static("image/svg+xml")));
+    assert!(body.starts_with("<svg"));
+}
+
+#[tokio::test]
 async fn json_has_the_form_of_statuspage() {
     let site = site(every_state(&State::ALL));
     for name in ["summary", "status", "components"] {

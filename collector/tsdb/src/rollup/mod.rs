@@ -22,7 +22,7 @@ use bucket::{append, end_of_bucket, roll};
 
 pub(crate) use bucket::{rolled, same_buckets};
 pub(crate) use rows::RowReader;
-pub(crate) use write::{Catcher, DayRoller, Rolled};
+pub(crate) use write::{Catcher, DayRoller, Finest, Rolled};
 
 /// Farther from 1970 than any sample, and still far from where sums overflow.
 const LIMIT_MS: i64 = 1 << 60;
@@ -89,6 +89,28 @@ impl Inner {
             }
         }
         Ok(Some(self.joined(parts, first, last)))
+    }
+
+    /// Whether rows answer for at least half of what these series have in the range, or for what has no samples any more.
+    pub(crate) fn rolled_up(&self, matchers: &[Matcher], start: Timestamp, end: Timestamp) -> bool {
+        if self.expired(matchers, start, end).is_some() {
+            return true;
+        }
+        let found = read(&self.index).select(matchers);
+        let between =
+            self.window_of(start.0).div_euclid(WINDOWS_PER_DAY)..=self.window_of(end.0).div_euclid(WINDOWS_PER_DAY);
+        if between.is_empty() {
+            return false;
+        }
+        let days = read(&self.days);
+        let rolled = read(&self.rolled);
+        let rolled = rolled.of(Resolution::Hour);
+        let days = days.range(between).map(|(day, series)| {
+            let with = rolled.get(day).map_or(0, |list| list.intersection_len(&found));
+            (with, series.intersection_len(&found))
+        });
+        let (with, all) = days.fold((0, 0), |(with, all), day| (with + day.0, all + day.1));
+        with > 0 && with * 2 >= all
     }
 
     /// Reads the rows that answer; gives what each day's plan is, or nothing where there are too many buckets.

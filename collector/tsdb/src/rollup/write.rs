@@ -2,8 +2,9 @@
 //! none yet; those of 5 minutes, which take about as much room as samples a minute apart, only in the place of samples
 //! that retention takes, again in one transaction.
 //!
+//! Few samples of a day are read as fast as their roll-ups, which would take a good part of their room: those have none.
 //! Invariants: a series is in a day's list of roll-ups exactly where its row is and stands for its day chunk as that is;
-//! so whoever writes a day chunk anew writes its roll-ups with it. A series that has roll-ups of a day and no
+//! so whoever writes a day chunk anew writes its roll-ups with it, or removes them. A series that has roll-ups of a day and no
 //! samples was rolled up whole before retention took the samples: those roll-ups are final.
 //! What it deliberately does not do: roll up windows. What is not merged to a day is rolled up by whoever reads it.
 
@@ -16,7 +17,7 @@ use veghe_model::Bucket;
 
 use super::bucket::{roll, rolled};
 use super::rows::{self, RowReader, Shapes};
-use crate::chunks::{self, ChunkError, Level, Resolution, TimesReader, row};
+use crate::chunks::{self, ChunkError, Level, ROLLED_UP, Resolution, TimesReader, row};
 use crate::codec::Scratch;
 use crate::merge::SAMPLES_PER_CALL;
 use crate::seal::{SERIES_PER_CALL, Sealer};
@@ -27,11 +28,22 @@ use crate::{SealError, SealReport};
 /// The series that have roll-ups, by day.
 type Lists = BTreeMap<i64, Arc<RoaringBitmap>>;
 
+/// Beside fewer samples of a series and day roll-ups are not kept: one in 43 s.
+const WORTHWHILE_SAMPLES: usize = 2_000;
+
 /// Which series have roll-ups of which days.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rolled {
     minutes5: Lists,
     hour: Lists,
+    /// Beside how many samples of a series and day roll-ups are kept.
+    pub(crate) from: usize,
+}
+
+impl Default for Rolled {
+    fn default() -> Self {
+        Self { minutes5: Lists::new(), hour: Lists::new(), from: WORTHWHILE_SAMPLES }
+    }
 }
 
 impl Rolled {
@@ -68,12 +80,20 @@ impl Rolled {
     }
 }
 
+/// Down to which length buckets are kept of samples that go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finest {
+    Hour,
+    Minutes5,
+}
+
 /// Writes the roll-ups of one day; one that a transaction failed of is of no use any more.
 #[derive(Debug)]
 pub(crate) struct DayRoller {
     day: i64,
     shapes: [Shapes; 2],
     lists: [RoaringBitmap; 2],
+    from: usize,
     changed: bool,
     pub(crate) bytes: u64,
     buckets: (Vec<i64>, Vec<Bucket>),
@@ -86,6 +106,7 @@ impl DayRoller {
             day,
             shapes: [Shapes::new(connection, fine, day)?, Shapes::new(connection, coarse, day)?],
             lists: [rolled.list(fine, day), rolled.list(coarse, day)],
+            from: rolled.from,
             changed: false,
             bytes: 0,
             buckets: Default::default(),
@@ -97,8 +118,21 @@ impl DayRoller {
         self.lists.iter().any(|list| list.contains(id))
     }
 
-    /// Writes what the samples of a day, at least one, amount to by the hour.
+    /// Writes what the samples of a day, at least one, amount to by the hour, where that is worth its room.
     pub(crate) fn put(
+        &mut self,
+        transaction: &Transaction<'_>,
+        id: u32,
+        samples: (&[i64], &[f64]),
+        scratch: &mut Scratch,
+    ) -> rusqlite::Result<()> {
+        if samples.0.len() < self.from {
+            return self.remove_of(transaction, Resolution::Hour, id);
+        }
+        self.put_hours(transaction, id, samples, scratch)
+    }
+
+    fn put_hours(
         &mut self,
         transaction: &Transaction<'_>,
         id: u32,
@@ -114,25 +148,27 @@ impl DayRoller {
         Ok(())
     }
 
-    /// Writes what the samples of a day amount to at both resolutions, before they go.
-    fn put_both(
+    /// Writes roll-ups of chunks that are about to go, by the hour where they are not there yet and, where `finest`, by 5
+    /// minutes, and the lists.
+    pub(crate) fn put_last(
         &mut self,
         transaction: &Transaction<'_>,
-        id: u32,
-        (times, values): (&[i64], &[f64]),
-        scratch: &mut Scratch,
+        series: &RoaringBitmap,
+        finest: Finest,
     ) -> rusqlite::Result<()> {
-        self.put(transaction, id, (times, values), scratch)?;
-        let (ends, buckets) = rolled(times, values, Resolution::Minutes5);
-        self.put_buckets(transaction, Resolution::Minutes5, id, (&ends, &buckets), scratch)
-    }
-
-    /// Writes roll-ups at both resolutions of chunks that are about to go, and the lists.
-    pub(crate) fn put_finest(&mut self, transaction: &Transaction<'_>, series: &RoaringBitmap) -> rusqlite::Result<()> {
         let (mut reader, mut scratch) = (TimesReader::default(), Scratch::default());
         for id in series {
-            if let Some((times, values)) = day_chunk(transaction, &mut reader, (self.day, id))? {
-                self.put_both(transaction, id, (&times, &values), &mut scratch)?;
+            let there = self.lists[1].contains(id);
+            if finest == Finest::Hour && there {
+                continue;
+            }
+            let Some((times, values)) = day_chunk(transaction, &mut reader, (self.day, id))? else { continue };
+            if !there {
+                self.put_hours(transaction, id, (&times, &values), &mut scratch)?;
+            }
+            if finest == Finest::Minutes5 {
+                let (ends, buckets) = rolled(&times, &values, Resolution::Minutes5);
+                self.put_buckets(transaction, Resolution::Minutes5, id, (&ends, &buckets), &mut scratch)?;
             }
         }
         self.put_lists(transaction)
@@ -192,15 +228,10 @@ impl DayRoller {
 /// What is known of days without roll-ups while the process lives.
 #[derive(Default)]
 pub(crate) struct Catcher {
-    /// Series that can't be rolled up: their chunk is damaged, or is none.
-    refused: BTreeMap<i64, RoaringBitmap>,
-}
-
-impl Catcher {
-    /// The series of a day that can't be rolled up.
-    pub(crate) fn refused(&self, day: i64) -> RoaringBitmap {
-        self.refused.get(&day).cloned().unwrap_or_default()
-    }
+    /// Whether every day of earlier formats was looked at, once that was asked.
+    done: Option<bool>,
+    /// Series without roll-ups: too few samples, or their chunk is damaged, or is none.
+    without: BTreeMap<i64, RoaringBitmap>,
 }
 
 impl Inner {
@@ -214,8 +245,8 @@ impl Inner {
                 Some(list) => &**series - &**list,
                 None => (**series).clone(),
             };
-            if let Some(refused) = catcher.refused.get(day) {
-                left -= refused;
+            if let Some(without) = catcher.without.get(day) {
+                left -= without;
             }
             (!left.is_empty()).then_some((*day, left))
         };
@@ -246,15 +277,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether there is a day to roll up now.
-    pub(crate) fn may_roll(&self, sealer: &Sealer) -> bool {
-        self.next_unrolled(&sealer.catcher).is_some()
+    /// Whether there is a day to look at now.
+    pub(crate) fn may_roll(&self, sealer: &mut Sealer) -> rusqlite::Result<bool> {
+        let Sealer { connection, catcher, .. } = sealer;
+        let done = match catcher.done {
+            Some(done) => done,
+            // Damaged counts as not there: every day is looked at again.
+            None => *catcher.done.insert(chunks::meta(connection, ROLLED_UP)?.is_some_and(|found| found == Ok(1))),
+        };
+        Ok(!done && self.next_unrolled(catcher).is_some())
     }
 
-    /// Rolls up a part of the oldest day that has chunks without roll-ups: those of earlier formats.
+    /// Looks at a part of the oldest day that has chunks without roll-ups, which are those of earlier formats, and rolls up
+    /// what is worth it. Once all are looked at, that is noted: what is merged later is rolled up then or never.
     pub(crate) fn catch_up(&self, sealer: &mut Sealer, report: &mut SealReport) -> Result<(), SealError> {
         let Some((day, series)) = self.next_unrolled(&sealer.catcher) else { return Ok(()) };
-        let mut refused = RoaringBitmap::new();
+        let mut without = RoaringBitmap::new();
         let written = (|| {
             let mut roller = DayRoller::new(&sealer.connection, &read(&self.rolled), day)?;
             let transaction = sealer.connection.transaction()?;
@@ -263,8 +301,9 @@ impl Inner {
                 if let Some((times, values)) = day_chunk(&transaction, &mut reader, (day, id))? {
                     roller.put(&transaction, id, (&times, &values), &mut scratch)?;
                     samples += times.len() as u64;
-                } else {
-                    refused.insert(id);
+                }
+                if !roller.has(id) {
+                    without.insert(id);
                 }
                 if samples >= SAMPLES_PER_CALL {
                     break;
@@ -277,7 +316,11 @@ impl Inner {
         let mut roller = written.map_err(SealError::Database)?;
         roller.publish(self);
         report.rollup_bytes += roller.bytes;
-        *sealer.catcher.refused.entry(day).or_default() |= refused;
+        *sealer.catcher.without.entry(day).or_default() |= without;
+        if self.next_unrolled(&sealer.catcher).is_none() {
+            chunks::put_meta(&sealer.connection, ROLLED_UP, 1).map_err(SealError::Database)?;
+            (sealer.catcher.done, sealer.catcher.without) = (Some(true), BTreeMap::new());
+        }
         Ok(())
     }
 }
