@@ -141,3 +141,59 @@ fn hang() {
     });
     unmount(&stuck, UnmountFlags::DETACH).expect("unmount");
 }
+
+#[test]
+fn a_file_system_that_the_kernel_made_read_only_is_told_as_such() {
+    const NAME: &str = "a_file_system_that_the_kernel_made_read_only_is_told_as_such";
+    if std::env::var_os(INSIDE).is_some() {
+        return break_down();
+    }
+    if !rustix::process::getuid().is_root() || !Path::new("/dev/loop-control").exists() {
+        eprintln!("SKIPPED: an ext4 that breaks takes the right to mount, and loop devices");
+        return;
+    }
+    let own = std::env::current_exe().expect("this program");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(own).env(INSIDE, "1");
+    let output = command.args(["--exact", NAME, "--nocapture"]).output().expect("unshare of util-linux");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn break_down() {
+    let run = |program: &str, words: &[&str]| {
+        let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+        assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let directory = tempfile::tempdir().expect("directory");
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let (image, place) = (directory.path().join("image"), directory.path().join("place"));
+    fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("image");
+    fs::create_dir(&place).expect("directory");
+    run("/sbin/mkfs.ext4", &["-q", &text(&image)]);
+    run("mount", &["-o", "loop,errors=remount-ro", &text(&image), &text(&place)]);
+    let device = run("findmnt", &["-no", "SOURCE", &text(&place)]);
+    // What the first process sees is another name space.
+    let proc = directory.path().join("proc");
+    fs::create_dir(&proc).expect("directory");
+    for name in ["1", "self"] {
+        std::os::unix::fs::symlink("/proc/self", proc.join(name)).expect("link");
+    }
+    let settings = SensorSettings { roots: Roots { proc, ..Roots::default() }, ..SensorSettings::default() };
+    let mut sensor =
+        sensors::all(&settings).into_iter().find(|sensor| sensor.name() == "filesystem").expect("the sensor");
+    let mut sink = veghe_agent::reading::Sink::default();
+    let mut faults = || {
+        sensor.read(&mut sink).expect("mounts");
+        let (series, _) = sink.take();
+        let of_ours = |name: &&SeriesName| name.labels().iter().any(|(_, value)| **value == *text(&place));
+        let faults = series.0.iter().filter(of_ours).filter(|name| name.metric() == "veghe_filesystem_fault");
+        faults.flat_map(|name| name.labels().to_vec()).filter(|(name, _)| &**name == "fault").collect::<Vec<_>>()
+    };
+    assert_eq!(faults(), []);
+    let name = Path::new(&device).file_name().expect("a name").to_str().expect("text").to_owned();
+    fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").expect("an error in ext4");
+    assert_eq!(faults(), [("fault".into(), "read_only".into())]);
+    run("umount", &[&text(&place)]);
+}

@@ -294,7 +294,8 @@ fn parse(bytes: &[u8], rootfs: &Path) -> Result<Vec<Mount>, Malformed> {
             mountpoint,
             fstype: fstype.into_owned(),
             is_readonly: has_option(&options, "ro"),
-            is_forced: false,
+            // What ext4 of newer kernels says instead of `ro`.
+            is_forced: has_option(&options, "emergency_ro"),
         });
     }
     Ok(mounts)
@@ -319,9 +320,8 @@ fn mark_forced(mounts: &mut [Mount], infos: &[u8], rootfs: &Path) {
         let [Some(mountpoint), Some(own), Some(shared)] = [4, 5, end + 3].map(|at| fields.get(at)) else { continue };
         let Some(mountpoint) = relative_to(rootfs, &unescaped(mountpoint)) else { continue };
         let is_forced = has_option(own, "rw") && has_option(shared, "ro");
-        // Of several at one place the last is seen.
         for mount in mounts.iter_mut().filter(|mount| mount.mountpoint == mountpoint) {
-            mount.is_forced = is_forced && mount.may_be_forced();
+            mount.is_forced |= is_forced && mount.may_be_forced();
         }
     }
 }
@@ -375,11 +375,11 @@ mod tests {
 
     #[test]
     fn what_the_kernel_made_read_only_is_told_from_what_was_mounted_so() {
-        let mounts = b"/dev/sda1 /srv/forced ext4 ro 0 0\n/dev/sdb1 /srv/meant ext4 ro 0 0\n/dev/loop1 /srv/fixed udf ro 0 0\n/dev/sdc1 /srv/a\\040b xfs ro 0 0\n";
+        let mounts = b"/dev/sda1 /srv/forced ext4 ro 0 0\n/dev/sdb1 /srv/meant ext4 ro 0 0\n/dev/loop1 /srv/fixed udf ro 0 0\n/dev/sdc1 /srv/a\\040b xfs ro 0 0\n/dev/sdd1 /srv/newer ext4 rw,relatime,errors=remount-ro,emergency_ro 0 0\n";
         let infos = b"30 1 8:1 / /srv/forced rw,relatime shared:1 - ext4 /dev/sda1 ro,errors=remount-ro\n31 1 8:17 / /srv/meant ro,relatime - ext4 /dev/sdb1 ro\n32 1 7:1 / /srv/fixed rw - udf /dev/loop1 ro\n33 1 8:33 / /srv/a\\040b rw master:1 shared:2 - xfs /dev/sdc1 ro\nmalformed - \n";
         let mut mounts = parse(mounts, Path::new("/")).expect("well formed");
         mark_forced(&mut mounts, infos, Path::new("/"));
         let forced: Vec<_> = mounts.iter().filter(|m| m.is_forced).map(|m| m.mountpoint.as_str()).collect();
-        assert_eq!(forced, ["/srv/forced", "/srv/a b"]);
+        assert_eq!(forced, ["/srv/forced", "/srv/a b", "/srv/newer"]);
     }
 }
