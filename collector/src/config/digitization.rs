@@ -68,7 +68,6 @@ pub(super) fn read(
         section.finish(keys("digitization.privacy"), p);
     }
     settings.storages = read_storages(section.list("storages", p), p);
-    settings.workflows = super::workflow::read(section.list("workflows", p), named, p);
     settings
 }
 
