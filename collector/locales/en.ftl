@@ -297,7 +297,8 @@ digi-fixity-damaged = { PLURAL($count) ->
     [one] One object is not as it was.
    *[other] { $count } objects are not as they were.
 }
-digi-packages-good = { PLURAL($count) ->
+digi-packages-good = { $count ->
+    [0] No package was checked yet.
     [one] One package checked, none with a problem.
    *[other] { $count } packages checked, none with a problem.
 }

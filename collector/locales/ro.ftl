@@ -303,7 +303,8 @@ digi-fixity-damaged = { PLURAL($count) ->
     [few] { $count } obiecte nu mai sunt cum erau.
    *[other] { $count } de obiecte nu mai sunt cum erau.
 }
-digi-packages-good = { PLURAL($count) ->
+digi-packages-good = { $count ->
+    [0] Niciun pachet nu a fost verificat încă.
     [one] Un pachet verificat, niciunul cu probleme.
     [few] { $count } pachete verificate, niciunul cu probleme.
    *[other] { $count } de pachete verificate, niciunul cu probleme.

@@ -68,6 +68,37 @@ impl Source for Few {
     }
 }
 
+/// Image files: none is read beyond the bound of reading, whatever it says of itself.
+///
+/// # Panics
+/// Where one is.
+pub fn images(data: &[u8]) {
+    let mut read = 0;
+    let file = Counting { inner: std::io::Cursor::new(data), read: &mut read };
+    drop(veghe_imagefile::inspect(file, data.len() as u64));
+    assert!(read <= veghe_imagefile::MAX_READ_BYTES, "{read} bytes read");
+}
+
+/// Counts what is read.
+struct Counting<'a> {
+    inner: std::io::Cursor<&'a [u8]>,
+    read: &'a mut u64,
+}
+
+impl std::io::Read for Counting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        *self.read += count as u64;
+        Ok(count)
+    }
+}
+
+impl std::io::Seek for Counting<'_> {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
 /// What devices on the network say: messages, documents, answers and lines.
 pub fn devices(data: &[u8]) {
     use veghe_dialects::snmp::message::{decode_v2c, encode_v2c};

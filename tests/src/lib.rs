@@ -11,5 +11,6 @@ pub mod load;
 pub mod nothing_lost;
 pub mod process;
 pub mod recording;
+pub mod shares;
 pub mod soak;
 pub mod workflow;

@@ -29,6 +29,11 @@ fn queries_of_the_corpus_are_answered_or_refused() {
 }
 
 #[test]
+fn image_files_of_the_corpus_are_read_or_refused() {
+    replay("images", veghe_tests::fuzz::images);
+}
+
+#[test]
 fn what_devices_say_in_the_corpus_is_read_or_refused() {
     replay("devices", veghe_tests::fuzz::devices);
 }

@@ -64,6 +64,15 @@ impl Look {
     }
 }
 
+impl Look {
+    /// Whether the file is as it was. On a share file ids are not always of the server's: a client that makes them up gives
+    /// another one each time that it forgot the file, and such a file would never be settled.
+    pub(crate) fn is_still(self, before: Self, watch: Watch) -> bool {
+        let has_same_id = watch == Watch::Scan || self.ino == before.ino;
+        has_same_id && (self.size, self.mtime_ns) == (before.size, before.mtime_ns)
+    }
+}
+
 #[derive(Debug)]
 struct Pending {
     look: Look,
@@ -163,7 +172,9 @@ impl Worker {
 
     /// Does what is due. Returns whether something was told.
     pub(crate) fn look(&mut self, now: Moment) -> bool {
+        self.status.ask(now.at);
         let result = self.try_look(now);
+        self.status.rest();
         self.status.pending.store(self.pending.len() as u64, Relaxed);
         match result {
             Ok(has_told) => has_told,
@@ -303,6 +314,7 @@ impl Worker {
     /// One folder: its files are considered; gives the folders in it that are to be looked at too.
     fn list(&mut self, dir: &Path, now: Moment, is_everything: bool) -> Result<Listed, Trouble> {
         let full = self.settings.path.join(dir);
+        self.status.ask(crate::clock::instant());
         let look = Look::of(&fs::symlink_metadata(&full)?);
         let depth = dir.components().count();
         let is_new = !self.dirs.contains_key(dir);
@@ -352,7 +364,7 @@ impl Worker {
     /// Whether the file is new or another than before.
     fn consider(&mut self, dir: &Path, path: &Path, name: &[u8], look: Look, now: Moment) -> Result<bool, StoreError> {
         if let Some(pending) = self.pending.get_mut(path) {
-            if pending.look == look {
+            if pending.look.is_still(look, self.settings.watch) {
                 pending.looks += 1;
             } else {
                 *pending = Pending::new(look, now.at, self.settings.settle);
@@ -389,13 +401,14 @@ impl Worker {
         due.sort_unstable();
         let mut has_told = false;
         for (_, path) in due {
+            self.status.ask(crate::clock::instant());
             let Ok(metadata) = fs::symlink_metadata(self.settings.path.join(&path)) else {
                 self.pending.remove(&path);
                 continue;
             };
             let Some(pending) = self.pending.get_mut(&path) else { continue };
             let look = Look::of(&metadata);
-            if look != pending.look {
+            if !look.is_still(pending.look, self.settings.watch) {
                 *pending = Pending::new(look, now.at, self.settings.settle);
                 continue;
             }

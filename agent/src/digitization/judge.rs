@@ -102,7 +102,7 @@ impl Judge {
             Ok(seen) => seen,
             Err(error) => return Ok(self.unreadable(&error)),
         };
-        if after != look {
+        if !after.is_still(look, self.settings.watch) {
             return Ok(Verdict::Changed(after));
         }
         let found = match found {
@@ -211,12 +211,16 @@ impl Judge {
                 if self.digest_of(&known)? == digest {
                     return Ok(Relation::Duplicate);
                 }
-            } else if let Some(digest) = known.digest
-                && fs::symlink_metadata(self.path_of(&known)).is_err()
-                && self.digest_of(new)? == digest
-            {
-                // Without a digest of what can't be read any more size and samples would not do: blank pages are alike.
-                return Ok(Self::moved(known, generation));
+            } else if fs::symlink_metadata(self.path_of(&known)).is_err() {
+                // Without a digest of what can't be read any more size and samples would not do, since blank pages are alike.
+                // With the moment of the last write they do: a rename keeps it, also where a share gives another file id.
+                let is_it = match known.digest {
+                    Some(digest) => self.digest_of(new)? == digest,
+                    None => known.mtime_ns == new.mtime_ns,
+                };
+                if is_it {
+                    return Ok(Self::moved(known, generation));
+                }
             }
         }
         Ok(Relation::New { generation })

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,10 @@ use self::status::{DeliveryStatus, DigitizationSensor, ExportStatus, FolderStatu
 use self::store::{Store, StoreError};
 use crate::clock;
 use crate::sensors::Sensor;
+
+/// How long an end waits for the sources, and from one look at them to the next.
+pub(crate) const LAST_WAIT: Duration = Duration::from_secs(10);
+const LAST_NAP: Duration = Duration::from_millis(20);
 
 /// Running sources of events.
 #[derive(Debug)]
@@ -137,10 +141,21 @@ impl Digitization {
 
     /// Waits until every source has ended, which it does soon after it was told to.
     pub fn join(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a source of the digitization failed unexpectedly");
-            }
+        join_soon(self.threads, clock::instant() + LAST_WAIT);
+    }
+}
+
+/// Waits for the threads until `end`. One that hangs in a file system which does not answer ends with the process.
+pub(crate) fn join_soon(threads: Vec<JoinHandle<()>>, end: Instant) {
+    for thread in threads {
+        while !thread.is_finished() && clock::instant() < end {
+            thread::sleep(LAST_NAP);
+        }
+        let name = thread.thread().name().unwrap_or_default().to_owned();
+        if !thread.is_finished() {
+            tracing::warn!(name, "a source of the digitization hangs in its file system; it is left behind");
+        } else if thread.join().is_err() {
+            tracing::error!(name, "a source of the digitization failed unexpectedly");
         }
     }
 }

@@ -298,10 +298,13 @@ enum Kind {
     Alto,
 }
 
-/// Counts what a METS or an ALTO file lists; any other XML is left alone.
 fn read_xml(path: &Path, found: &mut Check, sums: &mut Sums) -> Result<(), Box<dyn std::error::Error>> {
-    let source = Pieces { inner: BufReader::new(File::open(path)?.take(MAX_XML_BYTES)), left: MAX_XML_PIECE };
-    let mut reader = quick_xml::Reader::from_reader(source);
+    count_xml(BufReader::new(File::open(path)?.take(MAX_XML_BYTES)), found, sums)
+}
+
+/// Counts what a METS or an ALTO file lists; any other XML is left alone.
+fn count_xml(source: impl BufRead, found: &mut Check, sums: &mut Sums) -> Result<(), Box<dyn std::error::Error>> {
+    let mut reader = quick_xml::Reader::from_reader(Pieces { inner: source, left: MAX_XML_PIECE });
     let (mut buffer, mut depth, mut kind) = (Vec::new(), 0_usize, None);
     let mut group = String::new();
     loop {
@@ -362,4 +365,62 @@ fn read_xml(path: &Path, found: &mut Check, sums: &mut Sums) -> Result<(), Box<d
 fn attribute(element: &BytesStart<'_>, name: &str) -> Option<String> {
     let found = element.attributes().flatten().find(|attribute| attribute.key.local_name().as_ref() == name)?;
     Some(found.value.into_owned()).filter(|text| text.len() <= 256)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixity::pass::manifest_line;
+
+    const METS: &str = r#"<?xml version="1.0"?><mets xmlns:x="y"><fileSec><fileGrp USE="MASTER"><file ID="1" MIMETYPE="image/tiff"/>
+        <file ID="2" MIMETYPE="image/tiff"><FLocat x:href="a&amp;b.tif"/></file></fileGrp></fileSec><!-- c --></mets>"#;
+    const ALTO: &str = r#"<alto><Layout><Page ID="1"><String CONTENT="Timi&#537;oara" WC="0.9"/><String WC="0.7"/></Page></Layout></alto>"#;
+
+    fn counted(text: &[u8]) -> (Result<(), String>, Check, Sums) {
+        let (mut found, mut sums) = (Check::default(), Sums::default());
+        let result = count_xml(text, &mut found, &mut sums).map_err(|error| error.to_string());
+        (result, found, sums)
+    }
+
+    #[test]
+    fn the_seeds_count_as_they_say() {
+        let (result, found, sums) = counted(METS.as_bytes());
+        assert_eq!((result, found.mets_files, sums.groups.get("MASTER")), (Ok(()), Some(2), Some(&2)));
+        let (result, found, sums) = counted(ALTO.as_bytes());
+        assert_eq!((result, found.alto_pages, sums.words), (Ok(()), Some(1), 2));
+        let deep = "<mets>".repeat(MAX_XML_DEPTH + 1);
+        assert_eq!(counted(deep.as_bytes()).0, Err("has elements nested too deep".to_owned()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+        #[test]
+        fn damaged_mets_and_alto_are_counted_or_refused(
+            is_mets: bool,
+            hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut text = if is_mets { METS } else { ALTO }.as_bytes().to_vec();
+            for (at, byte) in hits {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            text.truncate(cut.index(text.len()) + 1);
+            let (_, found, sums) = counted(&text);
+            prop_assert!(found.mets_files.unwrap_or(0) <= 2 && found.alto_pages.unwrap_or(0) <= 1 && sums.words <= 2);
+        }
+
+        #[test]
+        fn any_line_of_a_manifest_is_a_path_or_none(line in prop::collection::vec(any::<u8>(), 0..200), digits in "[0-9a-f]{64}") {
+            for line in [line.clone(), [digits.as_bytes(), b"  ", &line].concat()] {
+                for hex_length in [64, 128] {
+                    if let Some((digest, path)) = manifest_line(&line, hex_length) {
+                        prop_assert!(digest.len() * 2 == hex_length && path.len() <= line.len());
+                    }
+                }
+            }
+        }
+    }
 }

@@ -5,12 +5,17 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::reading::Sink;
 use crate::sensors::{Sensor, SensorError};
 
 /// Why a file of a hot folder does not count.
 pub(crate) const REASONS: [&str; 5] = ["damaged", "format", "name", "station", "truncated"];
+
+/// A file system that has not answered one question for so long hangs: a large file takes less to be read.
+const HANGS: Duration = Duration::from_mins(2);
 
 /// One hot folder.
 #[derive(Debug, Default)]
@@ -27,6 +32,26 @@ pub(crate) struct FolderStatus {
     pub(crate) pending: AtomicU64,
     pub(crate) last_activity_ms: AtomicI64,
     pub(crate) scan_ms: AtomicU64,
+    /// Since when its file system is asked something.
+    pub(crate) asked: Mutex<Option<Instant>>,
+}
+
+impl FolderStatus {
+    /// Its file system is asked something now.
+    pub(crate) fn ask(&self, now: Instant) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Everything was answered.
+    pub(crate) fn rest(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How long it does not answer what it is asked. Nothing here waits for it.
+    fn silent(&self, now: Instant) -> Duration {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
+    }
 }
 
 /// One export.
@@ -87,8 +112,9 @@ impl Sensor for DigitizationSensor {
         }
         for folder in &self.0.folders {
             let label = [("folder", folder.name.as_str())];
-            let up = f64::from(u8::from(folder.is_up.load(Relaxed)));
-            sink.put("digitization_hotfolder_up", &label, up);
+            let silent = folder.silent(clock::instant());
+            let is_up = folder.is_up.load(Relaxed) && silent < HANGS;
+            sink.put("digitization_hotfolder_up", &label, f64::from(u8::from(is_up)));
             sink.put("digitization_hotfolder_files_pending", &label, count(&folder.pending));
             for (outcome, counter) in [
                 ("complete", &folder.complete_total),
@@ -109,6 +135,7 @@ impl Sensor for DigitizationSensor {
                 sink.put("digitization_hotfolder_last_activity_timestamp_seconds", &label, last as f64 / 1000.0);
             }
             sink.put("digitization_hotfolder_scan_duration_seconds", &label, count(&folder.scan_ms) / 1000.0);
+            sink.put("digitization_hotfolder_silent_seconds", &label, silent.as_secs_f64());
         }
         for export in &self.0.exports {
             let label = [("export", export.name.as_str())];
@@ -128,5 +155,40 @@ impl Sensor for DigitizationSensor {
         sink.put("digitization_outbox_events", &[], count(&self.0.waiting));
         sink.put("digitization_outbox_told_total", &[], count(&self.0.told_total));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: &Arc<Status>, metric: &str, folder: &str) -> Option<f64> {
+        let mut sink = Sink::default();
+        DigitizationSensor(Arc::clone(status)).read(&mut sink).expect("never fails");
+        let (series, values) = sink.take();
+        let is_it = |name: &&crate::reading::SeriesName| {
+            name.metric() == metric && name.labels().iter().any(|(_, value)| **value == *folder)
+        };
+        series.0.iter().position(|name| is_it(&name)).map(|at| values[at])
+    }
+
+    #[test]
+    fn a_folder_whose_file_system_hangs_is_down_and_the_others_are_not() {
+        let folder = |name: &str| Arc::new(FolderStatus { name: name.to_owned(), ..FolderStatus::default() });
+        let status = Arc::new(Status { folders: vec![folder("share"), folder("disk")], ..Status::default() });
+        let share = &status.folders[0];
+        for folder in &status.folders {
+            folder.is_up.store(true, Relaxed);
+        }
+        let up = |folder: &str| told(&status, "digitization_hotfolder_up", folder).expect("up");
+        let silent = || told(&status, "digitization_hotfolder_silent_seconds", "share").expect("silent");
+        assert_eq!((up("share"), up("disk"), silent()), (1.0, 1.0, 0.0));
+        share.ask(clock::instant());
+        assert_eq!(up("share"), 1.0, "it may take a while");
+        share.ask(clock::instant().checked_sub(HANGS).expect("the machine runs for longer"));
+        assert_eq!((up("share"), up("disk")), (0.0, 1.0));
+        assert!(silent() >= HANGS.as_secs_f64());
+        share.rest();
+        assert_eq!((up("share"), silent()), (1.0, 0.0));
     }
 }

@@ -29,8 +29,8 @@ use self::pass::{Ending, Finding, PassError, Plan, Progress};
 pub use self::settings::{Settings, Storage};
 use crate::clock;
 use crate::digitization::event::Draft;
-use crate::digitization::start;
 use crate::digitization::store::{Store, StoreError};
+use crate::digitization::{LAST_WAIT, join_soon, start};
 use crate::reading::Sink;
 use crate::sensors::{Sensor, SensorError};
 
@@ -107,11 +107,7 @@ impl Fixity {
 
     /// Waits until every pass has ended, which it does soon after it was told to.
     pub fn join(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a pass of fixity failed unexpectedly");
-            }
-        }
+        join_soon(self.threads, clock::instant() + LAST_WAIT);
     }
 }
 

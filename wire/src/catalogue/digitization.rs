@@ -54,6 +54,12 @@ pub(super) const METRICS: &[Metric] = &[
         "How long the last look at everything in a hot folder took.",
         &["folder"],
     ),
+    gauge(
+        "digitization_hotfolder_silent_seconds",
+        Unit::Seconds,
+        "How long the file system of a hot folder does not answer what it is asked; 0 where it is asked nothing.",
+        &["folder"],
+    ),
     gauge("digitization_hotfolder_up", Unit::One, "1 where a hot folder can be read, else 0.", &["folder"]),
     counter(
         "digitization_images_total",

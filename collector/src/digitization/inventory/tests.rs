@@ -175,3 +175,24 @@ fn a_workbook_is_read_like_a_text() {
     assert!(matches!(read_file(&path, &Mapping::default()), Err(FileError::Workbook { .. })));
     assert!(matches!(read_file(dir.path().join("none").as_path(), &Mapping::default()), Err(FileError::Read { .. })));
 }
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_inventory_is_read_or_its_problems_are_told(
+        hits in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..12),
+        cut in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let mut text = SAMPLE.as_bytes().to_vec();
+        for (at, byte) in hits {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        text.truncate(cut.index(text.len()) + 1);
+        let reading = read_csv(&text[..], &Mapping::default());
+        // A quotation mark may join rows, a line end part them.
+        proptest::prop_assert!(reading.units.len() <= SAMPLE.lines().count() + 12);
+        for problem in &reading.problems {
+            proptest::prop_assert!(!problem.message.is_empty());
+        }
+    }
+}
