@@ -2,7 +2,7 @@
 //!
 //! The boundary: the collector may change what is measured and how often, never who the agent is, whom it talks to,
 //! where it keeps its state, or what it may be told ([`OWN_KEYS`]); it may name no program to run ([`RUNS_PROGRAMS`])
-//! unless `remote.programs` in `agent.yaml` permits that, and no secret outside a directory for them ([`secrets`]). What `agent.yaml` says itself wins, and what
+//! unless `remote.programs` in `agent.yaml` permits that, and no secret outside a directory for them (`secrets`). What `agent.yaml` says itself wins, and what
 //! `remote.keep` names stays as it is there.
 //!
 //! Invariants: nothing that comes from outside stops the agent: what does not fit is refused with reasons and the last

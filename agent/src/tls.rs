@@ -1,6 +1,6 @@
 //! Whom the agent trusts and how it shows who it is: the collector's own CA, pinned, and a client certificate.
 //!
-//! The one place that has a verifier of certificates; others say whose count ([`Judge`]).
+//! The one place that has a verifier of certificates; others say whose count (`Judge`).
 //!
 //! Invariant: a server is the collector if its certificate comes from the pinned CA and bears
 //! [`veghe_wire::COLLECTOR_SERVER_NAME`]; the host name or address by which it was reached says nothing.
