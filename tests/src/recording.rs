@@ -41,6 +41,30 @@ impl Recording {
         Self::parse(&text).with_context(|| format!("{} is no recording", path.display()))
     }
 
+    /// The recording `times` in a row, a scrape apart: what never falls goes on from where it was, as a counter of a machine
+    /// that works on; everything else has its values again.
+    ///
+    /// # Errors
+    /// Where there are too few rows to tell how far apart they are.
+    pub fn repeated(mut self, times: usize) -> anyhow::Result<Self> {
+        let [.., before_last, last] = *self.offsets_ms else { anyhow::bail!("it has fewer than two scrapes") };
+        let span = last + (last - before_last);
+        let (once_ms, once) = (self.offsets_ms.clone(), self.rows.clone());
+        let grown: Vec<f64> = (0..self.series.len())
+            .map(|series| {
+                let never_falls = once.is_sorted_by(|row, next| row[series] <= next[series]);
+                if never_falls { once[once.len() - 1][series] - once[0][series] } else { 0.0 }
+            })
+            .collect();
+        for time in 1..times {
+            self.offsets_ms.extend(once_ms.iter().map(|offset| offset + span * time as i64));
+            let later =
+                |row: &Vec<f64>| row.iter().zip(&grown).map(|(value, grown)| value + grown * time as f64).collect();
+            self.rows.extend(once.iter().map(later));
+        }
+        Ok(self)
+    }
+
     fn parse(text: &str) -> anyhow::Result<Self> {
         let mut lines = text.lines();
         let times =
@@ -144,6 +168,14 @@ mod tests {
         let names: Vec<String> = read.series.iter().map(ToString::to_string).collect();
         assert_eq!(names, [r#"c{cpu="0", mode="a b"}"#, r#"node_uname_info{nodename="recorded", release="6"}"#]);
         assert_eq!(read.rows, [[1.5, 1.0], [1.5, 1.0], [f64::INFINITY, 1.0]]);
+    }
+
+    #[test]
+    fn a_counter_goes_on_when_a_recording_is_played_again() {
+        let text = "time_ms\t1000\t16000\nc\t1\t3.5\ng\t7\t2\n";
+        let twice = Recording::parse(text).and_then(|once| once.repeated(2)).expect("recording");
+        assert_eq!(twice.offsets_ms, [0, 15_000, 30_000, 45_000]);
+        assert_eq!(twice.rows, [[1.0, 7.0], [3.5, 2.0], [3.5, 7.0], [6.0, 2.0]]);
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Server {
         Ok((server, now() - begin))
     }
 
-    /// Waits until our collector has merged past days, which it does at once after a start.
+    /// Waits until our collector has merged past days, which it does at once after a start, and given room back.
     pub(crate) fn merged(&self) -> anyhow::Result<()> {
         let database = rusqlite::Connection::open(self.data.join("tsdb/chunks.db"))?;
         let now_ms = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec * 1000;
@@ -114,7 +114,15 @@ impl Server {
             let id: Option<i64> = database.query_row("SELECT min(id) FROM chunk", [], |row| row.get(0))?;
             Ok(id.is_none_or(|id| id >> 32 >= first_left).then_some(()))
         };
-        wait_for("past days are merged", oldest).or_else(|_| wait_for("past days are merged", oldest))
+        wait_for("past days are merged", oldest).or_else(|_| wait_for("past days are merged", oldest))?;
+        let pragma = |name: &str| -> rusqlite::Result<i64> {
+            database.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+        };
+        let spare = || -> anyhow::Result<Option<()>> {
+            let free = pragma("freelist_count")?;
+            Ok((free <= 128 || free <= pragma("page_count")? / 32).then_some(()))
+        };
+        wait_for("room is given back", spare)
     }
 
     fn process(&mut self) -> &mut Process {
