@@ -1,6 +1,5 @@
 //! `veghe-agent`: parse, start logging, run, exit.
 
-use std::convert::Infallible;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -41,6 +40,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     // rumqttc and whoever else asks for the process's provider gets ring; a second installation changes nothing.
     rustls::crypto::ring::default_provider().install_default().ok();
+    #[cfg(target_os = "linux")]
+    let keep_small = veghe_agent::thrift::Thrift::at_start().keep_small();
+    #[cfg(not(target_os = "linux"))]
+    let keep_small = std::future::pending::<std::convert::Infallible>();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
@@ -51,18 +54,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         tokio::select! {
             result = &mut agent => return result,
             told = told_to_end() => told.context("cannot listen to signals")?,
-            never = keep_small() => match never {},
+            never = keep_small => match never {},
         }
         stop.cancel();
         agent.await
     })
-}
-
-async fn keep_small() -> Infallible {
-    #[cfg(target_os = "linux")]
-    return veghe_agent::thrift::keep_small().await;
-    #[cfg(not(target_os = "linux"))]
-    std::future::pending().await
 }
 
 /// By hand instead of with `EnvFilter`, whose regular expressions would be a good part of the agent's memory.

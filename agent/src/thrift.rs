@@ -1,5 +1,5 @@
-//! Gives memory back to the machine that only the start needed: the program's pages for settings, enrolment and TLS, and
-//! freed heap. Whoever needs a page of the program again reads it anew from the page cache.
+//! Gives memory back to the machine that only the start needed: pages of the program and of its libraries, and freed heap.
+//! Whoever needs such a page again reads it anew from the page cache.
 //!
 //! For the program's own process only, not where the agent runs inside another. What it deliberately does not do: bound
 //! what is in use, which is for [`crate::footprint`].
@@ -14,29 +14,46 @@ const START: Duration = Duration::from_secs(10);
 /// as much as one round.
 const EVERY: Duration = Duration::from_mins(10);
 
-/// Gives back what is not in use, soon and then now and again, until it is dropped.
-pub async fn keep_small() -> Infallible {
-    let mut next = START;
-    loop {
-        tokio::time::sleep(next).await;
-        match give_back() {
-            Ok(released_bytes) => tracing::debug!(released_bytes, "gave back what the start needed"),
-            Err(error) => tracing::debug!(%error, "cannot read what is mapped; memory stays as it is"),
-        }
-        next = EVERY;
-    }
+/// What was mapped when the program began: itself and the libraries that it was linked with, which stay where they are.
+/// Others may come and go later, as name services do, while their memory is looked at.
+#[derive(Debug)]
+pub struct Thrift {
+    at_start: Vec<Mapping>,
 }
 
-/// Returns the size of the mappings that were given back, of which those in use come again.
-fn give_back() -> io::Result<usize> {
-    trim_heap();
-    let mut released_bytes = 0;
-    for mapping in unchanged_files(&fs::read_to_string("/proc/self/smaps")?) {
-        if release(mapping).is_ok() {
-            released_bytes += mapping.bytes;
+impl Thrift {
+    /// To be called before there is a second thread, which could load a library meanwhile.
+    pub fn at_start() -> Self {
+        Self {
+            at_start: fs::read_to_string("/proc/self/smaps")
+                .map_or_else(|_| Vec::new(), |smaps| unchanged_files(&smaps)),
         }
     }
-    Ok(released_bytes)
+
+    /// Gives back what is not in use, soon and then now and again, until it is dropped.
+    pub async fn keep_small(self) -> Infallible {
+        let mut next = START;
+        loop {
+            tokio::time::sleep(next).await;
+            match self.give_back() {
+                Ok(released_bytes) => tracing::debug!(released_bytes, "gave back what the start needed"),
+                Err(error) => tracing::debug!(%error, "cannot read what is mapped; memory stays as it is"),
+            }
+            next = EVERY;
+        }
+    }
+
+    /// Returns the size of the mappings that were given back, of which the pages in use come again.
+    fn give_back(&self) -> io::Result<usize> {
+        trim_heap();
+        let mut released_bytes = 0;
+        for mapping in unchanged_files(&fs::read_to_string("/proc/self/smaps")?) {
+            if self.at_start.contains(&mapping) && release(mapping).is_ok() {
+                released_bytes += mapping.bytes;
+            }
+        }
+        Ok(released_bytes)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +91,8 @@ fn parse_header(line: &str) -> Option<(Mapping, bool)> {
 fn release(mapping: Mapping) -> io::Result<()> {
     let address = std::ptr::with_exposed_provenance_mut(mapping.address);
     // SAFETY: the mapping is private, of a file, not writable, and no page of it differs from the file; so that each
-    // page reads the same after it is dropped, as `madvise(2)` says of MADV_DONTNEED. The loader does not map a
-    // library elsewhere meanwhile: this program loads none after its start.
+    // page reads the same after it is dropped, as `madvise(2)` says of MADV_DONTNEED. It was there when the program
+    // began: nobody maps anything else in its place.
     unsafe { rustix::mm::madvise(address, mapping.bytes, rustix::mm::Advice::LinuxDontNeed) }?;
     Ok(())
 }
@@ -116,7 +133,7 @@ mod tests {
         // Whatever the test has run so far, and a parser of numbers and patterns besides.
         assert!(regex::Regex::new(r"^\p{Greek}+[0-9]{2,5}$").expect("pattern").is_match("αβγ123"));
         let before = resident_text();
-        give_back().expect("smaps");
+        assert_ne!(Thrift::at_start().give_back().expect("smaps"), 0);
         let after = resident_text();
         assert!(after < before, "{after} KiB of {before} KiB");
         assert!(regex::Regex::new(r"^\p{Greek}+[0-9]{2,5}$").expect("pattern").is_match("αβγ123"));
