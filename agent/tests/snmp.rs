@@ -2,12 +2,14 @@
 
 #![cfg(target_os = "linux")]
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use veghe_agent::config::Config;
 use veghe_agent::exposition::write_text;
@@ -15,29 +17,50 @@ use veghe_agent::reading::{Reading, Round, SeriesName, Sink};
 use veghe_agent::schedule::{Schedule, Settings};
 use veghe_agent::sensors::{self, Sensor, SensorError};
 
-/// A server that ends with the test.
-struct Server(Child);
+/// A server that ends with the test, and where it will listen.
+struct Server {
+    process: Child,
+    addresses: Vec<SocketAddrV4>,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        self.process.kill().ok();
+        self.process.wait().ok();
     }
 }
 
 impl Server {
     fn assert_runs(&mut self) {
-        let ended = self.0.try_wait().expect("the server");
+        let ended = self.process.try_wait().expect("the server");
         assert!(ended.is_none(), "the server ended: {ended:?}");
+    }
+
+    /// Nobody is asked before: a program that is still starting answers with a refusal, as fast as it is asked.
+    fn wait_until_it_listens(&mut self) {
+        loop {
+            let sockets = fs::read_to_string("/proc/net/udp").expect("the sockets");
+            // The address as a number of this machine's byte order, as the kernel prints it.
+            let is_bound = |address: &SocketAddrV4| {
+                let number = u32::from_ne_bytes(address.ip().octets());
+                sockets.contains(&format!(" {number:08X}:{:04X} ", address.port()))
+            };
+            if self.addresses.iter().all(is_bound) {
+                return;
+            }
+            self.assert_runs();
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
-/// A port that was free a moment ago on all addresses, and is no other test's: servers share one without a word.
+/// A port that is free on all addresses and stays so: no other test's, and below those that the kernel gives to sockets
+/// that ask for any. `snmpsim` passes over an address in silence whose port such a socket holds just then.
 fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {
-        let port = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-        if GIVEN.lock().expect("no test panics here").insert(port) {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if UdpSocket::bind(("0.0.0.0", port)).is_ok() {
             return port;
         }
     }
@@ -68,15 +91,18 @@ fn are_all_up(told: &[(SeriesName, f64)]) -> bool {
     values(told, "up").all(|(_, value)| value == 1.0)
 }
 
-/// Reads until every target answers, which a server needs a moment for.
+/// Reads until every target answers, which a server needs a moment for once it listens.
 fn read_until_up(sensor: &mut dyn Sensor, sink: &mut Sink, server: &mut Server) -> Vec<(SeriesName, f64)> {
-    loop {
-        let told = read(sensor, sink);
+    server.wait_until_it_listens();
+    let mut told = Vec::new();
+    for _ in 0..100 {
+        told = read(sensor, sink);
         if are_all_up(&told) {
             return told;
         }
         server.assert_runs();
     }
+    panic!("a target never answered: {told:?}");
 }
 
 /// `snmpsim` with the recorded walks, on several addresses of the loopback.
@@ -89,15 +115,16 @@ fn snmpsim(port: u16, work: &Path, users: &[[&str; 5]]) -> Server {
         // It asks whom to become; another user might not read the programs of this one.
         command.args(["--process-user", "root", "--process-group", "root"]);
     }
-    for host in 1..=4 {
-        command.arg(format!("--agent-udpv4-endpoint=127.0.0.{host}:{port}"));
+    let addresses: Vec<_> = (1..=4).map(|host| SocketAddrV4::new([127, 0, 0, host].into(), port)).collect();
+    for address in &addresses {
+        command.arg(format!("--agent-udpv4-endpoint={address}"));
     }
     for [user, auth, auth_key, privacy, privacy_key] in users {
         command.args(["--v3-user", user, "--v3-auth-proto", auth, "--v3-auth-key", auth_key]);
         command.args(["--v3-priv-proto", privacy, "--v3-priv-key", privacy_key]);
     }
     command.env("HOME", work).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Server(command.spawn().expect("snmpsim: see tests/run for what it needs"))
+    Server { process: command.spawn().expect("snmpsim: see tests/run for what it needs"), addresses }
 }
 
 fn secret(directory: &Path, name: &str, content: &str) -> PathBuf {
@@ -197,7 +224,8 @@ fn snmpd(port: u16, work: &Path) -> Server {
     let mut command = Command::new("/usr/sbin/snmpd");
     command.args(["-f", "-Ln", "-C", "-c"]).arg(&settings).env("SNMP_PERSISTENT_DIR", work.join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Server(command.spawn().expect("snmpd"))
+    let addresses = vec![SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)];
+    Server { process: command.spawn().expect("snmpd"), addresses }
 }
 
 #[test]
@@ -273,7 +301,7 @@ async fn a_silent_device_leaves_every_other_sensor_on_time() {
     let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("an address");
     let settings = format!("    targets: [{{address: \"{address}\", modules: [if_mib], timeout: 1h}}]\n");
-    let interval = std::time::Duration::from_millis(200);
+    let interval = Duration::from_millis(200);
     let schedule = Settings { interval, deadline: interval * 2, ..Settings::default() };
     let all: Vec<Box<dyn Sensor>> = vec![sensor(&settings), Box::new(Steady(0.0))];
     let (schedule, mut rounds) = Schedule::start(all, &schedule, Arc::default());
