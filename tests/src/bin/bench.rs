@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
@@ -231,9 +233,10 @@ fn bench_collector(
         }
         anyhow::Ok(())
     })?;
-    // Asked of /metrics: the stored samples of it are of seconds ago.
+    // Asked of /metrics: the stored samples of it are of seconds ago. Seldom: what answers cost is in what is measured.
     let metrics = collector.listeners.ops.join("/metrics")?;
     let now = |name: &str| -> anyhow::Result<f64> {
+        thread::sleep(Duration::from_secs(1));
         let text = http::get(&metrics)?;
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(lines.next().with_context(|| format!("no {name}"))?.parse()?)
