@@ -24,6 +24,9 @@ use crate::timecolumn;
 pub(crate) const VERSION: u32 = 6;
 /// `VGHE`, in `application_id`.
 const APPLICATION: i32 = 0x5647_4845;
+/// Bytes of a page of databases that are made or written anew. A chunk of two hours has about 250 bytes, one of a day ten
+/// times that: what does not fit at a page's end costs 7 % of pages of 8 KiB, 3 % of these.
+pub(crate) const PAGE_BYTES: u32 = 16_384;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -167,8 +170,8 @@ impl Chunks {
         writer.busy_timeout(PATIENCE).map_err(database)?;
         writer
             .execute_batch(
-                "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-4000;
-                 PRAGMA temp_store=MEMORY;",
+                &format!("PRAGMA page_size={PAGE_BYTES}; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+                 PRAGMA cache_size=-4000; PRAGMA temp_store=MEMORY;"),
             )
             .map_err(database)?;
         let found: u32 = writer.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(database)?;

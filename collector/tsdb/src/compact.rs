@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::chunks::PAGE_BYTES;
 use crate::chunks::VERSION;
 use crate::log::sync_dir;
 use crate::room::free_bytes;
@@ -151,7 +152,7 @@ fn write_anew(
     let (connection, outcome, stopped) = std::thread::scope(|scope| {
         scope.spawn(move || {
             let outcome = (|| {
-                connection.execute_batch("PRAGMA auto_vacuum=INCREMENTAL")?;
+                connection.execute_batch(&format!("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA page_size={PAGE_BYTES}"))?;
                 let name = into.to_str().ok_or_else(|| rusqlite::Error::InvalidPath(into.clone()))?;
                 connection.execute("VACUUM INTO ?1", [name])?;
                 let fresh = Connection::open(&into)?;

@@ -11,9 +11,9 @@ use crate::SealError;
 use crate::seal::Sealer;
 
 /// Pages given back by one call: 4 MiB.
-const PAGES_PER_CALL: i64 = 512;
+const PAGES_PER_CALL: i64 = 256;
 /// Fewer free pages than this stay whatever part of the file they are: 1 MiB.
-const SPARE_PAGES: i64 = 128;
+const SPARE_PAGES: i64 = 64;
 /// Shrinking begins where more than this part of the file is free.
 const LARGEST_FREE_PART: i64 = 16;
 /// It ends where less is.

@@ -210,10 +210,10 @@ fn whatever_stops_it_while_room_is_given_back_everything_stays() {
     store.commit(Commit { marks: kept, ..Commit::default() }).expect("commit");
     drop(store);
     let before = pragma(begin.path(), "page_count");
-    assert!(before > 1_600 / 2, "{before} pages");
+    assert!(before > 1_600 / 4, "{before} pages");
     strike(CHILD, begin.path(), &|dir, what| {
         let (free, pages) = (pragma(dir, "freelist_count"), pragma(dir, "page_count"));
-        assert!(free <= 128 && pages < before * 3 / 4, "{what}: {free} of {pages} pages are free, {before} before");
+        assert!(free <= 64 && pages < before * 3 / 4, "{what}: {free} of {pages} pages are free, {before} before");
         let check: String = rusqlite::Connection::open(dir.join("chunks.db"))
             .and_then(|c| c.query_row("PRAGMA integrity_check", [], |r| r.get(0)))
             .expect("check");
@@ -247,8 +247,8 @@ fn whatever_stops_it_while_a_database_is_written_anew_everything_stays() {
         let again = || compact(dir, &mut |_| ControlFlow::Continue(()));
         let again = unless_held(again, |error| matches!(error, CompactError::Open(OpenError::Held { .. })));
         let again = again.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        // Small as it is, what pages can shrink by takes one more.
-        assert!(again.after_bytes <= again.before_bytes + 8_192, "{what}: {again:?}");
+        // Small as it is, its larger pages are mostly empty, and what pages can shrink by takes one more.
+        assert!(again.after_bytes <= 2 * again.before_bytes + 16_384, "{what}: {again:?}");
         assert!(can_shrink(dir).expect("database") && !dir.join("chunks.db.part").exists(), "{what}");
         let store = open(dir);
         let report = store.verify(&mut |_| ControlFlow::Continue(())).expect("verification");
