@@ -297,6 +297,19 @@ digi-fixity-damaged = { PLURAL($count) ->
     [one] One object is not as it was.
    *[other] { $count } objects are not as they were.
 }
+digi-package-alto_count = number of ALTO pages
+digi-package-checksum = other content than its manifest says
+digi-package-fetch = parts are elsewhere
+digi-package-image_damaged = damaged image
+digi-package-image_torn = image that is not whole
+digi-package-manifest_missing = no manifest
+digi-package-manifest_path = path that leads out
+digi-package-mets_count = number of images in METS
+digi-package-oxum = size or number of files
+digi-package-payload_missing = file is missing
+digi-package-payload_unlisted = file that no manifest lists
+digi-package-unreadable = unreadable
+digi-package-xml = XML that is wrong
 digi-packages-good = { $count ->
     [0] No package was checked yet.
     [one] One package checked, none with a problem.
@@ -440,6 +453,7 @@ digi-of-net = Images more than before
 digi-of-incomplete = Files that were not whole
 digi-of-duplicates = Identical files
 digi-of-waiting = Events that wait for their unit
+digi-of-billed = Images billed
 digi-of-jam = Paper jam
 digi-of-down = Station out of order
 digi-of-maintenance = Maintenance

@@ -303,6 +303,19 @@ digi-fixity-damaged = { PLURAL($count) ->
     [few] { $count } obiecte nu mai sunt cum erau.
    *[other] { $count } de obiecte nu mai sunt cum erau.
 }
+digi-package-alto_count = numărul paginilor ALTO
+digi-package-checksum = alt conținut decât spune manifestul
+digi-package-fetch = părți aflate în altă parte
+digi-package-image_damaged = imagine deteriorată
+digi-package-image_torn = imagine incompletă
+digi-package-manifest_missing = fără manifest
+digi-package-manifest_path = cale care iese din pachet
+digi-package-mets_count = numărul imaginilor din METS
+digi-package-oxum = mărimea sau numărul fișierelor
+digi-package-payload_missing = fișier lipsă
+digi-package-payload_unlisted = fișier care nu e în manifest
+digi-package-unreadable = nu se poate citi
+digi-package-xml = XML greșit
 digi-packages-good = { $count ->
     [0] Niciun pachet nu a fost verificat încă.
     [one] Un pachet verificat, niciunul cu probleme.
@@ -449,6 +462,7 @@ digi-of-net = Imagini în plus
 digi-of-incomplete = Fișiere incomplete
 digi-of-duplicates = Fișiere identice
 digi-of-waiting = Evenimente care își așteaptă unitatea
+digi-of-billed = Imagini facturate
 digi-of-jam = Blocaj de hârtie
 digi-of-down = Stație defectă
 digi-of-maintenance = Întreținere

@@ -311,6 +311,10 @@ pub struct Search {
     pub station: Option<String>,
     /// Their unit.
     pub unit: Option<String>,
+    /// The batch in their data.
+    pub batch: Option<String>,
+    /// The storage in their data.
+    pub storage: Option<String>,
     /// After this place in the ledger.
     pub after: u64,
     /// At most so many.
@@ -322,11 +326,12 @@ pub(super) fn search(connection: &Connection, search: &Search) -> rusqlite::Resu
     let sql = "SELECT seq, kind, source, id, time_ms, received_ms, corrects, data FROM digi_event
                WHERE time_ms >= ?1 AND time_ms < ?2 AND seq > ?3 AND (?4 IS NULL OR kind = ?4)
                AND (?5 IS NULL OR json_extract(data, '$.station') = ?5) AND (?6 IS NULL OR unit = ?6)
-               ORDER BY seq LIMIT ?7";
+               AND (?7 IS NULL OR json_extract(data, '$.batch') = ?7) AND (?8 IS NULL OR json_extract(data, '$.storage') = ?8)
+               ORDER BY seq LIMIT ?9";
     let mut statement = connection.prepare(sql)?;
-    let Search { from_ms, to_ms, kind, station, unit, after, limit } = search;
-    let rows =
-        statement.query_map(params![from_ms, to_ms, *after as i64, kind, station, unit, *limit as i64], shown)?;
+    let Search { from_ms, to_ms, kind, station, unit, batch, storage, after, limit } = search;
+    let values = params![from_ms, to_ms, *after as i64, kind, station, unit, batch, storage, *limit as i64];
+    let rows = statement.query_map(values, shown)?;
     rows.collect()
 }
 

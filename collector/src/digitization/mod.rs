@@ -16,6 +16,8 @@ pub mod forecast;
 pub mod holdings;
 #[cfg(test)]
 mod honesty_tests;
+#[cfg(test)]
+mod hostile_tests;
 pub mod inventory;
 mod log;
 pub mod lots;

@@ -9,7 +9,7 @@ use veghe_model::Timestamp;
 
 use super::calendar::Day;
 use super::downtime::{self, Stops};
-use super::event::StationState;
+use super::event::{StationState, Target};
 use super::settings::Settings;
 use super::standing::Standing;
 use super::state::{State, Station};
@@ -228,6 +228,8 @@ pub struct DamagedRow {
 pub struct PackageRow {
     /// Of which unit or batch.
     pub of: String,
+    /// Which of both: `unit` or `batch`.
+    pub of_what: &'static str,
     /// When it was checked, in milliseconds since the epoch.
     pub at_ms: i64,
     /// What is wrong, and how often.
@@ -290,6 +292,10 @@ pub fn fixity(state: &State, now: Timestamp) -> Fixity {
             .take(MAX_PACKAGES)
             .map(|(of, package)| PackageRow {
                 of: of.clone(),
+                of_what: match package.validated.of {
+                    Target::Unit(_) => "unit",
+                    Target::Batch(_) => "batch",
+                },
                 at_ms: package.at.0,
                 problems: package.validated.problems.clone(),
             })

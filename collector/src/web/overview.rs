@@ -200,9 +200,9 @@ struct AgentRow<'a> {
 
 struct FoundRow<'a> {
     agent: &'a str,
-    kind: &'a str,
+    kind: String,
     name: &'a str,
-    detail: &'a str,
+    detail: String,
     life: &'static str,
     class: &'static str,
     last: Moment,
@@ -325,8 +325,44 @@ fn found_row<'a>(found: &'a FoundView, texts: &Texts) -> FoundRow<'a> {
         FoundLife::Watched => (texts.watched, "good"),
         FoundLife::Vanished => (texts.vanished, "bad"),
     };
-    let (agent, kind, name, detail) = (&*found.agent, &*found.kind, &*found.name, &*found.detail);
-    FoundRow { agent, kind, name, detail, life, class, last: Moment::at(found.last) }
+    let (kind, detail) = described(&found.kind, &found.detail, texts);
+    FoundRow { agent: &found.agent, kind, name: &found.name, detail, life, class, last: Moment::at(found.last) }
+}
+
+/// What agents call the kinds of things that they find, and say of them, in Romanian; names and paths stay as they are.
+const FOUND_IN_ROMANIAN: [(&str, &str); 14] = [
+    ("array", "matrice RAID"),
+    ("backups", "copii de rezervă"),
+    ("certificates", "certificate"),
+    ("containers", "containere"),
+    ("database", "bază de date"),
+    ("escl_scanner", "scaner eSCL"),
+    ("health of drives", "starea discurilor"),
+    ("MySQL or MariaDB", "MySQL sau MariaDB"),
+    ("processes", "procese"),
+    ("snapshots of ZFS", "instantanee ZFS"),
+    ("tape drives", "unități de bandă"),
+    ("tool", "program"),
+    ("ups", "UPS"),
+    ("UPS by NUT", "UPS prin NUT"),
+];
+
+/// Kind and detail of a thing in the page's language.
+fn described(kind: &str, detail: &str, texts: &Texts) -> (String, String) {
+    let word = |text: &str| {
+        let known = FOUND_IN_ROMANIAN.iter().find(|(english, _)| *english == text && texts.lang == "ro");
+        match (known, text.split_once(' ')) {
+            (Some((_, romanian)), _) => (*romanian).to_owned(),
+            (None, Some((count, what @ ("files" | "drives")))) if texts.lang == "ro" => {
+                // From 20 on a number takes `de`, but for the first nineteen of each hundred.
+                let hundredths = count.parse::<u32>().ok().map(|count| count % 100);
+                let of = if hundredths.is_some_and(|n| n == 0 || n > 19) { "de " } else { "" };
+                format!("{count} {of}{}", if what == "files" { "fișiere" } else { "discuri" })
+            }
+            _ => text.to_owned(),
+        }
+    };
+    (word(kind), detail.split(", ").map(word).collect::<Vec<_>>().join(", "))
 }
 
 /// What the address asks for, else what the browser prefers, else English.
@@ -357,6 +393,19 @@ fn language(wish: Option<&str>, headers: &HeaderMap) -> Language {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_is_told_in_the_language_of_the_page() {
+        let ro = |kind: &str, detail: &str| described(kind, detail, &ROMANIAN);
+        assert_eq!(
+            ro("tool", "/usr/bin/restic, backups"),
+            ("program".into(), "/usr/bin/restic, copii de rezervă".into())
+        );
+        assert_eq!(ro("array", "raid1, 2 drives"), ("matrice RAID".into(), "raid1, 2 discuri".into()));
+        assert_eq!(ro("certificates", "24 files").1, "24 de fișiere");
+        assert_eq!(ro("nvme", "Samsung SSD 990 PRO 2TB").1, "Samsung SSD 990 PRO 2TB");
+        assert_eq!(described("tool", "a, backups", &ENGLISH), ("tool".into(), "a, backups".into()));
+    }
 
     #[test]
     fn the_address_decides_before_the_browser_and_english_is_the_last_resort() {

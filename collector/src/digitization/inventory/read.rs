@@ -88,20 +88,31 @@ pub struct Reading {
 /// Where there is nothing to read; what is wrong with its content is in the reading.
 pub fn read_file(path: &Path, mapping: &Mapping) -> Result<Reading, FileError> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.len() > MAX_FILE_BYTES {
         return Err(FileError::TooLarge { path: path.to_owned() });
     }
+    read_any(BufReader::with_capacity(1 << 16, file), mapping).map_err(|error| match error {
+        calamine::XlsxError::Io(source) => failed(source),
+        source => FileError::Workbook { path: path.to_owned(), source },
+    })
+}
+
+/// Reads what begins as XLSX as that, else as CSV.
+///
+/// # Errors
+/// Where it is no workbook although it begins as one, or can't be read.
+pub(in crate::digitization) fn read_any(
+    mut file: impl Read + Seek,
+    mapping: &Mapping,
+) -> Result<Reading, calamine::XlsxError> {
     let mut magic = [0; 4];
-    let is_zip = file.read(&mut magic).map_err(failed)? == 4 && magic == *b"PK\x03\x04";
-    file.rewind().map_err(failed)?;
-    let file = BufReader::with_capacity(1 << 16, file);
+    let is_zip = file.read(&mut magic)? == 4 && magic == *b"PK\x03\x04";
+    file.rewind()?;
     if !is_zip {
         return Ok(read_csv(file, mapping));
     }
-    let workbook = |source| FileError::Workbook { path: path.to_owned(), source };
-    let mut book: Xlsx<_> = Xlsx::new(file).map_err(workbook)?;
-    read_sheet(&mut book, mapping).map_err(workbook)
+    read_sheet(&mut Xlsx::new(file)?, mapping)
 }
 
 /// Reads CSV: UTF-8 with or without a byte order mark, separated by `;`, a tab or a comma, whichever the header has.

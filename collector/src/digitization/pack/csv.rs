@@ -149,6 +149,9 @@ fn summary(out: &mut Lines, f: &Figures) {
         out.metres(section, "", t(w::PLANNED), plan.mm_planned);
         let ahead = language.decimal(plan.days_ahead, 1);
         out.number(section, "", t(w::AHEAD), &ahead);
+        if let Some(spi) = plan.spi {
+            out.number(section, "", t(w::SPI), &language.decimal(spi, 2));
+        }
     }
     for (item, billed, accepted) in [
         (w::IN_PERIOD, f.billing.billed, f.billing.accepted),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::period::Period;
 use crate::digitization::calendar::Day;
 use crate::digitization::downtime::{self, Stops};
+use crate::digitization::earned::earned;
 use crate::digitization::facts::{Facts, Goal};
 use crate::digitization::forecast::{Forecast, RUNS, simulate};
 use crate::digitization::settings::Settings;
@@ -164,6 +165,10 @@ pub struct PlanFigures {
     pub mm_planned: i64,
     /// Working days ahead of it; behind where below 0.
     pub days_ahead: f64,
+    /// Working days of the plan earned for each that is gone, SPI(t); nothing on its first day, and in reports that were frozen
+    /// before it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spi: Option<f64>,
 }
 
 /// Everything that a report says.
@@ -314,14 +319,14 @@ pub(super) fn count(state: &State, facts: &Facts, period: Period, settings: &Set
     f.rework.sort_by(|a, b| b.lost_days.cmp(&a.lost_days).then_with(|| a.reason.cmp(&b.reason)));
     outputs(&mut f, state, &done_on, settings);
     f.forecast = facts.known(to, Goal::AllReturned, settings).and_then(|known| simulate(&known, settings, RUNS));
-    f.plan = settings.plan.filter(|plan| f.scope.mm > 0 && to >= plan.from).map(|plan| {
-        let planned = f64::from(calendar.count(plan.from, plan.finish)).max(1.0);
-        let gone = f64::from(calendar.count(plan.from, to));
-        PlanFigures {
-            finish: plan.finish,
-            mm_planned: (f.scope.mm as f64 * (gone / planned).min(1.0)).round() as i64,
-            days_ahead: planned * f.done.so_far.mm as f64 / f.scope.mm as f64 - gone,
-        }
+    let finished = facts.finished().filter(|finished| *finished <= to);
+    let earned =
+        earned(f.done.so_far.mm.cast_unsigned(), f.scope.mm.cast_unsigned(), finished, Day(to.0 + 1), settings);
+    f.plan = earned.filter(|earned| to >= earned.from).map(|earned| PlanFigures {
+        finish: earned.planned_finish,
+        mm_planned: earned.mm_planned.cast_signed(),
+        days_ahead: earned.ahead_days,
+        spi: earned.spi,
     });
     for (day, invoice) in state.invoices.values().filter(|(day, _)| *day <= to) {
         f.billing.billed_so_far += invoice.images;

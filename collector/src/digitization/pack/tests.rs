@@ -97,6 +97,7 @@ fn a_report_counts_its_period_and_what_was_reached_by_its_end() {
     // Two weeks of ten working days of the plan's 38 (1 June is a holiday) are over, half of the metres are done.
     let plan = week.plan.expect("plan");
     assert_eq!((plan.days_ahead, plan.mm_planned), (9.5, (124.0_f64 * 10.0 / 39.0).round() as i64));
+    assert_eq!(plan.spi, Some(1.95), "19.5 days of the plan in ten");
     // What came later changes nothing that was before.
     world.digitize("U-4", "2026-05-19", 150);
     assert_eq!(world.figures("2026-W20"), week);

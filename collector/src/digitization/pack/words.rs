@@ -77,6 +77,7 @@ words! {
     PLAN: "Termenul din plan", "Planned finish";
     PLANNED: "Metri planificați până la sfârșitul perioadei", "Metres planned by the end of the period";
     AHEAD: "Zile lucrătoare înaintea planului", "Working days ahead of the plan";
+    SPI: "Zile câștigate pe zi trecută, SPI(t)", "Days earned for each that is gone, SPI(t)";
     DAY: "Ziua", "Day";
     IS_WORKING: "Lucrătoare", "Working day";
     YES: "da", "yes";

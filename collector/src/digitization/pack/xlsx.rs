@@ -26,6 +26,7 @@ struct Formats {
     metres: Format,
     share: Format,
     tenth: Format,
+    hundredth: Format,
     day: Format,
     note: Format,
 }
@@ -41,6 +42,7 @@ impl Formats {
             metres: base().set_num_format("#,##0.000"),
             share: base().set_num_format("0.0 %"),
             tenth: base().set_num_format("0.0"),
+            hundredth: base().set_num_format("0.00"),
             day: base().set_num_format("yyyy-mm-dd").set_align(FormatAlign::Left),
             note: base().set_italic(),
         }
@@ -273,6 +275,10 @@ impl Book<'_> {
             sheet.write_number_with_format(row + 1, 1, plan.mm_planned as f64 / 1000.0, &f.metres)?;
             sheet.write_string_with_format(row + 2, 0, t(w::AHEAD), &f.name)?;
             sheet.write_number_with_format(row + 2, 1, plan.days_ahead, &f.tenth)?;
+            if let Some(spi) = plan.spi {
+                sheet.write_string_with_format(row + 3, 0, t(w::SPI), &f.name)?;
+                sheet.write_number_with_format(row + 3, 1, spi, &f.hundredth)?;
+            }
         }
         Ok(())
     }

@@ -64,6 +64,8 @@ pub enum Of {
     Duplicates,
     /// Events that wait for their unit.
     Waiting,
+    /// Images on invoices.
+    Billed,
     /// Minutes of shifts that a station stood by paper.
     Jam,
     /// By a fault.
@@ -74,7 +76,7 @@ pub enum Of {
 
 impl Of {
     /// Everything that can be asked for.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Scope,
         Self::Started,
         Self::Scanned,
@@ -96,6 +98,7 @@ impl Of {
         Self::Incomplete,
         Self::Duplicates,
         Self::Waiting,
+        Self::Billed,
         Self::Jam,
         Self::Down,
         Self::Maintenance,
@@ -125,6 +128,7 @@ impl Of {
             Self::Incomplete => "incomplete",
             Self::Duplicates => "duplicates",
             Self::Waiting => "waiting",
+            Self::Billed => "billed",
             Self::Jam => "jam",
             Self::Down => "down",
             Self::Maintenance => "maintenance",

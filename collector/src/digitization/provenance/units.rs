@@ -2,6 +2,7 @@
 
 use super::super::calendar::Day;
 use super::super::downtime;
+use super::super::event::Invoice;
 use super::super::settings::Settings;
 use super::super::stage::Stage;
 use super::super::standing::{Doing, Standing};
@@ -10,10 +11,20 @@ use super::super::strata::is_finished;
 use super::super::views::rack;
 use super::{Ask, DoingThere, Measure, Of, Part};
 
-/// The parts of a number of units or stations.
+/// The parts of a number of units, stations or invoices.
 pub(super) fn parts(state: &State, ask: &Ask, today: Day, settings: &Settings) -> Vec<Part> {
     if matches!(ask.of, Of::Jam | Of::Down | Of::Maintenance) {
         return stops(state, ask, settings);
+    }
+    if ask.of == Of::Billed {
+        let (from, to) = (ask.from.unwrap_or(Day(i32::MIN)), ask.to.unwrap_or(Day(i32::MAX)));
+        let billed = state.invoices.iter().filter(|(_, (day, _))| (from..=to).contains(day));
+        let part = |(seq, (_, invoice)): (&u64, &(Day, Invoice))| Part {
+            event: Some(*seq),
+            unit: None,
+            amount: invoice.images,
+        };
+        return billed.map(part).collect();
     }
     let mut parts: Vec<Part> = Vec::new();
     for unit in state.scope().filter(|unit| is_meant(unit, ask)) {

@@ -104,7 +104,7 @@ pub(super) struct Wish {
     /// Units in or before this stage.
     pub(super) stage: Option<Stage>,
     /// Units after this one.
-    after: String,
+    pub(super) after: String,
     limit: usize,
 }
 

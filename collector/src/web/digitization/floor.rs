@@ -15,7 +15,7 @@ use super::api::{blocking, unavailable};
 use super::figure::fig;
 use super::page::{Words, html, language};
 use super::what_if::refusal;
-use super::{graph, linked};
+use super::{graph, journal, linked};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::lots::{Lot, LotError, percent};
@@ -138,12 +138,19 @@ struct QualityPage<'a> {
     rework: Vec<[String; 4]>,
 }
 
-fn verdict(lot: &Lot, w: Words) -> String {
+/// A number of a draw, as a link to the event that keeps it.
+fn drawn(lot: &Lot, text: &str, w: Words, settings: &Settings) -> String {
+    journal::link(w, text, "lot.drawn", lot.at.0, ("batch", &lot.draw.batch), settings)
+}
+
+/// How a lot was judged, as a link to that event where it was.
+fn verdict(lot: &Lot, w: Words, settings: &Settings) -> String {
     match &lot.verdict {
         None => w.t("digi-lot-open"),
         Some(verdict) => {
             let outcome = w.t(if verdict.is_accepted { "digi-lot-accepted" } else { "digi-lot-rejected" });
-            format!("{outcome} ({})", w.count(verdict.defects))
+            let text = format!("{outcome} ({})", w.count(verdict.defects));
+            journal::link(w, &text, "qc.result", verdict.at.0, ("batch", &lot.draw.batch), settings)
         }
     }
 }
@@ -162,10 +169,10 @@ pub(super) async fn quality(
         lots.sort_by_key(|lot| std::cmp::Reverse(lot.seq));
         let lots = lots.into_iter().take(MAX_LOTS).map(|lot| LotLine {
             batch: lot.draw.batch.clone(),
-            images: w.count(lot.draw.images),
-            sample: w.count(lot.draw.plan.sample),
-            accept: w.count(lot.draw.plan.accept),
-            verdict: verdict(lot, w),
+            images: drawn(lot, &w.count(lot.draw.images), w, settings),
+            sample: drawn(lot, &w.count(lot.draw.plan.sample), w, settings),
+            accept: drawn(lot, &w.count(lot.draw.plan.accept), w, settings),
+            verdict: verdict(lot, w, settings),
             is_open: lot.verdict.is_none(),
         });
         let ranked: Vec<(String, i64)> =
@@ -235,6 +242,8 @@ struct LotPage<'a> {
     lot: &'a Lot,
     at: String,
     limit: String,
+    /// Units, images, sample, accept, reject.
+    numbers: [String; 5],
     verdict: String,
     verdict_at: String,
 }
@@ -259,7 +268,12 @@ pub(super) async fn lot(
             lot,
             at: moment(lot.at.0, settings),
             limit: w.decimal_text(&percent(lot.draw.plan.limit)),
-            verdict: verdict(lot, w),
+            numbers: {
+                let plan = &lot.draw.plan;
+                [lot.draw.units, lot.draw.images, plan.sample, plan.accept, plan.accept + 1]
+                    .map(|count| drawn(lot, &w.count(count), w, settings))
+            },
+            verdict: verdict(lot, w, settings),
             verdict_at: lot.verdict.as_ref().map_or_else(String::new, |verdict| moment(verdict.at.0, settings)),
         };
         html(&page, w, StatusCode::OK)
@@ -407,8 +421,30 @@ struct FixityPage<'a> {
     project: &'a str,
     title: String,
     fixity: Fixity,
+    /// Storage; objects, pass, share, good, damaged, differing, days; whether something is damaged.
+    storages: Vec<(String, [String; 7], bool)>,
+    /// Since when each object is damaged.
     moments: Vec<String>,
+    /// What is wrong with each package, and how often.
+    problems: Vec<Vec<String>>,
 }
+
+/// What agents find wrong with packages, and pages have words for.
+const PACKAGE_PROBLEMS: [&str; 13] = [
+    "alto_count",
+    "checksum",
+    "fetch",
+    "image_damaged",
+    "image_torn",
+    "manifest_missing",
+    "manifest_path",
+    "mets_count",
+    "oxum",
+    "payload_missing",
+    "payload_unlisted",
+    "unreadable",
+    "xml",
+];
 
 pub(super) async fn fixity(
     State(digitization): State<Digitization>,
@@ -419,8 +455,45 @@ pub(super) async fn fixity(
     blocking(move || {
         let settings = digitization.settings();
         let fixity = views::fixity(&digitization.state(), clock::now());
-        let moments = fixity.damaged.iter().map(|row| moment(row.first_ms, settings)).collect();
-        let page = FixityPage { w, project: &settings.project, title: w.t("digi-fixity"), fixity, moments };
+        let none = || "–".to_owned();
+        let storages = fixity.storages.iter().map(|row| {
+            let of_pass = |text: String| {
+                let about = ("storage", row.storage.as_str());
+                let kind = if row.pass.is_some() { "fixity.pass" } else { "fixity.checked" };
+                journal::link(w, &text, kind, row.last_ms, about, settings)
+            };
+            let age = row.oldest_age_s.map(|age| w.decimal(age as f64 / 86_400.0, 1));
+            let numbers = [
+                row.objects.map_or_else(none, |objects| of_pass(w.count(objects))),
+                row.pass.map_or_else(none, |pass| of_pass(w.count(pass))),
+                row.share.map_or_else(none, |share| of_pass(w.percent(Some(share)))),
+                of_pass(w.count(row.good)),
+                // Those are below, each with its own event.
+                format!("<a class=\"fig\" href=\"#damaged\">{}</a>", w.count(row.damaged)),
+                of_pass(w.count(row.copies_differ)),
+                age.map_or_else(none, of_pass),
+            ];
+            (row.storage.clone(), numbers, row.damaged > 0)
+        });
+        let storages = storages.collect();
+        let moments = fixity.damaged.iter().map(|row| {
+            let text = moment(row.first_ms, settings);
+            journal::link(w, &text, "fixity.checked", row.first_ms, ("storage", &row.storage), settings)
+        });
+        let moments = moments.collect();
+        let problems = fixity.failed_packages.iter().map(|row| {
+            let problem = |(name, count): (&String, &u64)| {
+                // An agent may be newer and know others.
+                let known = PACKAGE_PROBLEMS.contains(&name.as_str());
+                let name = if known { w.t(&format!("digi-package-{name}")) } else { name.clone() };
+                let text = format!("{name} ({})", w.count(*count));
+                journal::link(w, &text, "package.validated", row.at_ms, (row.of_what, &row.of), settings)
+            };
+            row.problems.iter().map(problem).collect()
+        });
+        let problems = problems.collect();
+        let title = w.t("digi-fixity");
+        let page = FixityPage { w, project: &settings.project, title, fixity, storages, moments, problems };
         html(&page, w, StatusCode::OK)
     })
     .await

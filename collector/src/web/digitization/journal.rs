@@ -1,4 +1,4 @@
-//! The ledger's events by day, kind, station and unit, as a page and as JSON: where every number comes from.
+//! The ledger's events by day, kind, station, unit, batch and storage, as a page and as JSON: where every number comes from.
 
 use askama::Template;
 use axum::Json;
@@ -6,6 +6,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
+use veghe_model::Timestamp;
 
 use super::api::{blocking, unavailable};
 use super::page::{EventLine, Words, event_line, html, language};
@@ -47,6 +48,8 @@ impl Wish {
                 "kind" => search.kind = text(),
                 "station" => search.station = text(),
                 "unit" => search.unit = text(),
+                "batch" => search.batch = text(),
+                "storage" => search.storage = text(),
                 "after" => match value.parse::<u64>() {
                     Ok(after) if i64::try_from(after).is_ok() => search.after = after,
                     _ => problems.push(("after".to_owned(), "is not the number of an event".to_owned())),
@@ -58,7 +61,8 @@ impl Wish {
                 "lang" => {}
                 other => {
                     let other = other.chars().take(40).collect();
-                    let message = "is not known; there are day, from, to, kind, station, unit, after, limit";
+                    let message =
+                        "is not known; there are day, from, to, kind, station, unit, batch, storage, after, limit";
                     problems.push((other, message.to_owned()));
                 }
             }
@@ -77,15 +81,29 @@ impl Wish {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("lang", words.tag());
         query.append_pair("from", &self.from.to_string()).append_pair("to", &self.to.to_string());
-        for (name, value) in
-            [("kind", &self.search.kind), ("station", &self.search.station), ("unit", &self.search.unit)]
-        {
+        for (name, value) in [
+            ("kind", &self.search.kind),
+            ("station", &self.search.station),
+            ("unit", &self.search.unit),
+            ("batch", &self.search.batch),
+            ("storage", &self.search.storage),
+        ] {
             if let Some(value) = value {
                 query.append_pair(name, value);
             }
         }
         query.append_pair("after", &after.to_string()).finish()
     }
+}
+
+/// A text as a link to the events of a day, in milliseconds since the epoch, of a kind, about what `about` names.
+pub(super) fn link(w: Words, text: &str, kind: &str, at_ms: i64, about: (&str, &str), settings: &Settings) -> String {
+    let day = Day::at(Timestamp(at_ms), &settings.time_zone).to_string();
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("kind", kind).append_pair(about.0, about.1).append_pair("day", &day);
+    let query = query.append_pair("lang", w.tag()).finish().replace('&', "&amp;");
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    format!("<a class=\"fig\" href=\"/digitization/events?{query}\">{text}</a>")
 }
 
 #[derive(Template)]
@@ -99,6 +117,8 @@ struct JournalPage<'a> {
     kind: &'a str,
     station: &'a str,
     unit: &'a str,
+    batch: &'a str,
+    storage: &'a str,
     events: Vec<EventLine>,
     next: Option<String>,
 }
@@ -128,6 +148,8 @@ pub(super) async fn page(
             kind: wish.search.kind.as_deref().unwrap_or(""),
             station: wish.search.station.as_deref().unwrap_or(""),
             unit: wish.search.unit.as_deref().unwrap_or(""),
+            batch: wish.search.batch.as_deref().unwrap_or(""),
+            storage: wish.search.storage.as_deref().unwrap_or(""),
             events: events.into_iter().map(|event| event_line(event, &digitization)).collect(),
             next: last.map(|after| wish.next(words, after)),
         };
@@ -155,8 +177,6 @@ pub(super) async fn json(State(digitization): State<Digitization>, RawQuery(quer
 
 #[cfg(test)]
 mod tests {
-    use veghe_model::Timestamp;
-
     use super::*;
 
     #[test]

@@ -37,6 +37,8 @@ struct LabelsPage<'a> {
     are_boxes: bool,
     labels: Vec<Label>,
     next: Option<String>,
+    /// The same labels in the other language.
+    same: String,
 }
 
 pub(super) async fn show(
@@ -71,12 +73,14 @@ pub(super) async fn show(
         drop(state);
         let has_more = named.len() > MAX_LABELS;
         named.truncate(MAX_LABELS);
-        let link = |(last, _): &(String, String)| {
+        let link = |lang: &str, after: Option<&str>| {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
-            query.append_pair("lang", w.tag()).append_pair("what", &what).append_pair("q", &wish.text);
-            query.append_pair("after", last).finish()
+            query.append_pair("lang", lang).append_pair("what", &what).append_pair("q", &wish.text);
+            query.extend_pairs(wish.stage.map(|stage| ("stage", stage.name())));
+            query.extend_pairs(after.map(|after| ("after", after))).finish()
         };
-        let next = named.last().filter(|_| has_more).map(link);
+        let next = named.last().filter(|_| has_more).map(|(last, _)| link(w.tag(), Some(last)));
+        let same = link(w.other(), Some(&*wish.after).filter(|after| !after.is_empty()));
         let labels = named.into_iter().map(|(code, place)| Label { qr: qr(&code), code, place });
         let page = LabelsPage {
             w,
@@ -86,6 +90,7 @@ pub(super) async fn show(
             are_boxes,
             labels: labels.collect(),
             next,
+            same,
         };
         html(&page, w, StatusCode::OK)
     })

@@ -415,6 +415,15 @@ impl<'a> ReportLinks<'a> {
         self.f.rework.iter().map(line).collect()
     }
 
+    /// Billed images of the period, and up to its end.
+    pub(super) fn billed(&self) -> [String; 2] {
+        let (billing, days) = (&self.f.billing, [("to", self.to.as_str()), ("from", self.from.as_str())]);
+        [
+            fig(self.w, self.w.count(billing.billed), billing.billed, Of::Billed, &days),
+            fig(self.w, self.w.count(billing.billed_so_far), billing.billed_so_far, Of::Billed, &days[..1]),
+        ]
+    }
+
     /// Accepted images of the period, and up to its end.
     pub(super) fn accepted(&self) -> [String; 2] {
         self.growth(&|n| self.w.count(n), Of::Accepted, "images", self.f.accepted, |tally| tally.images)

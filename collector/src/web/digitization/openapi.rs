@@ -52,9 +52,9 @@ pub(in crate::web) const ENTRIES: &[Entry] = &[
     (
         "get",
         "/journal",
-        "Events of the ledger by day, type, station and unit.",
+        "Events of the ledger by day, type, station, unit, batch and storage.",
         None,
-        &["day", "from", "to", "kind", "station", "unit", "after", "limit"],
+        &["day", "from", "to", "kind", "station", "unit", "batch", "storage", "after", "limit"],
         &[],
     ),
     (

@@ -127,6 +127,7 @@ struct ReportPage<'a> {
     outputs: Vec<(String, [String; 5])>,
     rework: Vec<[String; 4]>,
     accepted: [String; 2],
+    billed: [String; 2],
 }
 
 /// `2026-05`, `2026-05.xlsx`, `2026-05.csv`, `2026-05.json`.
@@ -242,6 +243,7 @@ fn page<'a>(digitization: &'a Digitization, paper: &'a Paper, words: Words) -> R
         outputs: links.outputs(l.of(words::SHIFT)),
         rework: links.rework(),
         accepted: links.accepted(),
+        billed: links.billed(),
     }
 }
 
