@@ -68,7 +68,7 @@ fn series_near_and_far_from_each_other_are_all_found_and_no_other() {
     for regex in regexes {
         let matcher = Matcher::new("n", MatchOp::Regex, regex).expect("matcher");
         let wanted: Vec<_> = whole.iter().filter(|s| matcher.matches(s.labels.get("n").expect("n"))).collect();
-        let found = store.select(&[matcher.clone()], start, end).expect("select");
+        let found = store.select(std::slice::from_ref(&matcher), start, end).expect("select");
         assert!(!wanted.is_empty() && found.iter().eq(wanted), "{regex}");
     }
 }
