@@ -22,8 +22,9 @@ pub struct Thrift {
 }
 
 impl Thrift {
-    /// To be called before there is a second thread, which could load a library meanwhile.
+    /// To be called before there is a second thread, which could load a library meanwhile, or take a heap of its own.
     pub fn at_start() -> Self {
+        share_one_heap();
         Self {
             at_start: fs::read_to_string("/proc/self/smaps")
                 .map_or_else(|_| Vec::new(), |smaps| unchanged_files(&smaps)),
@@ -95,6 +96,17 @@ fn release(mapping: Mapping) -> io::Result<()> {
     // began: nobody maps anything else in its place.
     unsafe { rustix::mm::madvise(address, mapping.bytes, rustix::mm::Advice::LinuxDontNeed) }?;
     Ok(())
+}
+
+/// The C library gives threads heaps of their own, for programs in which many allocate at once. The agent's take turns, and
+/// each heap keeps what it once needed most.
+fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "no dependency wraps mallopt(3)")]
+    // SAFETY: the call takes two numbers; no other thread allocates yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// The C library keeps what was freed unless told otherwise; others give back by themselves.

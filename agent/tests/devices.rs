@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod authority;
+mod port;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -43,6 +44,20 @@ impl Server {
     }
 }
 
+/// Asks again and again while `servers` run; the bound only ends a test that has failed.
+fn until<T>(what: &str, servers: &mut [&mut Server], mut ask: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..5_000 {
+        if let Some(found) = ask() {
+            return found;
+        }
+        for server in servers.iter_mut() {
+            server.assert_runs();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("never: {what}");
+}
+
 /// A program of NUT whose files are all in `dir`.
 fn nut(program: &str, arguments: &[&str], dir: &Path) -> Server {
     let mut command = Command::new(program);
@@ -54,10 +69,6 @@ fn nut(program: &str, arguments: &[&str], dir: &Path) -> Server {
         command.env(variable, dir);
     }
     Server::start(&mut command)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
 /// The sensor `name` with these settings and this state directory.
@@ -330,18 +341,14 @@ fn a_scanners_certificate_is_pinned_and_another_one_is_told_until_it_is_accepted
     let pins: Vec<_> = fs::read_dir(state.path().join("pins")).expect("pins").flatten().collect();
     assert_eq!(pins.len(), 1);
     fs::remove_file(pins[0].path()).expect("remove");
-    loop {
-        // One that was down gets a short time only.
-        if outcome(&mut *sensor) == (Some(1.0), Some(0.0)) {
-            break;
-        }
-    }
+    // One that was down gets a short time only.
+    until("the new certificate is taken", &mut [], || (outcome(&mut *sensor) == (Some(1.0), Some(0.0))).then_some(()));
 }
 
 #[test]
 fn a_ups_is_told_by_nut_as_nut_exporter_tells_it() {
     let work = tempfile::tempdir().expect("directory");
-    let port = free_port();
+    let port = port::free();
     let file = |name: &str, content: &str| fs::write(work.path().join(name), content).expect("write");
     let device = work.path().join("proba.dev");
     file("ups.conf", &format!("[proba]\n  driver = dummy-ups\n  port = {}\n", device.display()));
@@ -355,14 +362,10 @@ fn a_ups_is_told_by_nut_as_nut_exporter_tells_it() {
     let mut server = nut("/lib/nut/upsd", &[], work.path());
     let mut sensor =
         sensor("nut", &format!("{{servers: [{{address: \"127.0.0.1:{port}\", timeout: 1m}}]}}"), work.path());
-    let told = loop {
+    let told = until("upsd knows the UPS", &mut [&mut driver, &mut server], || {
         let told = Told::read(&mut *sensor);
-        if told.value("network_ups_tools_battery_charge", &[]).is_some() {
-            break told;
-        }
-        driver.assert_runs();
-        server.assert_runs();
-    };
+        told.value("network_ups_tools_battery_charge", &[]).is_some().then_some(told)
+    });
     told.assert_in_catalogue();
     let of = |name: &str| told.value(&format!("network_ups_tools_{name}"), &[("ups", "proba"), ("job", "nut")]);
     assert_eq!(
@@ -396,7 +399,7 @@ fn a_ups_is_asked_after_starttls_and_only_a_server_of_the_ca_hears_the_password(
     let certificate = ["-in", "server.crt", "-inkey", "server.key", "-name", "upsd", "-passout", "pass:x"];
     run("openssl", &[&["pkcs12", "-export", "-out", "server.p12"], &certificate[..]].concat());
     run("pk12util", &["-i", "server.p12", "-d", "db", "-W", "x", "-K", ""]);
-    let port = free_port();
+    let port = port::free();
     let file = |name: &str, content: &str| fs::write(work.path().join(name), content).expect("write");
     file("upsd.conf", &format!("LISTEN 127.0.0.1 {port}\nCERTPATH {}\nCERTIDENT \"upsd\" \"x\"\n", in_work("db")));
     file("ups.conf", &format!("[proba]\n  driver = dummy-ups\n  port = {}\n", in_work("proba.dev")));
@@ -412,36 +415,40 @@ fn a_ups_is_asked_after_starttls_and_only_a_server_of_the_ca_hears_the_password(
         )
     };
     let mut trusting = sensor("nut", &settings("ca.crt"), work.path());
-    let told = loop {
+    let told = until("upsd knows the UPS", &mut [&mut driver, &mut server], || {
         let told = Told::read(&mut *trusting);
-        if told.value("network_ups_tools_battery_charge", &[]).is_some() {
-            break told;
-        }
-        driver.assert_runs();
-        server.assert_runs();
-    };
+        told.value("network_ups_tools_battery_charge", &[]).is_some().then_some(told)
+    });
     assert_eq!(told.value("up", &[]), Some(1.0));
     assert_eq!(told.value("network_ups_tools_battery_charge", &[]), Some(81.0));
     let told = Told::read(&mut *sensor("nut", &settings("other.crt"), work.path()));
     assert_eq!((told.value("up", &[]), told.0.len()), (Some(0.0), 2));
 }
 
+/// Sends what its client was given; ends where it loses its connection, and with the client.
+fn publish(mut connection: rumqttc::Connection) -> thread::JoinHandle<()> {
+    let mut network = rumqttc::NetworkOptions::new();
+    // On a busy machine a connection takes its time.
+    network.set_connection_timeout(120);
+    connection.eventloop.set_network_options(network);
+    thread::spawn(move || connection.iter().take_while(Result::is_ok).for_each(drop))
+}
+
 #[test]
 fn rooms_are_told_from_messages_of_mosquitto() {
     let work = tempfile::tempdir().expect("directory");
-    let port = free_port();
+    let port = port::free();
     let settings = work.path().join("mosquitto.conf");
     fs::write(&settings, format!("listener {port} 127.0.0.1\nallow_anonymous true\n")).expect("write");
     let mut broker = Server::start(Command::new("/usr/sbin/mosquitto").arg("-c").arg(&settings));
     let rules = "[{topic: \"camera/+/clima\", path: t.0, metric: room_temperature_celsius, scale: 0.1, labels: {cladire: A}}, {topic: \"camera/+/clima\", path: rh, metric: room_humidity_percent}]";
     let mut sensor =
         sensor("mqtt_json", &format!("{{brokers: [{{address: \"127.0.0.1:{port}\", rules: {rules}}}]}}"), work.path());
-    while Told::read(&mut *sensor).value("mqtt_json_connected", &[]) != Some(1.0) {
-        broker.assert_runs();
-        thread::sleep(Duration::from_millis(20));
-    }
+    let is_connected =
+        |sensor: &mut dyn Sensor| (Told::read(sensor).value("mqtt_json_connected", &[]) == Some(1.0)).then_some(());
+    until("the sensor is connected", &mut [&mut broker], || is_connected(&mut *sensor));
     let options = rumqttc::MqttOptions::new("camera", "127.0.0.1", port);
-    let (client, mut connection) = rumqttc::Client::new(options, 10);
+    let (client, connection) = rumqttc::Client::new(options, 10);
     for (topic, payload) in [
         ("camera/7/clima", "{\"t\": [214], \"rh\": \"48.5\"}"),
         ("camera/7/clima", "nonsense"),
@@ -449,15 +456,12 @@ fn rooms_are_told_from_messages_of_mosquitto() {
     ] {
         client.publish(topic, rumqttc::QoS::AtLeastOnce, false, payload).expect("publish");
     }
-    thread::spawn(move || connection.iter().take_while(Result::is_ok).count());
-    let told = loop {
+    let publisher = publish(connection);
+    let told = until("both messages are counted", &mut [&mut broker], || {
+        assert!(!publisher.is_finished(), "the publisher lost its connection");
         let told = Told::read(&mut *sensor);
-        if told.value("mqtt_json_messages_total", &[]) == Some(2.0) {
-            break told;
-        }
-        broker.assert_runs();
-        thread::sleep(Duration::from_millis(20));
-    };
+        (told.value("mqtt_json_messages_total", &[]) == Some(2.0)).then_some(told)
+    });
     let labels = [("topic", "camera/7/clima"), ("job", "mqtt")];
     let temperature = told.value("room_temperature_celsius", &labels).expect("a temperature");
     assert!((temperature - 21.4).abs() < 1e-9);
@@ -471,7 +475,7 @@ fn a_room_is_heard_by_tls_with_a_password_and_from_no_broker_of_another_ca() {
     let work = tempfile::tempdir().expect("directory");
     authority::write(work.path());
     let in_work = |name: &str| work.path().join(name).display().to_string();
-    let port = free_port();
+    let port = port::free();
     let users = in_work("users");
     let made = Command::new("mosquitto_passwd").args(["-b", "-c", &users, "veghe", "geheim"]).status();
     assert!(made.expect("mosquitto_passwd").success());
@@ -495,30 +499,26 @@ fn a_room_is_heard_by_tls_with_a_password_and_from_no_broker_of_another_ca() {
     let mut others = [listener("other.crt", "password"), listener("ca.crt", "wrong")];
     let mut told_by_others = 0.0;
     rustls::crypto::ring::default_provider().install_default().ok();
-    while Told::read(&mut *good).value("mqtt_json_connected", &[]) != Some(1.0) {
-        broker.assert_runs();
-        thread::sleep(Duration::from_millis(20));
-    }
+    until("the good listener is connected", &mut [&mut broker], || {
+        (Told::read(&mut *good).value("mqtt_json_connected", &[]) == Some(1.0)).then_some(())
+    });
     let mut options = rumqttc::MqttOptions::new("sensor", "127.0.0.1", port);
     let ca = fs::read(work.path().join("ca.crt")).expect("CA");
     let tls = rumqttc::TlsConfiguration::Simple { ca, alpn: None, client_auth: None };
     options.set_transport(rumqttc::Transport::tls_with_config(tls)).set_credentials("veghe", "geheim");
     // Retained: it is heard whenever a listener has subscribed.
-    let (client, mut connection) = rumqttc::Client::new(options, 10);
+    let (client, connection) = rumqttc::Client::new(options, 10);
     client.publish("clima/7", rumqttc::QoS::AtLeastOnce, true, "{\"t\": 21.5}").expect("publish");
-    thread::spawn(move || connection.iter().take_while(Result::is_ok).count());
-    loop {
+    let publisher = publish(connection);
+    until("the temperature is heard", &mut [&mut broker], || {
+        assert!(!publisher.is_finished(), "the publisher lost its connection");
         let told = Told::read(&mut *good);
         for other in &mut others {
             let told = Told::read(&mut **other);
             told_by_others += told.value("mqtt_json_connected", &[]).unwrap_or(1.0);
         }
-        if told.value("room_temperature_celsius", &[("topic", "clima/7")]) == Some(21.5) {
-            assert_eq!(told.value("mqtt_json_connected", &[]), Some(1.0));
-            break;
-        }
-        broker.assert_runs();
-        thread::sleep(Duration::from_millis(20));
-    }
+        let is_heard = told.value("room_temperature_celsius", &[("topic", "clima/7")]) == Some(21.5);
+        is_heard.then(|| assert_eq!(told.value("mqtt_json_connected", &[]), Some(1.0)))
+    });
     assert_eq!(told_by_others, 0.0, "neither with another CA nor with a wrong password");
 }

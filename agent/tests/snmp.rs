@@ -2,12 +2,13 @@
 
 #![cfg(target_os = "linux")]
 
+mod port;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -50,18 +51,6 @@ impl Server {
             }
             self.assert_runs();
             thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-/// A port that is free on all addresses and stays so: no other test's, and below those that the kernel gives to sockets
-/// that ask for any. `snmpsim` passes over an address in silence whose port such a socket holds just then.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(20_000);
-    loop {
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
-        if UdpSocket::bind(("0.0.0.0", port)).is_ok() {
-            return port;
         }
     }
 }
@@ -115,6 +104,7 @@ fn snmpsim(port: u16, work: &Path, users: &[[&str; 5]]) -> Server {
         // It asks whom to become; another user might not read the programs of this one.
         command.args(["--process-user", "root", "--process-group", "root"]);
     }
+    // It passes over an address in silence whose port another socket holds.
     let addresses: Vec<_> = (1..=4).map(|host| SocketAddrV4::new([127, 0, 0, host].into(), port)).collect();
     for address in &addresses {
         command.arg(format!("--agent-udpv4-endpoint={address}"));
@@ -136,7 +126,7 @@ fn secret(directory: &Path, name: &str, content: &str) -> PathBuf {
 #[test]
 fn recorded_devices_are_told_as_snmp_exporter_tells_them() {
     let work = tempfile::tempdir().expect("directory");
-    let port = free_port();
+    let port = port::free();
     let devices = [
         ("mfp", "[system, if_mib, printer_mib, hrDevice, pwg_counters]"),
         ("synology", "[system, synology]"),
@@ -178,7 +168,7 @@ fn recorded_devices_are_told_as_snmp_exporter_tells_them() {
 #[test]
 fn every_protocol_of_version_3_is_spoken() {
     let work = tempfile::tempdir().expect("directory");
-    let port = free_port();
+    let port = port::free();
     // Names of snmpsim, then ours.
     let users = [
         ["u1", "SHA", "authkey1", "AES", "privkey1"],
@@ -231,7 +221,7 @@ fn snmpd(port: u16, work: &Path) -> Server {
 #[test]
 fn net_snmp_answers_in_both_versions_and_after_it_started_anew() {
     let work = tempfile::tempdir().expect("directory");
-    let port = free_port();
+    let port = port::free();
     let path = |name: &str, content: &str| secret(work.path(), name, content).display().to_string();
     let settings = format!(
         "    auths:

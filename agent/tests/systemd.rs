@@ -6,6 +6,8 @@
 
 #![cfg(target_os = "linux")]
 
+mod port;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -13,6 +15,7 @@ use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use veghe_agent::exposition::write_text;
 use veghe_agent::schedule::{self, Settings};
@@ -32,8 +35,9 @@ fn ours(socket: &Path) -> BTreeMap<String, f64> {
         options: Options { host: HostOptions { units, ..HostOptions::default() }, ..Options::default() },
         ..SensorSettings::default()
     };
+    let patient = Settings { deadline: Duration::from_mins(1), ..Settings::default() };
     let mut text = String::new();
-    write_text(&schedule::once(sensors::all(&settings), &Settings::default()), &mut text);
+    write_text(&schedule::once(sensors::all(&settings), &patient), &mut text);
     series(&text)
 }
 
@@ -56,7 +60,7 @@ impl Drop for Running {
 
 /// A systemd with units of the test, and its bus.
 struct Machine {
-    _process: Running,
+    process: Running,
     socket: PathBuf,
     _units: tempfile::TempDir,
 }
@@ -120,7 +124,7 @@ impl Machine {
         let pid = process.0.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
         let socket = PathBuf::from(format!("/proc/{}/root/run/dbus/system_bus_socket", children.trim()));
-        Some(Self { _process: process, socket, _units: units })
+        Some(Self { process, socket, _units: units })
     }
 
     fn run_path(&self, name: &str) -> PathBuf {
@@ -130,7 +134,7 @@ impl Machine {
 
 /// What `node_exporter` finds at the bus.
 fn theirs(socket: &Path) -> (Running, impl Fn() -> BTreeMap<String, f64>) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+    let port = port::free();
     let address = format!("127.0.0.1:{port}");
     let mut command = Command::new(PROGRAM);
     command.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", socket.display()));
@@ -164,23 +168,29 @@ fn state(unit: &str, state: &str) -> String {
 
 /// Waits until everything has happened once; the flapping service restarts on and on. The guest of a socket, who stays
 /// as long as the connection.
-fn await_events(machine: &Machine) -> Option<UnixStream> {
-    let socket = &machine.socket;
+fn await_events(machine: &mut Machine) -> Option<UnixStream> {
+    let socket = machine.socket.clone();
     let restarts = "node_systemd_service_restart_total{name=\"flapping.service\"}";
     let triggered = "node_systemd_timer_last_trigger_seconds{name=\"tick.timer\"}";
     let mut guest: Option<UnixStream> = None;
     loop {
-        let now = ours(socket);
+        let now = ours(&socket);
         let value = |name: &str| now.get(name).copied().unwrap_or(0.0);
-        if guest.is_none() {
+        // One that is turned away comes again.
+        if guest.as_mut().is_none_or(|stream| matches!(stream.read(&mut [0]), Ok(0))) {
             guest = UnixStream::connect(machine.run_path("listen")).ok();
+            if let Some(stream) = &guest {
+                stream.set_nonblocking(true).expect("a socket");
+            }
         }
         let guests = value("node_systemd_socket_current_connections{name=\"listen.socket\"}");
         let has_failed = value(&state("failing.service", "failed"));
         if value(restarts) >= 2.0 && value(triggered) > 0.0 && guests == 1.0 && has_failed == 1.0 {
             return guest;
         }
-        std::thread::yield_now();
+        let ended = machine.process.0.try_wait().expect("unshare");
+        assert!(ended.is_none(), "the machine ended: {ended:?}, {now:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -242,8 +252,8 @@ proptest::proptest! {
 
 /// Writes the capture anew, from a real systemd.
 fn record() {
-    let machine = Machine::start().expect("the right to mount");
-    let _guest = await_events(&machine);
+    let mut machine = Machine::start().expect("the right to mount");
+    let _guest = await_events(&mut machine);
     let directory = tempfile::tempdir().expect("directory");
     let socket = directory.path().join("bus");
     let listener = UnixListener::bind(&socket).expect("socket");
@@ -275,8 +285,8 @@ fn record() {
 
 #[test]
 fn every_series_of_a_real_systemd_is_that_of_node_exporter() {
-    let Some(machine) = Machine::start() else { return };
-    let _guest = await_events(&machine);
+    let Some(mut machine) = Machine::start() else { return };
+    let _guest = await_events(&mut machine);
     let socket = &machine.socket;
     let (_process, theirs) = theirs(socket);
     let (before, ours, after) = (theirs(), ours(socket), theirs());

@@ -2,9 +2,11 @@
 
 #![cfg(target_os = "linux")]
 
+mod port;
+
 use std::fs;
-use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use veghe_agent::exposition::write_text;
@@ -41,7 +43,7 @@ fn told(address: &str) -> String {
 #[test]
 fn a_real_chrony_tells_what_it_follows_and_one_that_is_away_is_down() {
     let directory = tempfile::tempdir().expect("directory");
-    let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+    let port = port::free();
     let address = format!("127.0.0.1:{port}");
     let settings = directory.path().join("chrony.conf");
     let own = directory.path().display();
@@ -54,13 +56,15 @@ fn a_real_chrony_tells_what_it_follows_and_one_that_is_away_is_down() {
     let mut command = Command::new("/usr/sbin/chronyd");
     command.args(["-U", "-x", "-n", "-f"]).arg(&settings).stdout(Stdio::null()).stderr(Stdio::null());
     let chrony = command.spawn().expect("cannot start chronyd; install the Debian package chrony");
-    let _chrony = Chrony(chrony);
-    let text = loop {
-        let text = told(&address);
-        if text.contains("chrony_up 1") {
-            break text;
-        }
+    let mut chrony = Chrony(chrony);
+    // The bound only ends a test that has failed.
+    let ask = |_| {
+        let ended = chrony.0.try_wait().expect("chronyd");
+        assert!(ended.is_none(), "chronyd ended: {ended:?}");
+        thread::sleep(Duration::from_millis(20));
+        Some(told(&address)).filter(|text| text.contains("chrony_up 1"))
     };
+    let text = (0..5_000).find_map(ask).expect("chronyd answers");
     for line in [
         "chrony_tracking_stratum 10",
         "chrony_tracking_info{tracking_address=\"\",tracking_refid=\"7F7F0101\"} 1",

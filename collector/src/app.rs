@@ -363,6 +363,7 @@ impl Collector {
             exposure,
             host_names: config.ops.names.clone(),
             origins: config.ops.cors_origin.clone(),
+            external_labels: config.external_labels.clone(),
             metrics: http_metrics.clone(),
             enrol: Arc::new(Gate { ingest: ingest.clone(), runtime: tokio::runtime::Handle::current() }),
             fleet: Arc::new(Agents(ingest.clone(), fleet.clone())),

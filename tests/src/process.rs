@@ -27,32 +27,52 @@ pub fn program(name: &str) -> PathBuf {
         if let Some(built) = std::env::var_os("VEGHE_PROGRAMS") {
             return built.into();
         }
-        let own = std::env::current_exe().expect("own path");
-        let mut dir = own.parent().expect("target directory");
-        if dir.ends_with("deps") {
-            dir = dir.parent().expect("profile directory");
-        }
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--workspace", "--bins", "--examples"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.env("CARGO_TARGET_DIR", dir.parent().expect("target directory"));
-        // What cargo told this process about this package is not true of the packages to build, and build scripts
-        // that watch it would build everything anew.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"]
-                .iter()
-                .any(|prefix| text.starts_with(prefix))
-            {
-                build.env_remove(&name);
-            }
-        }
-        if dir.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo").success(), "cannot build the programs");
-        dir.to_owned()
+        let dir = profile_directory();
+        let profile: &[&str] = if dir.ends_with("release") { &["--release"] } else { &[] };
+        build(&[&["--workspace", "--bins", "--examples"], profile].concat());
+        dir
     })
     .join(name)
+}
+
+/// The path of one of our programs as it is installed, of the profile `dist`, built now if need be; or where the environment
+/// variable `VEGHE_PROGRAMS` says, as of [`program`].
+///
+/// # Panics
+/// Where it can't be built.
+pub fn installed(name: &str) -> PathBuf {
+    if let Some(built) = std::env::var_os("VEGHE_PROGRAMS") {
+        return PathBuf::from(built).join(name);
+    }
+    // Alone, as it is built for others: beside other packages it would have what those ask of common dependencies.
+    build(&["--profile", "dist", "--package", name, "--bin", name]);
+    profile_directory().with_file_name("dist").join(name)
+}
+
+/// Where cargo put this program.
+fn profile_directory() -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let dir = own.parent().expect("target directory");
+    if dir.ends_with("deps") { dir.parent().expect("profile directory").to_owned() } else { dir.to_owned() }
+}
+
+/// `cargo build` into the target directory of this program.
+fn build(arguments: &[&str]) {
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet"]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    build.env("CARGO_TARGET_DIR", profile_directory().parent().expect("target directory"));
+    // What cargo told this process about this package is not true of the packages to build, and build scripts that watch
+    // it would build everything anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
+            build.env_remove(&name);
+        }
+    }
+    assert!(build.status().expect("cargo").success(), "cannot build the programs");
 }
 
 /// Asks `condition` until it gives a value.

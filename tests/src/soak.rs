@@ -56,12 +56,11 @@ pub struct Soaked {
 }
 
 impl Soaked {
-    /// How the largest of the last quarter differs from the largest of the second one: what grows shows, what only
-    /// varies does not.
-    fn growth(&self, of: impl Fn(&Look) -> u64) -> i64 {
+    /// How the last quarter differs from the second one: what grows shows, what only varies does not.
+    fn growth(&self, of: impl Fn(&[Look]) -> Option<u64>) -> i64 {
         let quarter = |from: usize, to: usize| {
             let part = self.looks.get(self.looks.len() * from / 4..self.looks.len() * to / 4).unwrap_or_default();
-            part.iter().map(&of).max().unwrap_or(0) as i64
+            of(part).unwrap_or(0) as i64
         };
         quarter(3, 4) - quarter(1, 2)
     }
@@ -77,10 +76,13 @@ impl Soaked {
             format!("{} to {}", values.clone().min().unwrap_or(0), values.max().unwrap_or(0))
         };
         let cycles = last.cycle - first.cycle;
-        let (memory, files, threads) =
-            (self.growth(|l| l.resident_kib), self.growth(|l| l.descriptors), self.growth(|l| l.threads));
+        // The largest, as memory that is given back now and again is needed all the same; and the least, as a file that is
+        // read just then, or a thread that asks, is gone at the next look, and one that is left behind is in each of them.
+        let memory = self.growth(|looks| looks.iter().map(|look| look.resident_kib).max());
+        let files = self.growth(|looks| looks.iter().map(|look| look.descriptors).min());
+        let threads = self.growth(|looks| looks.iter().map(|look| look.threads).min());
         let text = format!(
-            "{cycles} cycles, {} missing; resident {} KiB, last quarter against second {memory:+} KiB; descriptors {}, {files:+}; threads {}, {threads:+}; {:.3} ms of processor time a cycle",
+            "{cycles} cycles, {} missing; resident {} KiB, last quarter against second {memory:+} KiB; descriptors {}, least {files:+}; threads {}, least {threads:+}; {:.3} ms of processor time a cycle",
             self.missing_cycles,
             range(|l| l.resident_kib),
             range(|l| l.descriptors),
@@ -138,4 +140,28 @@ pub fn run(dir: &Path, interval: &str, until: Until, mut tell: impl FnMut(&Look)
     // Both were true at moments of their own.
     let missing = (counted.unwrap_or(0.0) - stored.unwrap_or(0.0)).max(0.0);
     Ok(Soaked { looks, missing_cycles: if missing <= 2.0 { 0.0 } else { missing } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soaked(descriptors: impl Fn(u32) -> u64) -> Soaked {
+        let look = |at: u32| Look {
+            cycle: f64::from(at),
+            resident_kib: 10_000,
+            descriptors: descriptors(at),
+            threads: 4,
+            cpu_seconds: f64::from(at) / 1000.0,
+        };
+        Soaked { looks: (0..100).map(look).collect(), missing_cycles: 0.0 }
+    }
+
+    #[test]
+    fn a_file_that_is_open_at_a_look_is_flat_and_one_that_stays_open_is_not() {
+        soaked(|_| 45).judge(512).expect("flat");
+        soaked(|at| 45 + u64::from(at % 7 == 6 && at > 75)).judge(512).expect("flat: some are open now and then");
+        let error = soaked(|at| 45 + u64::from(at > 60)).judge(512).expect_err("one stays open");
+        assert!(error.to_string().contains("descriptors 45 to 46, least +1"), "{error}");
+    }
 }

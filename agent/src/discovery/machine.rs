@@ -48,12 +48,14 @@ const SOCKETS: [(&str, &str, &str); 8] = [
     ("containers", "/run/containerd/containerd.sock", "containerd"),
 ];
 
-const TOOLS: [(&str, &str); 5] = [
-    ("smartctl", "health of drives"),
-    ("restic", "backups"),
-    ("borg", "backups"),
-    ("sanoid", "snapshots of ZFS"),
-    ("tape-status", "tape drives"),
+/// Each with the settings that it is for, if it is for any alone.
+const TOOLS: [(&str, &str, &str); 6] = [
+    ("smartctl", "health of drives", ""),
+    ("restic", "backups", ""),
+    ("borg", "backups", ""),
+    ("sanoid", "snapshots of ZFS", ""),
+    ("scanimage", "scanners that SANE lists", "sensors:\n  sane: {enabled: true}\n"),
+    ("tape-status", "tape drives", ""),
 ];
 const TOOL_DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
@@ -93,11 +95,11 @@ pub(super) fn look(roots: &Roots) -> Vec<Finding> {
     for (kind, path, what) in SOCKETS.iter().filter(|(_, path, _)| below(path).exists()) {
         found.push(plain(kind, *path, *what));
     }
-    for (tool, what) in TOOLS {
+    for (tool, what, settings) in TOOLS {
         if let Some(path) =
             TOOL_DIRECTORIES.iter().map(|dir| format!("{dir}/{tool}")).find(|path| below(path).is_file())
         {
-            found.push(plain("tool", tool, format!("{path}, {what}")));
+            found.push(Finding { settings: settings.to_owned(), ..plain("tool", tool, format!("{path}, {what}")) });
         }
     }
     found
@@ -139,6 +141,7 @@ mod tests {
         file("run/postgresql/.s.PGSQL.5432", "");
         file("run/docker.sock", "");
         file("usr/bin/restic", "");
+        file("usr/bin/scanimage", "");
         let roots = Roots {
             proc: dir.path().join("proc"),
             sys: dir.path().join("sys"),
@@ -156,10 +159,13 @@ mod tests {
                 "database /run/postgresql/.s.PGSQL.5432: PostgreSQL",
                 "nvme nvme0: Samsung SSD 990 PRO 2TB",
                 "tool restic: /usr/bin/restic, backups",
+                "tool scanimage: /usr/bin/scanimage, scanners that SANE lists",
                 "ups usb 1-4: Back-UPS ES 700G",
             ]
         );
-        let settings = &found[1].settings;
-        crate::remote::check(Path::new("x"), settings, crate::remote::Programs::Refused).expect("valid settings");
+        for finding in found.iter().filter(|finding| !finding.settings.is_empty()) {
+            let checked = crate::remote::check(Path::new("x"), &finding.settings, crate::remote::Programs::Refused);
+            checked.expect("valid settings");
+        }
     }
 }

@@ -151,16 +151,19 @@ fn a_pass_goes_on_where_it_was_stopped() {
     let stop = CancellationToken::new();
     let mut database = world.database();
     let mut row = database.storage("nas-1", world.root.path().as_os_str().as_bytes(), None).expect("storage");
-    let plan = Plan { root: world.root.path().to_owned(), exclude: Globs::default(), pace: NonZeroU64::new(2 << 20) };
+    let plan = Plan { root: world.root.path().to_owned(), exclude: Globs::default(), pace: NonZeroU64::new(1 << 18) };
     let progress = Arc::new(Progress::default());
     let ending = std::thread::scope(|scope| {
         scope.spawn(|| {
-            while progress.objects.load(Relaxed) < 50 {
+            while progress.objects.load(Relaxed) < 50 && !stop.is_cancelled() {
                 std::thread::yield_now();
             }
             stop.cancel();
         });
-        run(&mut database, &mut row, &plan, &progress, &stop, &mut |_, _| Ok(())).expect("pass")
+        let ending = run(&mut database, &mut row, &plan, &progress, &stop, &mut |_, _| Ok(()));
+        // However it ended: the other thread is waited for.
+        stop.cancel();
+        ending.expect("pass")
     });
     assert_eq!(ending, Ending::Stopped);
     let before = database.counts(row.id).expect("counts").objects;

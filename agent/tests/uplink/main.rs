@@ -3,11 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the way to say what went wrong")]
 
+#[path = "../port/mod.rs"]
+mod port;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
@@ -78,7 +79,7 @@ impl Broker {
     fn start(dir: &Path, authority: &Authority) -> Self {
         let dir = dir.join("broker");
         fs::create_dir_all(&dir).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         let (certificate, key) = authority.sign("broker", 0);
         let path = |name: &str| dir.join(name).display().to_string();
         for (name, content) in [("ca.crt", &authority.certificate_pem), ("crt", &certificate), ("key", &key)] {
@@ -398,7 +399,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(Duration::from_mins(5), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 const PATIENT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Answers packed with zstd or gzip where a client takes that, piece by piece as they are written.
+//! Answers packed with zstd, gzip or deflate where a client takes that, piece by piece as they are written.
 //!
 //! Invariant: a packed answer takes the memory of one piece and of the packer, however large it is. What it deliberately
 //! does not do: pack what is short, packed already, or a stream of events, whose pieces must leave at once.
@@ -13,7 +13,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use flate2::write::GzEncoder;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use hyper::body::{Body as HttpBody, Frame};
 
 /// Below this the packing costs more than it saves.
@@ -21,8 +21,8 @@ const LEAST_BYTES: u64 = 1024;
 /// From this size on a packed piece is sent.
 const PIECE_BYTES: usize = 16 << 10;
 /// The fastest that still takes JSON to a tenth.
-const GZIP_LEVEL: u32 = 3;
-/// See [`GZIP_LEVEL`].
+const DEFLATE_LEVEL: u32 = 3;
+/// See [`DEFLATE_LEVEL`].
 const ZSTD_LEVEL: i32 = 3;
 
 /// `router` with its answers packed.
@@ -30,10 +30,23 @@ pub(super) fn around(router: Router) -> Router {
     router.layer(from_fn(pack))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Of equals the last is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Coding {
+    /// Within zlib's frame, as HTTP means it (RFC 9110, 8.4.1.2).
+    Deflate,
     Gzip,
     Zstd,
+}
+
+impl Coding {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deflate => "deflate",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
 }
 
 async fn pack(request: Request, next: Next) -> Response {
@@ -45,8 +58,7 @@ async fn pack(request: Request, next: Next) -> Response {
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
     match coding.map(|coding| (coding, Packer::new(coding))) {
         Some((coding, Ok(packer))) => {
-            let name = if coding == Coding::Gzip { "gzip" } else { "zstd" };
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
             response.headers_mut().remove(header::CONTENT_LENGTH);
             response.map(|body| Body::new(Packed { body, packer: Some(packer) }))
         }
@@ -63,37 +75,42 @@ fn is_worth_it(response: &Response) -> bool {
     is_text && !is_short && !kind.starts_with("text/event-stream") && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
-/// The best coding that both sides know: the one with the greatest weight, of equals zstd.
+/// The best coding that both sides know: the one with the greatest weight.
 fn accepted(headers: &HeaderMap) -> Option<Coding> {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let offers = values.flat_map(|value| value.split(',')).filter_map(|offer| {
         let mut parts = offer.split(';').map(str::trim);
         let coding = match parts.next()?.to_ascii_lowercase().as_str() {
+            "deflate" => Coding::Deflate,
             "gzip" | "x-gzip" => Coding::Gzip,
             "zstd" => Coding::Zstd,
             _ => return None,
         };
         let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f64>).ok()?;
-        (weight > 0.0).then_some((weight, coding == Coding::Zstd, coding))
+        (weight > 0.0).then_some((weight, coding))
     });
-    offers.max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(.., coding)| coding)
+    offers.max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).map(|(_, coding)| coding)
 }
 
 enum Packer {
+    Deflate(ZlibEncoder<Vec<u8>>),
     Gzip(GzEncoder<Vec<u8>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
 impl Packer {
     fn new(coding: Coding) -> io::Result<Self> {
+        let level = flate2::Compression::new(DEFLATE_LEVEL);
         Ok(match coding {
-            Coding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL))),
+            Coding::Deflate => Self::Deflate(ZlibEncoder::new(Vec::new(), level)),
+            Coding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), level)),
             Coding::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?),
         })
     }
 
     fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         match self {
+            Self::Deflate(encoder) => encoder.write_all(piece),
             Self::Gzip(encoder) => encoder.write_all(piece),
             Self::Zstd(encoder) => encoder.write_all(piece),
         }
@@ -101,6 +118,7 @@ impl Packer {
 
     fn packed(&mut self) -> &mut Vec<u8> {
         match self {
+            Self::Deflate(encoder) => encoder.get_mut(),
             Self::Gzip(encoder) => encoder.get_mut(),
             Self::Zstd(encoder) => encoder.get_mut(),
         }
@@ -108,6 +126,7 @@ impl Packer {
 
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
+            Self::Deflate(encoder) => encoder.finish(),
             Self::Gzip(encoder) => encoder.finish(),
             Self::Zstd(encoder) => encoder.finish(),
         }
@@ -158,7 +177,6 @@ impl HttpBody for Packed {
 mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
-    use std::io::Read as _;
 
     fn headers(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_str(value).expect("header"))])
@@ -170,6 +188,8 @@ mod tests {
             ("gzip", Some(Coding::Gzip)),
             ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
             ("zstd;q=0.5, gzip;q=0.9", Some(Coding::Gzip)),
+            ("deflate, gzip", Some(Coding::Gzip)),
+            ("deflate", Some(Coding::Deflate)),
             ("gzip;q=0", None),
             ("identity", None),
             ("br", None),
@@ -197,18 +217,19 @@ mod tests {
             let request = Request::get(path).header(header::ACCEPT_ENCODING, coding).body(Body::empty());
             router.clone().oneshot(request.expect("request")).await.expect("answer")
         };
-        for coding in ["gzip", "zstd"] {
+        for coding in ["deflate", "gzip", "zstd"] {
             let response = ask("/long", coding).await;
             assert_eq!(response.headers()[header::CONTENT_ENCODING], coding);
             assert_eq!(response.headers()[header::VARY], "accept-encoding");
             let packed = response.into_body().collect().await.expect("body").to_bytes();
             assert!(packed.len() < long.len());
             let mut unpacked = String::new();
-            if coding == "gzip" {
-                flate2::read::GzDecoder::new(&*packed).read_to_string(&mut unpacked).expect("gzip");
-            } else {
-                unpacked = String::from_utf8(zstd::decode_all(&*packed).expect("zstd")).expect("text");
-            }
+            let unpack: &mut dyn std::io::Read = match coding {
+                "deflate" => &mut flate2::read::ZlibDecoder::new(&*packed),
+                "gzip" => &mut flate2::read::GzDecoder::new(&*packed),
+                _ => &mut zstd::Decoder::new(&*packed).expect("zstd"),
+            };
+            unpack.read_to_string(&mut unpacked).expect("text");
             assert_eq!(unpacked, long);
         }
         for (path, coding) in [("/short", "gzip"), ("/events", "gzip"), ("/long", "br")] {

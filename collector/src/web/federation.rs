@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use prometheus::{TEXT_FORMAT, TextEncoder};
-use veghe_model::{Label, METRIC_NAME, SeriesData, is_stale};
+use veghe_model::{Label, Labels, METRIC_NAME, SeriesData, is_stale};
 use veghe_wire::catalogue::{self, Kind};
 
 use super::Refusal;
@@ -18,6 +18,9 @@ use super::encode::{self, Pieces, push_value};
 use super::parameters::Parameters;
 use super::prometheus_api::{Api, ApiError};
 use crate::clock;
+
+/// The label that tells a scraper whose series it is.
+const INSTANCE: &str = "instance";
 
 /// How names are shown that the text format did not always know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +66,16 @@ struct Latest {
 }
 
 async fn latest(api: &Api, parameters: &Parameters) -> Result<Vec<Latest>, ApiError> {
-    let selectors = parameters.selectors().await?;
+    // `{}` takes every series here, as in Prometheus.
+    let selectors = parameters.any_selectors().await?;
     let now = clock::now();
     let start = now.saturating_sub(api.parts.queries.settings().lookback);
+    let attached = attached(&api.parts.external_labels);
     api.select(move |store| {
         let mut all = vec![];
         for matchers in &selectors {
             // A selection ascends in labels but not in names where a label sorts before `__name__`.
-            all.extend(store.select(matchers, start, now)?.iter().filter_map(Latest::of));
+            all.extend(store.select(matchers, start, now)?.iter().filter_map(|series| Latest::of(series, &attached)));
         }
         all.sort_by(|a, b| (&a.metric, &a.labels).cmp(&(&b.metric, &b.labels)));
         all.dedup_by(|a, b| (&a.metric, &a.labels) == (&b.metric, &b.labels));
@@ -79,12 +84,23 @@ async fn latest(api: &Api, parameters: &Parameters) -> Result<Vec<Latest>, ApiEr
     .await
 }
 
+/// What every series gets that has no such label: the collector's external labels, and an empty `instance`, without which a
+/// scraper would say that the collector is the instance. As Prometheus' `web/federate.go`.
+fn attached(external: &Labels) -> Vec<Label> {
+    let no_instance = external.get(INSTANCE).is_none();
+    let empty = no_instance.then(|| Label { name: INSTANCE.into(), value: "".into() });
+    let mut attached: Vec<Label> = external.iter().cloned().chain(empty).collect();
+    attached.sort();
+    attached
+}
+
 impl Latest {
     /// Nothing where the series ended or has no name.
-    fn of(series: &SeriesData) -> Option<Self> {
+    fn of(series: &SeriesData, attached: &[Label]) -> Option<Self> {
         let sample = series.iter().next_back().filter(|sample| !is_stale(sample.value))?;
-        let (name, labels): (Vec<_>, Vec<_>) = series.labels.iter().cloned().partition(|l| *l.name == *METRIC_NAME);
+        let (name, mut labels): (Vec<_>, Vec<_>) = series.labels.iter().cloned().partition(|l| *l.name == *METRIC_NAME);
         let metric = name.into_iter().next()?.value;
+        labels.extend(attached.iter().filter(|label| series.labels.get(&label.name).is_none()).cloned());
         Some(Self { metric, labels: labels.into(), timestamp_ms: sample.timestamp.millis(), value: sample.value })
     }
 }
@@ -234,7 +250,7 @@ mod tests {
             series(&[("x", "no name")], &[(1, 1.0)]),
             series(&[("__name__", "c")], &[(5, f64::NAN)]),
         ];
-        insta::assert_snapshot!(shown(&all, Escaping::Underscores), @r#"
+        insta::assert_snapshot!(shown(&all, &[], Escaping::Underscores), @r#"
         # TYPE a_total untyped
         a_total{A="x\"\\\ny"} +Inf 2
         a_total 1e+21 3
@@ -243,8 +259,30 @@ mod tests {
         "#);
     }
 
-    fn shown(all: &[SeriesData], escaping: Escaping) -> String {
-        let mut pieces = Exposition::new(all.iter().filter_map(Latest::of).collect(), escaping);
+    #[test]
+    fn series_get_external_labels_and_an_empty_instance_where_they_have_none() {
+        let all = [
+            series(&[("__name__", "a"), ("instance", "nas"), ("site", "own")], &[(1, 1.0)]),
+            series(&[("__name__", "b"), ("job", "rules")], &[(2, 2.0)]),
+        ];
+        let external = Labels::from_pairs([("site", "cluj"), ("archive", "x")]);
+        insta::assert_snapshot!(shown(&all, &attached(&external), Escaping::Underscores), @r#"
+        # TYPE a untyped
+        a{instance="nas",site="own",archive="x"} 1 1
+        # TYPE b untyped
+        b{job="rules",archive="x",instance="",site="cluj"} 2 2
+        "#);
+        let external = Labels::from_pairs([("instance", "here")]);
+        insta::assert_snapshot!(shown(&all, &attached(&external), Escaping::Underscores), @r#"
+        # TYPE a untyped
+        a{instance="nas",site="own"} 1 1
+        # TYPE b untyped
+        b{job="rules",instance="here"} 2 2
+        "#);
+    }
+
+    fn shown(all: &[SeriesData], attached: &[Label], escaping: Escaping) -> String {
+        let mut pieces = Exposition::new(all.iter().filter_map(|one| Latest::of(one, attached)).collect(), escaping);
         let mut out = String::new();
         while pieces.write(&mut out) {}
         out
@@ -257,7 +295,7 @@ mod tests {
             series(&[("__name__", "9 vieți ă")], &[(2, 9.0)]),
             series(&[("__name__", "plain"), ("ș", "t")], &[(3, 2.0)]),
         ];
-        insta::assert_snapshot!(shown(&all, Escaping::AllowUtf8), @r#"
+        insta::assert_snapshot!(shown(&all, &[], Escaping::AllowUtf8), @r#"
         # TYPE "http.requests" untyped
         {"http.requests","a:b"="x\"y","status.code"="200"} 1 1
         # TYPE "9 vieți ă" untyped
@@ -265,7 +303,7 @@ mod tests {
         # TYPE plain untyped
         plain{"ș"="t"} 2 3
         "#);
-        insta::assert_snapshot!(shown(&all, Escaping::Underscores), @r#"
+        insta::assert_snapshot!(shown(&all, &[], Escaping::Underscores), @r#"
         # TYPE http_requests untyped
         http_requests{a_b="x\"y",status_code="200"} 1 1
         # TYPE __vie_i__ untyped

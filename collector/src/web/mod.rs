@@ -46,7 +46,7 @@ use prometheus::Registry;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
-use veghe_model::Timestamp;
+use veghe_model::{Labels, Timestamp};
 
 pub use self::access::{Access, AccessError, Exposure, FirstLogin, Need, Scope};
 pub use self::enrolment::{Enrol, EnrolRefusal};
@@ -211,6 +211,8 @@ pub struct Operations {
     pub host_names: Vec<String>,
     /// Pages of which origins may read the API.
     pub origins: Option<cors::Origins>,
+    /// Labels that samples get when they leave by `/federate`.
+    pub external_labels: Labels,
     /// Counts requests.
     pub metrics: HttpMetrics,
     /// Admits agents.

@@ -48,6 +48,7 @@ struct Texts {
     down: &'static str,
     waiting: &'static str,
     revoked: &'static str,
+    revoked_note: &'static str,
     settings: &'static str,
     own: &'static str,
     runs: &'static str,
@@ -93,7 +94,8 @@ const ROMANIAN: Texts = Texts {
     up: "în funcțiune",
     down: "nu răspunde",
     waiting: "așteptat",
-    revoked: "revocat",
+    revoked: "Agenți revocați",
+    revoked_note: "Nu mai sunt primiți; un jeton nou îi înscrie din nou. Ce au măsurat rămâne cât spune retenția.",
     settings: "Configurație",
     own: "fișierul propriu",
     runs: "versiunea",
@@ -139,7 +141,8 @@ const ENGLISH: Texts = Texts {
     up: "up",
     down: "down",
     waiting: "expected",
-    revoked: "revoked",
+    revoked: "Revoked agents",
+    revoked_note: "They are not admitted any more; a new token enrols them again. What they measured stays as long as the retention says.",
     settings: "Settings",
     own: "its own file",
     runs: "version",
@@ -171,6 +174,8 @@ struct Page<'a> {
     version: &'a str,
     alerts: Vec<AlertRow>,
     agents: Vec<AgentRow<'a>>,
+    /// Apart from those that are to be looked after.
+    revoked: Vec<AgentRow<'a>>,
     found: Vec<FoundRow<'a>>,
     status_url: Option<&'a str>,
 }
@@ -227,12 +232,16 @@ pub(super) async fn page(State(api): State<Arc<Api>>, Query(wish): Query<Wish>, 
         Language::English => &ENGLISH,
     };
     let agents = api.parts.fleet.agents();
-    let found = api.parts.fleet.found();
+    let is_revoked = |agent: &&AgentView| agent.state == AgentState::Revoked;
+    let (revoked, agents): (Vec<_>, Vec<_>) = agents.iter().partition(is_revoked);
+    let mut found = api.parts.fleet.found();
+    found.retain(|found| !revoked.iter().any(|agent| agent.id == found.agent));
     let page = Page {
         texts,
         version: &api.parts.about.version,
         alerts: api.parts.alerting.alerts().iter().filter(|alert| alert["state"] == "firing").map(alert_row).collect(),
-        agents: agents.iter().map(|agent| agent_row(agent, texts)).collect(),
+        agents: agents.into_iter().map(|agent| agent_row(agent, texts)).collect(),
+        revoked: revoked.iter().map(|agent| agent_row(agent, texts)).collect(),
         found: found.iter().take(MAX_FOUND).map(|found| found_row(found, texts)).collect(),
         status_url: api.parts.about.status_url.as_deref(),
     };

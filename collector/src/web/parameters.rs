@@ -84,8 +84,17 @@ impl Parameters {
         }
     }
 
-    /// The selectors of every `match[]`, read on a blocking thread where they may have regular expressions.
+    /// The selectors of every `match[]`, none of which takes every series.
     pub(super) async fn selectors(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
+        let selectors = self.any_selectors().await?;
+        if selectors.iter().any(|matchers| matchers.iter().all(Matcher::matches_empty)) {
+            return Err(ApiError::bad_data("match[] must contain at least one non-empty matcher"));
+        }
+        Ok(selectors)
+    }
+
+    /// The selectors of every `match[]`, read on a blocking thread where they may have regular expressions.
+    pub(super) async fn any_selectors(&self) -> Result<Vec<Vec<Matcher>>, ApiError> {
         let texts: Vec<String> = self.all("match[]").map(str::to_owned).collect();
         if !texts.iter().any(|text| text.contains('~')) {
             return matchers(&texts);
@@ -105,10 +114,6 @@ fn matchers(texts: &[String]) -> Result<Vec<Vec<Matcher>>, ApiError> {
             regexes += matchers.iter().filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex)).count();
             if regexes > MAX_REGEXES {
                 let problem = format!("more than {MAX_REGEXES} regular expressions in one request");
-                return Err(ApiError::bad_data(problem));
-            }
-            if matchers.iter().all(Matcher::matches_empty) {
-                let problem = "match[] must contain at least one non-empty matcher";
                 return Err(ApiError::bad_data(problem));
             }
             Ok(matchers)

@@ -434,6 +434,7 @@ async fn site_with(exposure: Exposure, agents: Vec<AgentView>, alerts: Vec<serde
         exposure,
         host_names: vec!["veghe.cjtimis.ro".to_owned()],
         origins: Some(cors::Origins::parse("https://grafana\\.example").expect("pattern")),
+        external_labels: Labels::from_pairs([("site", "timiș")]),
         enrol: Arc::new(Admission),
         fleet: Arc::new(Agents(agents)),
         alerting: Arc::new(Alerts(alerts)),
@@ -720,19 +721,20 @@ async fn federation_and_own_metrics_are_text_that_promtool_reads() {
     insta::assert_snapshot!(federated.body.replace(&site.now.millis().to_string(), "<now>"), @r#"
     # HELP node_memory_MemTotal_bytes Memory information field MemTotal_bytes.
     # TYPE node_memory_MemTotal_bytes gauge
-    node_memory_MemTotal_bytes{instance="a",job="node"} 1024 <now>
-    node_memory_MemTotal_bytes{instance="b",job="node"} 2048 <now>
+    node_memory_MemTotal_bytes{instance="a",job="node",site="timiș"} 1024 <now>
+    node_memory_MemTotal_bytes{instance="b",job="node",site="timiș"} 2048 <now>
     # TYPE odd untyped
-    odd{A="ș\"\\\nț"} +Inf <now>
+    odd{A="ș\"\\\nț",instance="",site="timiș"} +Inf <now>
     # HELP up 1 while the agent of this instance reports, 0 once it is overdue.
     # TYPE up gauge
-    up{instance="a",job="node"} 1 <now>
-    up{instance="b",job="node"} 0 <now>
+    up{instance="a",job="node",site="timiș"} 1 <now>
+    up{instance="b",job="node",site="timiș"} 0 <now>
     "#);
+    assert_eq!(site.get("/federate?match[]=%7B%7D").await.body, federated.body);
     assert_eq!(site.get("/federate").await.body, "");
     assert_eq!(site.get("/federate?match[]=up%7B").await.status, 400);
     let own = site.get("/metrics").await;
-    assert!(own.body.contains(r#"veghe_http_requests_total{code="200",listener="operations",route="/federate"} 2"#));
+    assert!(own.body.contains(r#"veghe_http_requests_total{code="200",listener="operations",route="/federate"} 3"#));
     assert!(own.body.contains("process_resident_memory_bytes "));
     assert!(!site.registry.gather().is_empty());
     for text in [&federated.body, &own.body] {

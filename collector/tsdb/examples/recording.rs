@@ -1,6 +1,7 @@
 //! Shows what each table takes on disk once a recorded load is sealed, and once its day is merged and rolled up.
 //!
-//! `cargo run --release -p veghe-tsdb --example recording FILE [DIR]`; FILE as `tests/recordings` has them, 40 hosts like it.
+//! `cargo run --release -p veghe-tsdb --example recording FILE [DIR [TIMES]]`; FILE as `tests/recordings` has them, 40 hosts
+//! like it, played TIMES in a row, counters going on: 12 times two hours are a day.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -22,13 +23,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
-    let report = run(&String::from_utf8(zstd::decode_all(std::fs::File::open(file)?)?)?, &dir)?;
+    let plays = std::env::args().nth(3).map_or(Ok(1), |plays| plays.parse())?;
+    let report = run(&String::from_utf8(zstd::decode_all(std::fs::File::open(file)?)?)?, &dir, plays)?;
     std::io::Write::write_all(&mut std::io::stdout(), report.as_bytes())?;
     std::fs::remove_dir_all(&dir)?;
     Ok(())
 }
 
-fn run(text: &str, dir: &Path) -> Result<String, Box<dyn Error>> {
+fn run(text: &str, dir: &Path, plays: i64) -> Result<String, Box<dyn Error>> {
     let mut lines = text.lines();
     let times = lines.next().ok_or("no times")?.split('\t').skip(1).map(str::parse).collect::<Result<Vec<i64>, _>>()?;
     let mut recorded = Vec::new();
@@ -51,17 +53,28 @@ fn run(text: &str, dir: &Path) -> Result<String, Box<dyn Error>> {
         let ids = recorded.iter().map(|(name, _)| store.series(&labels(name, host)));
         groups.push(store.group(&ids.collect::<Result<Vec<_>, _>>()?));
     }
-    for (row, time) in times.iter().enumerate() {
-        let columns = groups.iter().map(|group| Column {
-            group: *group,
-            timestamp: Timestamp(START_MS + time - times[0]),
-            values: recorded.iter().map(|(_, values)| values[row]).collect(),
-        });
-        store.commit(Commit { columns: columns.collect(), ..Commit::default() })?;
+    let (first, last) = times.first().zip(times.last()).ok_or("no rows")?;
+    let length_ms = last - first + (last - first) / (times.len() as i64 - 1).max(1);
+    // What a counter grows by in one play.
+    let growths: Vec<_> = recorded
+        .iter()
+        .map(|(_, values)| if values.is_sorted() { values[values.len() - 1] - values[0] } else { 0.0 })
+        .collect();
+    for play in 0..plays {
+        for (row, time) in times.iter().enumerate() {
+            let values = recorded.iter().zip(&growths).map(|((_, values), growth)| values[row] + growth * play as f64);
+            let values: Vec<_> = values.collect();
+            let timestamp = Timestamp(START_MS + play * length_ms + time - first);
+            let columns = groups.iter().map(|group| Column { group: *group, timestamp, values: values.clone() });
+            store.commit(Commit { columns: columns.collect(), ..Commit::default() })?;
+        }
+        // As while time passes; the last window is sealed below.
+        while store.seal(Timestamp(START_MS + (play + 1) * length_ms))?.more {}
     }
-    let samples = (HOSTS * recorded.len() * times.len()) as f64;
+    let samples = (HOSTS * recorded.len() * times.len()) as f64 * plays as f64;
+    let hours = plays * length_ms / HOUR_MS;
     let mut report = format!("{} series, {samples} samples\n", HOSTS * recorded.len());
-    for (state, hours) in [("sealed", [10, 11]), ("merged and rolled up", [40, 50])] {
+    for (state, hours) in [("sealed", [hours + 8, hours + 9]), ("merged and rolled up", [hours + 38, hours + 48])] {
         let before = cpu_seconds();
         for hour in hours {
             while store.seal(Timestamp(START_MS + hour * HOUR_MS))?.more {}
@@ -101,8 +114,11 @@ fn tables(database: &Path, samples: f64) -> Result<String, Box<dyn Error>> {
             writeln!(text, "{name:<20}{cells:>9}{pages:>9.4}{payload:>9.4}{rest:>9.4}{unused:>9.4}")?;
         }
     }
-    let free: f64 =
-        connection.query_row("SELECT freelist_count * 8192.0 FROM pragma_freelist_count", [], |r| r.get(0))?;
+    let free: f64 = connection.query_row(
+        "SELECT freelist_count * 1.0 * page_size FROM pragma_freelist_count, pragma_page_size",
+        [],
+        |r| r.get(0),
+    )?;
     let file = std::fs::metadata(database)?.len() as f64;
     writeln!(text, "all {all:.4}, free {:.4}, file {:.4}", free / samples, file / samples)?;
     Ok(text)

@@ -641,7 +641,11 @@ impl From<ReadFailure> for ReadError {
     }
 }
 
-/// Gives the chunks of these series of a window or day, ascending: a scan where most are asked for, else one by one.
+/// Rows between two series that are stepped over rather than looked up: a step costs about an eighth of a look-up.
+const STEPPED_OVER: u32 = 8;
+
+/// Gives the chunks of these series of a window or day, ascending: those that are near each other by one look-up. The series
+/// of one target are, as they were first seen together.
 pub(crate) fn read_chunks(
     connection: &Connection,
     level: Level,
@@ -649,25 +653,25 @@ pub(crate) fn read_chunks(
     series: &RoaringBitmap,
     mut each: impl FnMut(u32, &[u8]) -> Result<(), ReadFailure>,
 ) -> Result<(), ReadFailure> {
-    let (Some(first), Some(last)) = (series.min(), series.max()) else { return Ok(()) };
-    let dense = series.len() * 8 >= u64::from(last - first);
-    if dense {
-        let mut statement = connection
-            .prepare_cached(&format!("SELECT id, data FROM {} WHERE id BETWEEN ?1 AND ?2", level.chunks()))?;
-        let mut rows = statement.query([row(window, first), row(window, last)])?;
+    let chunks = level.chunks();
+    let mut range = connection.prepare_cached(&format!("SELECT id, data FROM {chunks} WHERE id BETWEEN ?1 AND ?2"))?;
+    let mut one = connection.prepare_cached(&format!("SELECT id, data FROM {chunks} WHERE id = ?1"))?;
+    let mut wanted = series.iter().peekable();
+    while let Some(first) = wanted.next() {
+        let mut last = first;
+        while let Some(near) = wanted.next_if(|id| id - last <= STEPPED_OVER) {
+            last = near;
+        }
+        let mut rows = if first == last {
+            one.query([row(window, first)])?
+        } else {
+            range.query([row(window, first), row(window, last)])?
+        };
         while let Some(found) = rows.next()? {
             let id = found.get::<_, i64>(0)? as u32;
             if series.contains(id) {
                 each(id, found.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
             }
-        }
-        return Ok(());
-    }
-    let mut statement = connection.prepare_cached(&format!("SELECT data FROM {} WHERE id = ?1", level.chunks()))?;
-    for id in series {
-        let mut rows = statement.query([row(window, id)])?;
-        if let Some(found) = rows.next()? {
-            each(id, found.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
         }
     }
     Ok(())

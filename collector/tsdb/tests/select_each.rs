@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use veghe_model::{Labels, Need, SeriesData, Timestamp};
+use veghe_model::{Labels, MatchOp, Matcher, Need, SeriesData, Timestamp};
 use veghe_tsdb::{Column, Commit, Options, Store};
 
 const SERIES: usize = 300;
@@ -55,6 +55,22 @@ fn series_one_by_one_are_those_all_at_once() {
     let mut found = found.into_inner().expect("list");
     found.sort_by_key(|(place, _)| *place);
     assert_eq!(found.into_iter().map(|(_, series)| series).collect::<Vec<_>>(), whole);
+}
+
+#[test]
+fn series_near_and_far_from_each_other_are_all_found_and_no_other() {
+    let dir = tempfile::tempdir().expect("directory");
+    let store = filled(dir.path());
+    let (start, end) = (Timestamp(70_000), Timestamp(ROWS * 5_000));
+    let whole = store.select(&[], start, end).expect("select");
+    // Alone, next to each other, some steps apart on either side of what is stepped over, and mixed.
+    let regexes = ["150", "00.", "0.[05]", ".[048]0", ".[02468][09]", "0..|1[0-4].|299", "000|299", "..[0-8]", ".*"];
+    for regex in regexes {
+        let matcher = Matcher::new("n", MatchOp::Regex, regex).expect("matcher");
+        let wanted: Vec<_> = whole.iter().filter(|s| matcher.matches(s.labels.get("n").expect("n"))).collect();
+        let found = store.select(&[matcher.clone()], start, end).expect("select");
+        assert!(!wanted.is_empty() && found.iter().eq(wanted), "{regex}");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
@@ -14,7 +16,7 @@ use url::Url;
 use veghe_model::Labels;
 use veghe_tests::http;
 use veghe_tests::load::{self, Host, Identity, Usage, disk_bytes, usage};
-use veghe_tests::process::{Collector, Process, agent, wait_for};
+use veghe_tests::process::{Collector, Process, installed, wait_for};
 use veghe_tests::recording::Recording;
 
 /// Measure agent and collector beside `node_exporter` and Prometheus.
@@ -117,8 +119,9 @@ fn main() -> anyhow::Result<()> {
         let (ours, peer) = bench_agent(dir.path(), arguments.cycles)?;
         let cpu = |used: Usage| Some(used.cpu_seconds / f64::from(arguments.cycles) * 1e3);
         let memory = |used: Usage| Some(mib(used.resident_bytes));
-        row("agent, CPU per cycle, beside node_exporter", "ms", cpu(ours), cpu(peer));
-        row("agent, resident memory, beside node_exporter", "MiB", memory(ours), memory(peer));
+        let of = if std::env::var_os("VEGHE_PROGRAMS").is_some() { "of VEGHE_PROGRAMS" } else { "profile dist" };
+        row(&format!("agent ({of}), CPU per cycle, beside node_exporter"), "ms", cpu(ours), cpu(peer));
+        row(&format!("agent ({of}), resident memory, beside node_exporter"), "MiB", memory(ours), memory(peer));
     }
     if arguments.only == Some(Subject::Agent) {
         return Ok(());
@@ -167,13 +170,17 @@ fn since(now: Usage, before: Usage) -> Usage {
     Usage { cpu_seconds: now.cpu_seconds - before.cpu_seconds, ..now }
 }
 
-/// The agent connected to a collector, spooling and sending a cycle a second; `node_exporter` scraped after each of them.
+/// The agent as it is installed, connected to a collector, spooling and sending a cycle a second; `node_exporter` scraped after each of them.
 /// The pace matters: in a tight loop both work from warm caches, which no server in earnest has.
 fn bench_agent(dir: &Path, cycles: u32) -> anyhow::Result<(Usage, Usage)> {
+    // Its build, if need be, comes before anything that is measured.
+    let program = installed("veghe-agent");
     let collector = start_collector(&dir.join("for-agent"))?;
     let state_dir = dir.join("agent");
     collector.join("bench", &state_dir, "1s")?;
-    let ours = agent(&state_dir)?;
+    let mut command = Command::new(program);
+    command.arg("run").arg("--state-dir").arg(&state_dir);
+    let ours = Process::start(&mut command, &state_dir.with_extension("agent.log"))?;
     let port = free_port()?;
     let mut command = Command::new("prometheus-node-exporter");
     command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--collector.disable-defaults");
@@ -231,9 +238,10 @@ fn bench_collector(
         }
         anyhow::Ok(())
     })?;
-    // Asked of /metrics: the stored samples of it are of seconds ago.
+    // Asked of /metrics: the stored samples of it are of seconds ago. Seldom: what answers cost is in what is measured.
     let metrics = collector.listeners.ops.join("/metrics")?;
     let now = |name: &str| -> anyhow::Result<f64> {
+        thread::sleep(Duration::from_secs(1));
         let text = http::get(&metrics)?;
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(lines.next().with_context(|| format!("no {name}"))?.parse()?)

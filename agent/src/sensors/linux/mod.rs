@@ -55,10 +55,12 @@ mod pressure;
 pub(crate) mod process;
 mod processes;
 pub mod programs;
+mod quotas;
 mod rapl;
 pub mod redfish;
 pub mod repositories;
 pub(crate) mod run;
+mod sane;
 mod schedstat;
 pub mod scrapes;
 mod selinux;
@@ -132,8 +134,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     pressure::ENTRY,
     processes::ENTRY,
     programs::ENTRY,
+    quotas::ENTRY,
     rapl::ENTRY,
     redfish::ENTRY,
+    sane::ENTRY,
     schedstat::ENTRY,
     scrapes::ENTRY,
     selinux::ENTRY,

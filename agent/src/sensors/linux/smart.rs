@@ -4,6 +4,9 @@
 //! Asked every ten minutes by a thread of its own. A drive that sleeps is not woken: what it said last counts. A drive
 //! that can't be opened has its exit status alone. Deviation: bytes that NVMe drives read and wrote are in the
 //! specification's units of 512,000 bytes, which the exporter takes for 524,288.
+//!
+//! A tape drive is asked only where settings name it (`devices: [/dev/nst0]`), as to tell `TapeAlert`'s flags clears them for
+//! whoever asks next, backup programs of the same machine among them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,6 +32,8 @@ const LIMITS: Limits =
     Limits { timeout: TIMEOUT, output_bytes: 1 << 20, memory_bytes: 128 << 20, privileges: Privileges::Kept };
 const MAX_DRIVES: usize = 128;
 const PROGRAMS: [&str; 3] = ["usr/sbin/smartctl", "usr/local/sbin/smartctl", "usr/bin/smartctl"];
+/// The peripheral device type of tape drives (SPC-4, 6.4.2).
+const SEQUENTIAL_ACCESS: u64 = 1;
 /// As the NVMe specification counts data.
 const NVME_UNIT_BYTES: f64 = 512_000.0;
 
@@ -147,7 +152,8 @@ fn list(program: &Path, devices: &[PathBuf]) -> io::Result<Vec<Drive>> {
 
 fn ask(program: &Path, drive: &Drive) -> io::Result<Value> {
     let kind = drive.kind.as_ref().map(|kind| format!("--device={kind}"));
-    let mut arguments = vec!["--json", "--info", "--health", "--attributes", "--tolerance=verypermissive"];
+    // Of a tape drive, newer versions tell the flags that are set only to whoever asks twice for its health.
+    let mut arguments = vec!["--json", "--info", "--health", "--health", "--attributes", "--tolerance=verypermissive"];
     arguments.extend(["--nocheck=standby", "--format=brief", "--log=error"]);
     arguments.extend(kind.as_deref());
     arguments.push(&drive.name);
@@ -247,7 +253,9 @@ fn describe(drive: &Drive, answer: &Value) -> Vec<(SeriesName, f64)> {
             put(metric, &[("device", &device)], value * scale);
         }
     }
-    if at("/device/protocol").is_none() || at("/smart_status").is_none() && at("/user_capacity").is_none() {
+    let is_tape = at("/device_type/scsi_value").and_then(Value::as_u64) == Some(SEQUENTIAL_ACCESS);
+    let is_drive = is_tape || at("/smart_status").is_some() || at("/user_capacity").is_some();
+    if at("/device/protocol").is_none() || !is_drive {
         // It could not be opened.
         return series;
     }
@@ -303,10 +311,33 @@ fn describe(drive: &Drive, answer: &Value) -> Vec<(SeriesName, f64)> {
             put("smartctl_device_error_log_count", &[("device", &device), ("error_log_type", kind)], count);
         }
     }
+    if let Some(status) = at("/scsi_tapealert/status") {
+        put_tape_alerts(&device, status, &mut put);
+    }
     for attribute in at("/ata_smart_attributes/table").and_then(Value::as_array).into_iter().flatten() {
         put_attribute(&device, attribute, &mut put);
     }
     series
+}
+
+/// `status` is `Good`, or has an item for each flag that is set: its number, and a text that begins with its severity.
+fn put_tape_alerts(device: &str, status: &Value, put: &mut impl FnMut(&str, &[(&str, &str)], f64)) {
+    let mut flags: BTreeMap<u64, &str> = BTreeMap::new();
+    for alert in status.as_array().into_iter().flatten() {
+        let severity = match alert.get("string").and_then(Value::as_str).and_then(|text| text.chars().next()) {
+            Some('C') => "critical",
+            Some('W') => "warning",
+            Some('I') => "information",
+            _ => "unknown",
+        };
+        if let Some(flag) = alert.get("parameter_code").and_then(Value::as_u64) {
+            flags.insert(flag, severity);
+        }
+    }
+    put("veghe_tape_alerts", &[("device", device)], flags.len() as f64);
+    for (flag, severity) in flags {
+        put("veghe_tape_alert", &[("device", device), ("flag", &flag.to_string()), ("severity", severity)], 1.0);
+    }
 }
 
 fn put_attribute(device: &str, attribute: &Value, put: &mut impl FnMut(&str, &[(&str, &str)], f64)) {
@@ -337,6 +368,8 @@ fn as_number(value: &Value) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use veghe_wire::catalogue;
+
     use super::*;
 
     #[test]
@@ -348,6 +381,47 @@ mod tests {
         ] {
             assert_eq!(device_label(name, kind), label);
         }
+    }
+
+    #[test]
+    fn a_tape_drive_tells_its_flags_its_errors_and_its_temperature() {
+        // In the form in which smartctl 7.3's source writes it; no drive said this.
+        let answer = |status: Value| {
+            serde_json::json!({
+                "device": {"name": "/dev/nst0", "type": "scsi", "protocol": "SCSI"},
+                "device_type": {"scsi_value": 1, "name": "tape"},
+                "scsi_vendor": "IBM", "scsi_product": "ULT3580-HH8", "scsi_revision": "N9M1", "serial_number": "10WT012345",
+                "temperature": {"current": 38, "drive_trip": 60},
+                "scsi_error_counter_log": {"read": {"errors_corrected_by_rereads_rewrites": 3, "total_uncorrected_errors": 1}},
+                "scsi_tapealert": {"status": status}})
+        };
+        let drive = Drive { name: "/dev/nst0".to_owned(), kind: None };
+        let told = |status: Value| -> Vec<String> {
+            let series = describe(&drive, &answer(status)).into_iter().filter(|(name, _)| {
+                assert!(catalogue::lookup(name.metric()).is_some(), "{}", name.metric());
+                name.metric().starts_with("veghe_tape")
+                    || name.metric().contains("temperature")
+                    || name.metric().contains("uncorrected")
+            });
+            let line = |(name, value): (SeriesName, f64)| {
+                let labels: Vec<_> = name.labels().iter().map(|(_, value)| value.to_string()).collect();
+                format!("{} {} {value}", name.metric(), labels.join(" "))
+            };
+            series.map(line).collect()
+        };
+        let others = [
+            "smartctl_read_total_uncorrected_errors nst0 1",
+            "smartctl_device_temperature nst0 current 38",
+            "smartctl_device_temperature nst0 drive_trip 60",
+        ];
+        assert_eq!(told("Good".into()), [&others[..], &["veghe_tape_alerts nst0 0"]].concat());
+        let set = serde_json::json!([
+            {"descriptor_idx": 20, "parameter_code": 20, "string": "C: The tape drive needs cleaning:"},
+            {"descriptor_idx": 7, "parameter_code": 7, "string": "W: The tape cartridge has reached the end of its calculated useful life:"},
+            {"descriptor_idx": 99, "string": 5}]);
+        let flags =
+            ["veghe_tape_alerts nst0 2", "veghe_tape_alert nst0 7 warning 1", "veghe_tape_alert nst0 20 critical 1"];
+        assert_eq!(told(set), [&others[..], &flags].concat());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: results depend on the order of rows, and are those of Prometheus to the last bit where rows come in ascending
 //! order of labels.
 
-use super::numerics::{Mean, kahan};
+use super::numerics::{Mean, kahan, two_sum};
 use super::{ABSENT, is_absent};
 use crate::ast::AggregateOp;
 
@@ -46,18 +46,7 @@ impl Accumulator {
     /// Adds the next row; as long as there are steps.
     pub(super) fn add(&mut self, column: &[f64]) {
         match self {
-            Self::Sum { sums, compensations } => {
-                for ((sum, compensation), value) in sums.iter_mut().zip(compensations).zip(column) {
-                    if is_absent(*value) {
-                        continue;
-                    }
-                    if is_absent(*sum) {
-                        *sum = *value;
-                    } else {
-                        (*sum, *compensation) = kahan(*value, *sum, *compensation);
-                    }
-                }
-            }
+            Self::Sum { sums, compensations } => add_to_sums(sums, compensations, column),
             Self::Avg(means) => {
                 for (mean, value) in means.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
                     if mean.is_empty() {
@@ -130,8 +119,81 @@ impl Moments {
     }
 }
 
+/// Steps whose sums are made abreast, as far as none of them needs more than an addition.
+const ABREAST: usize = 8;
+
+fn add_to_sums(sums: &mut [f64], compensations: &mut [f64], column: &[f64]) {
+    let ((sums, sums_left), (compensations, compensations_left)) =
+        (sums.as_chunks_mut::<ABREAST>(), compensations.as_chunks_mut::<ABREAST>());
+    let (column, column_left) = column.as_chunks::<ABREAST>();
+    for ((sums, compensations), values) in sums.iter_mut().zip(compensations).zip(column) {
+        let mut totals = [0.0; ABREAST];
+        let mut lost = [0.0; ABREAST];
+        for at in 0..ABREAST {
+            (totals[at], lost[at]) = two_sum(values[at], sums[at]);
+        }
+        // What is absent is not a number, nor is then what was lost.
+        if lost.iter().fold(true, |all, lost| all & lost.is_finite()) {
+            *sums = totals;
+            for at in 0..ABREAST {
+                compensations[at] += lost[at];
+            }
+        } else {
+            add_each(sums, compensations, values);
+        }
+    }
+    add_each(sums_left, compensations_left, column_left);
+}
+
+fn add_each(sums: &mut [f64], compensations: &mut [f64], column: &[f64]) {
+    for ((sum, compensation), value) in sums.iter_mut().zip(compensations).zip(column) {
+        if is_absent(*value) {
+            continue;
+        }
+        if is_absent(*sum) {
+            *sum = *value;
+        } else {
+            (*sum, *compensation) = kahan(*value, *sum, *compensation);
+        }
+    }
+}
+
 fn fold(folded: &mut [f64], column: &[f64], f: impl Fn(f64, f64) -> f64) {
     for (to, value) in folded.iter_mut().zip(column).filter(|(_, v)| !is_absent(**v)) {
         *to = if is_absent(*to) { *value } else { f(*to, *value) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sums_abreast_have_the_bits_of_sums_one_by_one(
+            rows in prop::collection::vec(
+                prop::collection::vec(
+                    prop_oneof![
+                        8 => any::<f64>(),
+                        4 => -1e6_f64..1e6,
+                        1 => Just(ABSENT),
+                        1 => prop_oneof![Just(f64::INFINITY), Just(f64::NAN), Just(f64::MAX), Just(-0.0)],
+                    ],
+                    37,
+                ),
+                1..8,
+            ),
+        ) {
+            let (mut sums, mut compensations) = (vec![ABSENT; 37], vec![0.0; 37]);
+            let (mut each_sums, mut each_compensations) = (sums.clone(), compensations.clone());
+            for row in &rows {
+                add_to_sums(&mut sums, &mut compensations, row);
+                add_each(&mut each_sums, &mut each_compensations, row);
+            }
+            let bits = |all: &[f64]| all.iter().map(|v| if v.is_nan() && !is_absent(*v) { 0 } else { v.to_bits() }).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&sums), bits(&each_sums));
+            prop_assert_eq!(bits(&compensations), bits(&each_compensations));
+        }
     }
 }

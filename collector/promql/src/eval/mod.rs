@@ -10,6 +10,7 @@ mod aggregate;
 mod annotations;
 mod binary;
 mod dates;
+mod extrapolation;
 mod fold;
 mod histogram;
 mod info;

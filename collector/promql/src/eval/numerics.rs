@@ -7,10 +7,16 @@
 /// that depends on the values; but where these overflow, as they may before the sum itself does.
 #[inline]
 pub(crate) fn kahan(value: f64, sum: f64, compensation: f64) -> (f64, f64) {
+    let (total, lost) = two_sum(value, sum);
+    if lost.is_finite() { (total, compensation + lost) } else { neumaier(value, sum, compensation) }
+}
+
+/// `(sum, lost)`: what `value` adds to `sum`, and what the addition lost, exactly; nothing finite where that can't be told.
+#[inline]
+pub(crate) fn two_sum(value: f64, sum: f64) -> (f64, f64) {
     let total = sum + value;
     let added = total - sum;
-    let lost = (sum - (total - added)) + (value - added);
-    if lost.is_finite() { (total, compensation + lost) } else { neumaier(value, sum, compensation) }
+    (total, (sum - (total - added)) + (value - added))
 }
 
 /// As Prometheus writes it.

@@ -1,18 +1,16 @@
 //! Functions of range vectors: one pass over each series for all steps.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use veghe_model::Need;
 
-use super::fold::deliver;
+use super::extrapolation::Extrapolation;
 use super::numerics::{quantile, variance};
-use super::select::{Falls, Frame, Raw, Starts, Windows, column_where, edged};
-use super::start_timestamps::{Started, started_increase};
+use super::select::{Frame, Raw, Starts, Windows, column_where};
+use super::start_timestamps::Started;
 use super::window_sums::{Window, best_windows, mean_windows, regression_windows, sum_windows};
-use super::{ABSENT, Engine, Evaluated, Row, Steps, is_absent};
+use super::{Engine, Evaluated, Row, Steps};
 use crate::EvalError;
 use crate::ast::{Edges, Expr, ExprKind};
 
@@ -39,13 +37,6 @@ fn check_edges(name: &str, args: &[Expr]) -> Evaluated<()> {
         }
     }
     Ok(())
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Extrapolation {
-    Rate,
-    Increase,
-    Delta,
 }
 
 impl Engine<'_> {
@@ -168,44 +159,6 @@ impl Engine<'_> {
         self.drop_names(rows)
     }
 
-    fn extrapolated(&self, arg: &Expr, steps: Steps, kind: Extrapolation) -> Evaluated<Vec<Row>> {
-        let starts = if kind == Extrapolation::Delta { Starts::Ignored } else { Starts::Wanted };
-        let windows = self.windows_with(arg, steps, starts)?;
-        let fold = self.fold.take();
-        // Metrics with values, and those of which something is to be said: by name, as rows may be gone when it is said.
-        let told: Mutex<BTreeMap<Arc<str>, (bool, bool)>> = Mutex::default();
-        let rows = self.reduce(windows, steps, &|frame, place, raw, looked_at| {
-            let mut values = vec![ABSENT; steps.count];
-            let mut overlaps = false;
-            if frame.edges != Edges::Plain {
-                extended(frame, &raw, steps, kind, &mut values, looked_at);
-            } else if raw.starts.is_some() {
-                overlaps = started_column(frame, &raw, steps, kind, &mut values, looked_at);
-            } else {
-                extrapolated_column(frame, &raw, steps, kind, &mut values, looked_at);
-            }
-            let any = values.iter().any(|v| !is_absent(*v));
-            if any || overlaps {
-                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-                let metric = raw.labels.metric_name();
-                match told.get_mut(metric) {
-                    Some(known) => *known = (known.0 || any, known.1 || overlaps),
-                    None => drop(told.insert(metric.into(), (any, overlaps))),
-                }
-            }
-            deliver(fold.as_deref(), place, any.then_some(Row { labels: raw.labels, values, drop_name: raw.drop_name }))
-        })?;
-        for (metric, (any, overlaps)) in told.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            if overlaps {
-                self.warn_overlap(arg, &metric);
-            }
-            if any && kind != Extrapolation::Delta {
-                self.note_possible_non_counter(arg, &metric);
-            }
-        }
-        self.drop_names(rows)
-    }
-
     fn absent_over_time(&self, arg: &Expr, steps: Steps) -> Evaluated<Vec<Row>> {
         let windows = self.windows(arg, steps)?.needing(Need::Presence);
         let absent: Vec<AtomicBool> = (0..steps.count).map(|_| AtomicBool::new(true)).collect();
@@ -302,150 +255,6 @@ fn anchored(raw: &Raw, window: std::ops::Range<usize>, start_ms: i64) -> std::op
         return window.end..window.end;
     }
     after.saturating_sub(1).max(window.start)..window.end
-}
-
-fn per_second(increase: f64, range_ms: i64, kind: Extrapolation) -> f64 {
-    if kind == Extrapolation::Rate { increase / (range_ms as f64 / 1000.0) } else { increase }
-}
-
-/// `rate` and `increase` of a series whose samples say when their counts began; whether a count claims to have begun
-/// within another one.
-fn started_column(
-    windows: &Frame,
-    raw: &Raw,
-    steps: Steps,
-    kind: Extrapolation,
-    values: &mut [f64],
-    looked_at: &mut [u64],
-) -> bool {
-    let per_seconds = if kind == Extrapolation::Rate { windows.range_ms as f64 / 1000.0 } else { 1.0 };
-    let mut overlaps = false;
-    windows.each(raw, steps, looked_at, |step, time_ms, window| {
-        let end_ms = windows.end_ms(time_ms);
-        let edges_ms = (end_ms - windows.range_ms, end_ms);
-        if let Some(value) = started_increase(raw, &window, edges_ms, per_seconds, &mut overlaps) {
-            values[step] = value;
-        }
-    });
-    overlaps
-}
-
-/// `rate`, `increase` and `delta` of a series.
-fn extrapolated_column(
-    windows: &Frame,
-    raw: &Raw,
-    steps: Steps,
-    kind: Extrapolation,
-    values: &mut [f64],
-    looked_at: &mut [u64],
-) {
-    let mut resets = Vec::new();
-    if kind != Extrapolation::Delta {
-        // Where a counter fell, found once for the series; windows only add what lies within.
-        resets.extend((1..raw.values.len()).filter(|i| raw.values[*i] < raw.values[i - 1]));
-    }
-    let mut next_reset = 0;
-    windows.each(raw, steps, looked_at, |step, time_ms, window| {
-        while resets.get(next_reset).is_some_and(|at| *at <= window.start) {
-            next_reset += 1;
-        }
-        let lost = resets[next_reset..].iter().take_while(|at| **at < window.end).map(|at| raw.values[at - 1]);
-        let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window.clone()]);
-        if let Some(value) = extrapolate(t, v, lost, windows.end_ms(time_ms), windows.range_ms, kind) {
-            values[step] = value;
-        }
-    });
-}
-
-/// `rate`, `increase` and `delta` of an `anchored` or `smoothed` selector: Prometheus' `extendedRate`, the difference
-/// between the values at the window's edges, with what resets lost.
-fn extended(windows: &Frame, raw: &Raw, steps: Steps, kind: Extrapolation, values: &mut [f64], looked_at: &mut [u64]) {
-    let falls = if kind == Extrapolation::Delta { Falls::AreFalls } else { Falls::AreResets };
-    windows.each(raw, steps, looked_at, |step, time_ms, window| {
-        let end_ms = windows.end_ms(time_ms);
-        let start_ms = end_ms - windows.range_ms;
-        let (t, v) = (&raw.timestamps[window.clone()], &raw.values[window]);
-        let Some(edged) = edged(t, v, (start_ms, end_ms), windows.edges, falls) else { return };
-        let mut increase = edged.right - edged.left;
-        if falls == Falls::AreResets {
-            // The edges have their resets in them.
-            let mut before = edged.left;
-            for i in (edged.first..=edged.last).filter(|i| t[*i] > start_ms && t[*i] < end_ms) {
-                if v[i] < before {
-                    increase += before;
-                }
-                before = v[i];
-            }
-            if edged.right < before {
-                increase += before;
-            }
-        }
-        values[step] = per_second(increase, windows.range_ms, kind);
-    });
-}
-
-/// Prometheus' `extrapolatedRate`: the difference of the window's ends, with what resets lost, stretched to the
-/// window's borders where samples suggest that the series goes on there.
-#[inline]
-fn extrapolate(
-    t: &[i64],
-    v: &[f64],
-    lost_in_resets: impl Iterator<Item = f64>,
-    end_ms: i64,
-    range_ms: i64,
-    kind: Extrapolation,
-) -> Option<f64> {
-    let (&[first_t, .., last_t], &[first, .., last]) = (t, v) else { return None };
-    let ends = Ends { first: (first_t, first), last: (last_t, last), count: t.len() as f64 };
-    Some(extrapolate_ends(ends, lost_in_resets, end_ms, range_ms, kind))
-}
-
-/// All that extrapolation needs of a window's samples, at least two.
-#[derive(Clone, Copy)]
-pub(crate) struct Ends {
-    /// Time stamp and value.
-    pub(crate) first: (i64, f64),
-    pub(crate) last: (i64, f64),
-    pub(crate) count: f64,
-}
-
-/// As [`extrapolate`].
-#[inline]
-pub(crate) fn extrapolate_ends(
-    ends: Ends,
-    lost_in_resets: impl Iterator<Item = f64>,
-    end_ms: i64,
-    range_ms: i64,
-    kind: Extrapolation,
-) -> f64 {
-    let Ends { first: (first_t, first), last: (last_t, last), count } = ends;
-    let mut result = last - first;
-    for lost in lost_in_resets {
-        result += lost;
-    }
-    let mut to_start = (first_t - (end_ms - range_ms)) as f64 / 1000.0;
-    let mut to_end = (end_ms - last_t) as f64 / 1000.0;
-    let sampled = (last_t - first_t) as f64 / 1000.0;
-    let average = sampled / (count - 1.0);
-    let threshold = average * 1.1;
-    if to_start >= threshold {
-        to_start = average / 2.0;
-    }
-    if kind != Extrapolation::Delta && result > 0.0 && first >= 0.0 {
-        // A counter can't have been below zero.
-        let to_zero = sampled * (first / result);
-        if to_zero < to_start {
-            to_start = to_zero;
-        }
-    }
-    if to_end >= threshold {
-        to_end = average / 2.0;
-    }
-    let mut stretch = (sampled + to_start + to_end) / sampled;
-    if kind == Extrapolation::Rate {
-        stretch /= range_ms as f64 / 1000.0;
-    }
-    result * stretch
 }
 
 /// The difference of the last two samples, and how far apart they are in milliseconds.

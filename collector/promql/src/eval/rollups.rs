@@ -21,9 +21,9 @@ use std::ops::ControlFlow;
 
 use veghe_model::{Bucket, Expired, RollupSeries, SeriesData, Timestamp};
 
+use super::extrapolation::{Ends, Extrapolation, extrapolate_ends};
 use super::fold::Made;
 use super::numerics::kahan;
-use super::range_functions::{Ends, Extrapolation, extrapolate_ends};
 use super::select::Ends as WindowEnds;
 use super::{ABSENT, Engine, Evaluated, Row, Steps, dates, is_absent};
 use crate::EvalError;

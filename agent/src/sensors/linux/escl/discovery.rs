@@ -126,7 +126,7 @@ mod tests {
             responder.send_to(b"noise", from).expect("send");
             responder.send_to(&answer(), from).expect("send");
         });
-        let services = browse(address, Duration::from_secs(1)).expect("services");
+        let services = browse(address, Duration::from_secs(4)).expect("services");
         thread.join().expect("the responder");
         let urls: Vec<String> = targets(&services).into_iter().map(|target| target.url.to_string()).collect();
         assert_eq!(urls, ["https://10.0.0.7:8443/eSCL"]);
