@@ -81,9 +81,10 @@ pub enum Command {
     #[command(after_help = "Example: veghe-agent discover")]
     Discover,
     /// Tell what image files say of themselves: images, size, resolution, compression, completeness
-    #[command(after_help = "TIFF, JPEG, JPEG 2000 and PDF; only headers are read.\n\n\
+    #[command(after_help = "TIFF, JPEG, JPEG 2000 and PDF; only headers are read, unless with `--pages`.\n\n\
         Examples:\n  \
         veghe-agent inspect scans/CJT-URB-1987-0142\n  \
+        veghe-agent inspect --pages scans/CJT-URB-1987-0142 | grep -E 'blank|duplicate'\n  \
         veghe-agent inspect --json scans | jq 'select(.complete | not) | .file'")]
     Inspect(Inspect),
     /// Verify that masters are what they were, and tell which are not

@@ -2,6 +2,7 @@
 //!
 //! What it deliberately does not do: judge, or remember what it saw.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
-use veghe_imagefile::{Completeness, Image, InspectError, Inspection};
+use veghe_imagefile::{Completeness, Hash, Image, InspectError, Inspection};
 
 /// What to look at.
 #[derive(Debug, Args)]
@@ -20,6 +21,52 @@ pub struct Inspect {
     /// Print a JSON object for each file instead of a table, with every image of it
     #[arg(long)]
     pub json: bool,
+    /// Decode TIFF and JPEG too, and count empty pages and those that look almost like one of the 16 files before
+    #[arg(long)]
+    pub pages: bool,
+}
+
+/// Files before it that an image is compared with, as in hot folders.
+const NEIGHBOURS: usize = 16;
+
+/// What the images of a file show.
+#[derive(Default, Serialize)]
+struct Pages {
+    blank: usize,
+    near_duplicate: usize,
+    /// Of a format or kind that is not decoded.
+    unread: usize,
+}
+
+/// Looks at pages, file after file.
+#[derive(Default)]
+struct Looking {
+    before: VecDeque<Vec<Hash>>,
+}
+
+impl Looking {
+    fn at(&mut self, path: &Path, found: &Inspection) -> io::Result<Pages> {
+        let sights = veghe_imagefile::look(File::open(path)?, found, || ());
+        let images = found.count.unwrap_or(0) as usize;
+        let mut pages = Pages { unread: images.saturating_sub(sights.len()), ..Pages::default() };
+        let mut hashes: Vec<Hash> = Vec::new();
+        for sight in sights {
+            match sight {
+                None => pages.unread += 1,
+                Some(sight) if sight.is_blank => pages.blank += 1,
+                Some(sight) => {
+                    let mut known = self.before.iter().flatten().chain(&hashes);
+                    pages.near_duplicate += usize::from(known.any(|known| known.is_alike(&sight.hash)));
+                    hashes.push(sight.hash);
+                }
+            }
+        }
+        self.before.push_back(hashes);
+        if self.before.len() > NEIGHBOURS {
+            self.before.pop_front();
+        }
+        Ok(pages)
+    }
 }
 
 /// A file as JSON tells it.
@@ -41,6 +88,8 @@ struct Found<'a> {
     encrypted: bool,
     pdfa_part: Option<u8>,
     images: Vec<Frame<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages: Option<&'a Pages>,
 }
 
 #[derive(Serialize)]
@@ -64,6 +113,7 @@ pub fn run(arguments: &Inspect, out: &mut impl Write) -> anyhow::Result<()> {
         collect(path, &mut files)?;
     }
     let (mut images, mut truncated, mut other) = (0_u64, 0_u64, 0_u64);
+    let (mut looking, mut all) = (arguments.pages.then(Looking::default), Pages::default());
     for file in &files {
         let length = fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?.len();
         let found = look_at(file, length);
@@ -74,17 +124,41 @@ pub fn run(arguments: &Inspect, out: &mut impl Write) -> anyhow::Result<()> {
             }
             Err(_) => other += 1,
         }
-        let line = if arguments.json {
-            serde_json::to_string(&report(file, length, &found))?
-        } else {
-            format!("{}  {}", file.display(), summary(&found))
+        let pages = match (&mut looking, &found) {
+            (Some(looking), Ok(found)) => {
+                Some(looking.at(file, found).with_context(|| format!("cannot read {}", file.display()))?)
+            }
+            _ => None,
         };
+        let line = if arguments.json {
+            serde_json::to_string(&report(file, length, &found, pages.as_ref()))?
+        } else {
+            format!("{}  {}{}", file.display(), summary(&found), pages.as_ref().map_or_else(String::new, shown))
+        };
+        if let Some(pages) = pages {
+            all.blank += pages.blank;
+            all.near_duplicate += pages.near_duplicate;
+            all.unread += pages.unread;
+        }
         writeln!(out, "{line}")?;
     }
     if !arguments.json {
-        writeln!(out, "{} files, {images} images, {truncated} truncated, {other} without an image", files.len())?;
+        let pages = if arguments.pages { shown(&all) } else { String::new() };
+        writeln!(
+            out,
+            "{} files, {images} images, {truncated} truncated, {other} without an image{pages}",
+            files.len()
+        )?;
     }
     Ok(())
+}
+
+/// What is not 0, as the end of a line.
+fn shown(pages: &Pages) -> String {
+    let counts = [(pages.blank, "blank"), (pages.near_duplicate, "near duplicate"), (pages.unread, "not looked at")];
+    let shown: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}")).collect();
+    shown.concat()
 }
 
 /// The regular files at and below `path`, by name.
@@ -120,7 +194,12 @@ fn reason(error: &InspectError) -> String {
     }
 }
 
-fn report<'a>(file: &Path, bytes: u64, found: &'a Result<Inspection, InspectError>) -> Report<'a> {
+fn report<'a>(
+    file: &Path,
+    bytes: u64,
+    found: &'a Result<Inspection, InspectError>,
+    pages: Option<&'a Pages>,
+) -> Report<'a> {
     let frame = |image: &'a Image| Frame {
         width_px: image.width_px,
         height_px: image.height_px,
@@ -137,6 +216,7 @@ fn report<'a>(file: &Path, bytes: u64, found: &'a Result<Inspection, InspectErro
         encrypted: found.encrypted,
         pdfa_part: found.pdfa_part,
         images: found.images.iter().map(frame).collect(),
+        pages,
     };
     Report {
         file: file.display().to_string(),

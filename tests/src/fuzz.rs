@@ -79,6 +79,20 @@ pub fn images(data: &[u8]) {
     assert!(read <= veghe_imagefile::MAX_READ_BYTES, "{read} bytes read");
 }
 
+/// Pixels of image files: at most as many images are looked at as there are.
+///
+/// # Panics
+/// Where there are more.
+pub fn pages(data: &[u8]) {
+    if let Ok(found) = veghe_imagefile::inspect(std::io::Cursor::new(data), data.len() as u64) {
+        let pixels = found.images.iter().map(|image| u64::from(image.width_px) * u64::from(image.height_px));
+        // A small file of a large image costs as much as a large one, which is known and not looked for.
+        if pixels.sum::<u64>() < 4_000_000 {
+            assert!(veghe_imagefile::look(std::io::Cursor::new(data), &found, || ()).len() <= found.images.len());
+        }
+    }
+}
+
 /// Counts what is read.
 struct Counting<'a> {
     inner: std::io::Cursor<&'a [u8]>,

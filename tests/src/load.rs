@@ -116,6 +116,24 @@ pub async fn send(
     Ok(())
 }
 
+/// Publishes a message with `CloudEvents` as equipment does, and waits until the broker has acknowledged it.
+///
+/// # Errors
+/// Where the broker closes the connection instead.
+pub async fn tell(identity: Identity, events: Vec<u8>) -> anyhow::Result<()> {
+    let Identity { agent, port, tls } = identity;
+    let mut options = MqttOptions::new(agent.as_str(), "127.0.0.1", port);
+    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+    let (client, mut polled) = AsyncClient::new(options, 8);
+    client.publish(Topic::Event.of(&agent), QoS::AtLeastOnce, false, events).await?;
+    while !matches!(
+        polled.poll().await.context("the broker closed the connection")?,
+        Event::Incoming(Packet::PubAck(_))
+    ) {}
+    client.disconnect().await?;
+    Ok(())
+}
+
 fn batch(
     spool_id: u64,
     sequence: u64,

@@ -37,3 +37,8 @@ fn image_files_of_the_corpus_are_read_or_refused() {
 fn what_devices_say_in_the_corpus_is_read_or_refused() {
     replay("devices", veghe_tests::fuzz::devices);
 }
+
+#[test]
+fn pages_of_the_corpus_are_looked_at_or_not() {
+    replay("pages", veghe_tests::fuzz::pages);
+}

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use veghe_tests::http;
+use veghe_tests::load::{Identity, tell, tls};
 use veghe_tests::process::{Collector, now, wait_for};
 
 /// As capture software writes it.
@@ -78,6 +80,25 @@ fn a_name_leaves_by_no_door_and_a_look_behind_it_is_on_record() {
         (422, Some(18), Some(1))
     );
 
+    // Equipment that speaks by MQTT is stripped of names in the same way.
+    let state_dir = dir.path().join("scan-1");
+    collector.join("scan-1", &state_dir, "1h").expect("joined");
+    let by_mqtt = json!({"unit": "U-1", "stage": "post", "change": "enter", "operator": NAME, "user_name": NAME});
+    let mut by_mqtt = event("m1".to_owned(), "unit.stage", by_mqtt);
+    by_mqtt["source"] = json!("//veghe/agent/scan-1");
+    let told = Value::Array(vec![by_mqtt]).to_string().into_bytes();
+    let identity = Identity {
+        agent: "scan-1".parse().expect("id"),
+        port: collector.listeners.mqtt.port().expect("port"),
+        tls: tls(&state_dir).expect("certificates"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let kept = async { tokio::time::timeout(Duration::from_mins(1), tell(identity, told)).await };
+    runtime.block_on(kept).expect("the broker answers").expect("kept");
+    let journal =
+        http::get(&collector.listeners.ops.join("/v1/digitization/journal?unit=U-1&kind=unit.stage").expect("url"));
+    assert!(journal.expect("journal").contains("\"m1\""), "what the broker acknowledged is in the ledger");
+
     let staff = dir.path().join("staff.txt");
     fs::write(&staff, format!("Ion Vasile\n{NAME}\n")).expect("write");
     let staff = staff.to_str().expect("UTF-8");
@@ -126,8 +147,8 @@ fn a_name_leaves_by_no_door_and_a_look_behind_it_is_on_record() {
     }
     let metrics = &doors.iter().find(|(door, _)| door == "/metrics").expect("metrics").1;
     for line in [
-        r#"digitization_person_fields_total{outcome="pseudonym"} 6"#,
-        r#"digitization_person_fields_total{outcome="dropped"} 12"#,
+        r#"digitization_person_fields_total{outcome="pseudonym"} 7"#,
+        r#"digitization_person_fields_total{outcome="dropped"} 13"#,
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

@@ -1,19 +1,22 @@
 //! What an image file says of itself: how many images it holds, how large, how fine, how deep, how compressed, and
 //! whether all of it is there. TIFF and `BigTIFF`, JPEG, JPEG 2000 (JP2 and bare codestreams) and PDF.
 //!
-//! Invariants: only headers and directories are read, by seeking, never pixels; all that is read, decompressed and
-//! followed is bounded, so that no file, however damaged or hostile, takes more than [`MAX_READ_BYTES`] of reading.
-//! What it deliberately does not do: decode images, know folders or names, decide whether a quality is good enough.
+//! Invariants: an inspection reads only headers and directories, by seeking, never pixels; all that is read, decompressed
+//! and followed is bounded, so that no file, however damaged or hostile, takes more than [`MAX_READ_BYTES`] of reading. Pixels
+//! are looked at only by [`look`].
+//! What it deliberately does not do: know folders or names, decide whether a quality is good enough.
 
 mod jp2;
 mod jpeg;
 mod pdf;
 mod pdf_object;
+mod sight;
 mod source;
 mod tiff;
 
 use std::io::{Read, Seek};
 
+pub use sight::{HASH_BYTES, Hash, MAX_LOOKED_AT, Sight, look};
 use source::Source;
 
 /// The most that an inspection reads of a file.

@@ -21,8 +21,9 @@ use veghe_wire::AgentId;
 
 use super::content;
 use super::event::Draft;
+use super::glance::{Glance, NEIGHBOURS, OUTCOMES};
 use super::hotfolder::Look;
-use super::settings::{Deletions, Digest, Duplicates, HotFolder};
+use super::settings::{Deletions, Digest, Duplicates, HotFolder, LookFor};
 use super::status::{FolderStatus, REASONS, Status};
 use super::store::{Known, State, Store, StoreError};
 use super::template::{Misfit, Place};
@@ -70,6 +71,7 @@ enum Relation {
 
 impl Judge {
     pub(crate) fn new(settings: HotFolder, agent: AgentId, status: Arc<FolderStatus>, all: Arc<Status>) -> Self {
+        status.looks.store(!settings.look_for.is_empty(), Relaxed);
         Self { settings, agent, status, all }
     }
 
@@ -124,7 +126,52 @@ impl Judge {
             Err(Trouble::Store(error)) => return Err(error),
             Err(Trouble::Read(error)) => return Ok(self.unreadable(&error)),
         };
-        self.book(store, known, relation, &found, now_ms)
+        let glance = match self.glance(store, &known, look, &relation, &found) {
+            Ok(Ok(glance)) => glance,
+            Ok(Err(after)) => return Ok(Verdict::Changed(after)),
+            Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::Read(error)) => return Ok(self.unreadable(&error)),
+        };
+        if let Some(glance) = &glance {
+            known.hashes = Some(glance.hashes.clone()).filter(|hashes| !hashes.is_empty());
+        }
+        self.book(store, known, relation, (&found, glance.as_ref()), now_ms)
+    }
+
+    /// Looks at the images of a file that is new to its unit, where the settings want it; a file that changed meanwhile is as
+    /// the error says.
+    fn glance(
+        &self,
+        store: &Store,
+        new: &Known,
+        look: Look,
+        relation: &Relation,
+        found: &Inspection,
+    ) -> Result<Result<Option<Glance>, Look>, Trouble> {
+        let is_new = match relation {
+            Relation::New { .. } | Relation::Rewrite(_) => true,
+            Relation::Move(prior) => prior.unit != new.unit,
+            Relation::Duplicate => self.settings.duplicates == Duplicates::Count,
+            Relation::Same(_) => false,
+        };
+        if !is_new || self.settings.look_for.is_empty() {
+            return Ok(Ok(None));
+        }
+        let mut neighbours = Vec::new();
+        if self.settings.look_for.contains(&LookFor::NearDuplicate) {
+            // What it is instead of is no neighbour.
+            let but = match relation {
+                Relation::Rewrite(prior) => prior,
+                _ => new,
+            };
+            let but = Known { unit: new.unit.clone(), ..but.clone() };
+            neighbours = store.looks_of(&self.settings.name, &but, NEIGHBOURS)?;
+        }
+        let file = File::open(self.path_of(new))?;
+        let tick = || self.status.ask(crate::clock::instant());
+        let glance = Glance::at(&file, found, &self.settings.look_for, &neighbours, tick);
+        let after = Look::of(&file.metadata()?);
+        Ok(if after.is_still(look, self.settings.watch) { Ok(Some(glance)) } else { Err(after) })
     }
 
     fn known(&self, path: &Path, look: Look, place: &Place, state: State) -> Known {
@@ -144,6 +191,7 @@ impl Judge {
             station: place.station.clone().or_else(|| self.settings.station.clone()),
             generation: 0,
             gone_ms: None,
+            hashes: None,
         }
     }
 
@@ -240,10 +288,11 @@ impl Judge {
         store: &mut Store,
         mut new: Known,
         relation: Relation,
-        found: &Inspection,
+        (found, glance): (&Inspection, Option<&Glance>),
         now_ms: i64,
     ) -> Result<Verdict, StoreError> {
         let folder = self.settings.name.clone();
+        let facts = glance.map(Glance::facts).unwrap_or_default();
         let place = self.path_of(&new).display().to_string();
         let station = new.station.clone().unwrap_or_else(|| NO_STATION.to_owned());
         let (counter, outcome, images) = match &relation {
@@ -260,36 +309,37 @@ impl Judge {
             let mut has_told = true;
             match relation {
                 Relation::Same(prior) => {
-                    new.frames = prior.frames;
+                    (new.frames, new.hashes) = (prior.frames, prior.hashes);
                     has_told = false;
                 }
                 Relation::New { generation } => {
                     new.generation = generation;
-                    changes.tell(&self.event("image.captured", &new, Some(found), &[], now_ms))?;
+                    changes.tell(&self.event("image.captured", &new, Some(found), &facts, now_ms))?;
                 }
                 Relation::Rewrite(prior) if prior.unit != new.unit => {
                     changes.forget(&folder, &prior.dir, &prior.name)?;
                     changes.tell(&self.event("image.deleted", &prior, None, &[], now_ms))?;
                     new.generation += 1;
-                    changes.tell(&self.event("image.captured", &new, Some(found), &[], now_ms))?;
+                    changes.tell(&self.event("image.captured", &new, Some(found), &facts, now_ms))?;
                 }
                 Relation::Rewrite(prior) => {
                     changes.forget(&folder, &prior.dir, &prior.name)?;
-                    let before = [("frames_before", json!(prior.frames))];
-                    changes.tell(&self.event("image.replaced", &new, Some(found), &before, now_ms))?;
+                    let more = [&[("frames_before", json!(prior.frames))], &*facts].concat();
+                    changes.tell(&self.event("image.replaced", &new, Some(found), &more, now_ms))?;
                 }
                 Relation::Move(prior) => {
                     changes.forget(&folder, &prior.dir, &prior.name)?;
                     (new.generation, new.digest) = (prior.generation, new.digest.or(prior.digest));
+                    new.hashes = new.hashes.take().or(prior.hashes.clone().filter(|_| prior.unit == new.unit));
                     has_told = prior.unit != new.unit;
                     if has_told {
                         changes.tell(&self.event("image.deleted", &prior, None, &[], now_ms))?;
                         new.generation += 1;
-                        changes.tell(&self.event("image.captured", &new, Some(found), &[], now_ms))?;
+                        changes.tell(&self.event("image.captured", &new, Some(found), &facts, now_ms))?;
                     }
                 }
                 Relation::Duplicate if self.settings.duplicates == Duplicates::Count => {
-                    changes.tell(&self.event("image.captured", &new, Some(found), &[], now_ms))?;
+                    changes.tell(&self.event("image.captured", &new, Some(found), &facts, now_ms))?;
                 }
                 Relation::Duplicate => {
                     new.state = State::Duplicate;
@@ -304,10 +354,19 @@ impl Judge {
             if counter.is_some() {
                 changes.add("files", &format!("{folder}/{outcome}"), 1)?;
             }
+            for (outcome, count) in glance.into_iter().flat_map(|glance| OUTCOMES.iter().zip(glance.outcomes)) {
+                if count > 0 {
+                    changes.add("looked at", &format!("{folder}/{outcome}"), count.into())?;
+                }
+            }
             Ok(has_told)
         })?;
         if let Some(counter) = counter {
             counter.fetch_add(1, Relaxed);
+        }
+        let looked_at = glance.into_iter().flat_map(|glance| self.status.looked_at_total.iter().zip(glance.outcomes));
+        for (counter, count) in looked_at {
+            counter.fetch_add(count.into(), Relaxed);
         }
         if images > 0 {
             self.all.add_images(&station, images.into());
@@ -526,6 +585,13 @@ impl Judge {
                         set(counter, count);
                     }
                 }
+            }
+        }
+        for (label, count) in store.tallies("looked at")? {
+            let outcome = label.strip_prefix(&status.name).and_then(|rest| rest.strip_prefix('/'));
+            let at = OUTCOMES.iter().position(|known| Some(*known) == outcome);
+            if let Some(counter) = at.and_then(|at| status.looked_at_total.get(at)) {
+                set(counter, count);
             }
         }
         Ok(())

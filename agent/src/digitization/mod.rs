@@ -3,13 +3,16 @@
 //!
 //! Invariants: an event is on disk, with what is remembered of its file, before anybody may send it, and stays until the
 //! collector has it on disk; no path leaves the machine but what a template takes out of it.
-//! What it deliberately does not do: judge the quality of images, write to the folders, or speak MQTT (see `uplink`).
+//! What it deliberately does not do: judge the quality of images beyond empty pages and repeated ones, write to the folders, or speak MQTT (see `uplink`).
 
 mod content;
 pub mod courier;
 mod csv_export;
 mod delivery;
 pub(crate) mod event;
+mod glance;
+#[cfg(test)]
+mod hostile_tests;
 mod hotfolder;
 mod judge;
 mod package;

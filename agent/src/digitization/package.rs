@@ -15,6 +15,8 @@ use quick_xml::events::{BytesStart, Event};
 use sha2::{Digest as _, Sha256, Sha512};
 use veghe_imagefile::Completeness;
 
+#[cfg(test)]
+use crate::fixity::pass::manifest_line;
 use crate::fixity::pass::manifest_lines;
 
 /// Folders in folders.
@@ -367,12 +369,27 @@ fn attribute(element: &BytesStart<'_>, name: &str) -> Option<String> {
     Some(found.value.into_owned()).filter(|text| text.len() <= 256)
 }
 
+/// Counts bytes as an XML file, and reads their lines as those of a manifest.
+#[cfg(test)]
+pub(super) fn fuzz(data: &[u8]) {
+    let (mut found, mut sums) = (Check::default(), Sums::default());
+    drop(count_xml(data, &mut found, &mut sums));
+    let counted = found.mets_files.unwrap_or(0) + found.alto_pages.unwrap_or(0) + sums.words;
+    assert!(counted <= data.len() as u64 && sums.groups.len() <= MAX_GROUPS, "{counted} in {} bytes", data.len());
+    for line in data.split_inclusive(|byte| *byte == b'\n') {
+        for hex_length in [64, 128] {
+            if let Some((digest, path)) = manifest_line(line, hex_length) {
+                assert!(digest.len() * 2 == hex_length && path.len() <= line.len());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fixity::pass::manifest_line;
 
     const METS: &str = r#"<?xml version="1.0"?><mets xmlns:x="y"><fileSec><fileGrp USE="MASTER"><file ID="1" MIMETYPE="image/tiff"/>
         <file ID="2" MIMETYPE="image/tiff"><FLocat x:href="a&amp;b.tif"/></file></fileGrp></fileSec><!-- c --></mets>"#;

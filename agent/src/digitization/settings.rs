@@ -100,6 +100,18 @@ pub enum Digest {
     Always,
 }
 
+/// What images are looked at for, which takes decoding them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookFor {
+    /// Empty pages.
+    Blank,
+    /// Pages that look almost like one shortly before them of the same unit.
+    NearDuplicate,
+}
+
+/// Their names in the settings.
+const LOOK_FOR: [(&str, LookFor); 2] = [("blank", LookFor::Blank), ("near_duplicate", LookFor::NearDuplicate)];
+
 /// A folder that images come into.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HotFolder {
@@ -131,6 +143,8 @@ pub struct HotFolder {
     pub deletions: Deletions,
     /// When the content is hashed.
     pub digest: Digest,
+    /// What images are looked at for; at nothing, unless said.
+    pub look_for: Vec<LookFor>,
 }
 
 impl HotFolder {
@@ -152,6 +166,7 @@ impl HotFolder {
             duplicates: Duplicates::Skip,
             deletions: Deletions::Ignore,
             digest: Digest::Needed,
+            look_for: Vec::new(),
         }
     }
 }
@@ -270,6 +285,12 @@ fn hot_folder(node: &Node, problems: &mut Problems) -> Option<HotFolder> {
     let deletions = s.value("deletions", problems, |text| choice(text, &deletions));
     let digest = [("needed", Digest::Needed), ("always", Digest::Always)];
     let digest = s.value("digest", problems, |text| choice(text, &digest));
+    let nodes = s.list("look_for", problems);
+    let mut look_for = Vec::new();
+    for node in nodes {
+        let what = node.text(problems).map(|text| choice(text, &LOOK_FOR));
+        look_for.extend(what.and_then(|what| problems.check(node.line, &node.key, what)));
+    }
     let known = [
         "name",
         "path",
@@ -285,6 +306,7 @@ fn hot_folder(node: &Node, problems: &mut Problems) -> Option<HotFolder> {
         "duplicates",
         "deletions",
         "digest",
+        "look_for",
     ];
     s.finish(&known, problems);
     let mut folder = HotFolder::new(&name?, path?, template?);
@@ -299,6 +321,7 @@ fn hot_folder(node: &Node, problems: &mut Problems) -> Option<HotFolder> {
     folder.duplicates = duplicates.unwrap_or(folder.duplicates);
     folder.deletions = deletions.unwrap_or(folder.deletions);
     folder.digest = digest.unwrap_or(folder.digest);
+    folder.look_for = look_for;
     Some(folder)
 }
 
@@ -390,10 +413,12 @@ pub(crate) fn write(settings: &Settings) -> String {
     let mut lines = Vec::new();
     for folder in &settings.hot_folders {
         let station = folder.station.as_ref().map(|station| format!(", station: {station}")).unwrap_or_default();
+        let look_for: Vec<&str> =
+            LOOK_FOR.iter().filter(|(_, what)| folder.look_for.contains(what)).map(|(name, _)| *name).collect();
         lines.push((
             "hot_folders",
             format!(
-                "{{name: {}, path: {}, template: {}{station}, watch: {}, scan: {}, reconcile: {}, settle: {}, refuse_after: {}, include: [{}], exclude: [{}], duplicates: {}, deletions: {}, digest: {}}}",
+                "{{name: {}, path: {}, template: {}{station}, watch: {}, scan: {}, reconcile: {}, settle: {}, refuse_after: {}, include: [{}], exclude: [{}], duplicates: {}, deletions: {}, digest: {}, look_for: [{}]}}",
                 folder.name,
                 quoted(&folder.path.to_string_lossy()),
                 quoted(folder.template.text()),
@@ -407,6 +432,7 @@ pub(crate) fn write(settings: &Settings) -> String {
                 if folder.duplicates == Duplicates::Skip { "skip" } else { "count" },
                 if folder.deletions == Deletions::Ignore { "ignore" } else { "tell" },
                 if folder.digest == Digest::Needed { "needed" } else { "always" },
+                look_for.join(", "),
             ),
         ));
     }

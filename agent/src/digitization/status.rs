@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::glance::OUTCOMES;
 use crate::clock;
 use crate::reading::Sink;
 use crate::sensors::{Sensor, SensorError};
@@ -29,6 +30,10 @@ pub(crate) struct FolderStatus {
     pub(crate) moved_total: AtomicU64,
     pub(crate) deleted_total: AtomicU64,
     pub(crate) refused_total: [AtomicU64; REASONS.len()],
+    /// Whether images are looked at.
+    pub(crate) looks: AtomicBool,
+    /// Images that were, as in [`OUTCOMES`].
+    pub(crate) looked_at_total: [AtomicU64; OUTCOMES.len()],
     pub(crate) pending: AtomicU64,
     pub(crate) last_activity_ms: AtomicI64,
     pub(crate) scan_ms: AtomicU64,
@@ -129,6 +134,12 @@ impl Sensor for DigitizationSensor {
             for (reason, counter) in REASONS.iter().zip(&folder.refused_total) {
                 let labels = [("folder", folder.name.as_str()), ("reason", reason)];
                 sink.put("digitization_hotfolder_files_refused_total", &labels, count(counter));
+            }
+            for (outcome, counter) in OUTCOMES.iter().zip(&folder.looked_at_total) {
+                if folder.looks.load(Relaxed) {
+                    let labels = [("folder", folder.name.as_str()), ("outcome", outcome)];
+                    sink.put("digitization_hotfolder_images_looked_at_total", &labels, count(counter));
+                }
             }
             let last = folder.last_activity_ms.load(Relaxed);
             if last > 0 {

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 /// Its name in the state directory.
 pub const FILE: &str = "digitization.db";
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE outbox (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice: what was acknowledged stays gone
@@ -76,6 +76,12 @@ const SCHEMA: &str = "
         shape INTEGER NOT NULL, -- 8 bytes of BLAKE3 of every name, size and time in it
         PRIMARY KEY (delivery, path)
     ) STRICT, WITHOUT ROWID;
+";
+
+/// What version 2 has beside it.
+const UPGRADE: &str = "
+    ALTER TABLE file ADD COLUMN hashes BLOB; -- what its images look like, where that was asked for
+    CREATE INDEX file_seen ON file (folder, unit, mtime_ns) WHERE hashes IS NOT NULL;
 ";
 
 /// Problems that are kept for a person.
@@ -165,10 +171,12 @@ pub struct Known {
     pub generation: u32,
     /// Since when it is not there, in milliseconds since the epoch.
     pub gone_ms: Option<i64>,
+    /// What its images look like, one hash after the other, where that was asked for.
+    pub hashes: Option<Vec<u8>>,
 }
 
 const COLUMNS: &str =
-    "dir, name, ino, size, mtime_ns, sample, digest, state, frames, unit, batch, station, generation, gone_ms";
+    "dir, name, ino, size, mtime_ns, sample, digest, state, frames, unit, batch, station, generation, gone_ms, hashes";
 
 fn known(row: &rusqlite::Row<'_>) -> rusqlite::Result<Known> {
     Ok(Known {
@@ -186,6 +194,7 @@ fn known(row: &rusqlite::Row<'_>) -> rusqlite::Result<Known> {
         station: row.get(11)?,
         generation: row.get(12)?,
         gone_ms: row.get(13)?,
+        hashes: row.get(14)?,
     })
 }
 
@@ -219,6 +228,9 @@ impl Store {
         }
         if found == 0 {
             transaction.execute_batch(SCHEMA).map_err(failed)?;
+        }
+        if found < VERSION {
+            transaction.execute_batch(UPGRADE).map_err(failed)?;
             transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
@@ -272,6 +284,18 @@ impl Store {
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         let rows = statement.query_map(params![sample, size as i64, folder], known)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// What the images of the latest files of a unit look like, but for the file of that name; the latest first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn looks_of(&self, folder: &str, but: &Known, most: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let sql = "SELECT hashes FROM file WHERE folder = ?1 AND unit = ?2 AND hashes IS NOT NULL
+                   AND NOT (dir = ?3 AND name = ?4) ORDER BY mtime_ns DESC LIMIT ?5";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map(params![folder, but.unit, but.dir, but.name, most as i64], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -451,7 +475,7 @@ impl Changes<'_> {
     /// What SQLite says.
     pub fn keep(&self, folder: &str, file: &Known) -> rusqlite::Result<()> {
         let sql = format!(
-            "INSERT OR REPLACE INTO file (folder, {COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+            "INSERT OR REPLACE INTO file (folder, {COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
         );
         let row = params![
             folder,
@@ -468,7 +492,8 @@ impl Changes<'_> {
             file.batch,
             file.station,
             file.generation,
-            file.gone_ms
+            file.gone_ms,
+            file.hashes
         ];
         self.0.prepare_cached(&sql)?.execute(row).map(drop)
     }

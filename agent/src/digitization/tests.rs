@@ -1,5 +1,6 @@
 //! A hot folder whose writer and clock the test moves; the files are real ones, made by `ImageMagick`.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::hotfolder::{Moment, Worker};
-use super::settings::{Deletions, HotFolder, Watch};
+use super::settings::{Deletions, HotFolder, LookFor, Watch};
 use super::status::{FolderStatus, Status};
 use super::store::Store;
 use crate::clock;
@@ -364,4 +365,108 @@ fn inotify_knows_who_still_writes_and_says_at_once_what_is_new() {
     news(&mut place);
     assert_eq!(place.told(), ["captured U-1", "duplicate U-1"]);
     assert_eq!(place.worker().pending(), 0);
+}
+
+/// A page of dark boxes where words would be, as large as A4 at 100 ppi; 0 has none.
+fn text(path: &Path, seed: u32) {
+    let mut random = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = |below: u32| {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        random % below
+    };
+    let mut words = String::new();
+    for line in 0..if seed == 0 { 0 } else { 40 } {
+        let (mut left, end) = (80, 400 + next(330));
+        while left < end && next(9) > 0 {
+            let right = left + 15 + next(70);
+            write!(words, "rectangle {left},{} {right},{} ", 110 + line * 24, 119 + line * 24).expect("a string");
+            left = right + 9;
+        }
+    }
+    let made = Command::new("/usr/bin/convert")
+        .args(["-size", "827x1169", "xc:gray(228)", "-fill", "gray(60)", "-draw", &(words + "point 0,0")])
+        .args(["-attenuate", "0.3", "+noise", "Gaussian", "-alpha", "off", "-depth", "8"])
+        .arg(path)
+        .status();
+    assert!(made.expect("ImageMagick; tests/run installs it").success(), "{}", path.display());
+}
+
+/// Another scan of a page.
+fn scan_again(page: &Path, to: &Path, quality: &str) {
+    let change = ["-roll", "+3-2", "-background", "gray(228)", "-rotate", "0.3", "-gravity", "center"];
+    let made = Command::new("/usr/bin/convert")
+        .arg(page)
+        .args(change)
+        .args(["-extent", "827x1169", "-modulate", "104", "-quality", quality])
+        .arg(to)
+        .status();
+    assert!(made.expect("ImageMagick; tests/run installs it").success(), "{}", to.display());
+}
+
+impl Place {
+    /// Of the event that is told last: its kind, and how many images are blank and near duplicates.
+    fn last_look(&mut self) -> (String, Option<u64>, Option<u64>) {
+        self.settle();
+        let event = self.events().pop().expect("an event");
+        let kind = event["type"].as_str().expect("type").trim_start_matches("ro.cjt.digi.v1.image.").to_owned();
+        (kind, event["data"]["blank"].as_u64(), event["data"]["near_duplicate"].as_u64())
+    }
+}
+
+#[test]
+fn empty_and_repeated_pages_are_told_where_that_is_wanted() {
+    let mut place = Place::with(|settings| settings.look_for = vec![LookFor::Blank, LookFor::NearDuplicate]);
+    let said = |kind: &str, blank, again| (kind.to_owned(), Some(blank), Some(again));
+    let first = place.path("U-1/L-1/S02/0001.jpg");
+    text(&first, 1);
+    assert_eq!(place.last_look(), said("captured", 0, 0));
+    let empty = place.path("U-1/L-1/S02/0002.tif");
+    text(&empty, 0);
+    assert_eq!(place.last_look(), said("captured", 1, 0));
+    text(&place.path("U-1/L-1/S02/0003.tif"), 3);
+    assert_eq!(place.last_look(), said("captured", 0, 0));
+    scan_again(&first, &place.path("U-1/L-1/S02/0004.jpg"), "72");
+    assert_eq!(place.last_look(), said("captured", 0, 1));
+    text(&place.path("U-1/L-1/S02/0005.jpg"), 0);
+    assert_eq!(place.last_look(), said("captured", 1, 0), "empty pages are no repeats");
+    scan_again(&first, &place.path("U-2/L-1/S02/0001.jpg"), "74");
+    assert_eq!(place.last_look(), said("captured", 0, 0), "another unit may have the same page");
+    // What is known of a page moves with it and is there after a kill; the page that it replaces is no neighbour.
+    let moved = place.path("U-1/L-1/S02/0009.jpg");
+    fs::rename(&first, &moved).expect("rename");
+    place.settle();
+    place.start();
+    scan_again(&moved, &empty.with_extension("jpg"), "76");
+    fs::rename(empty.with_extension("jpg"), &empty).expect("rename");
+    assert_eq!(place.last_look(), said("replaced", 0, 1));
+    let other = place.path("U-3/L-1/S02/0001.jpg");
+    text(&other, 4);
+    place.settle();
+    scan_again(&other, &other.with_extension("new.jpg"), "78");
+    fs::rename(other.with_extension("new.jpg"), &other).expect("rename");
+    assert_eq!(place.last_look(), said("replaced", 0, 0));
+    let outcomes: Vec<(String, u64)> = place.worker().store().tallies("looked at").expect("store");
+    let outcomes: Vec<(&str, u64)> = outcomes.iter().map(|(label, count)| (label.as_str(), *count)).collect();
+    assert_eq!(outcomes, [("scans/blank", 2), ("scans/distinct", 5), ("scans/near_duplicate", 2)]);
+}
+
+#[test]
+fn nothing_is_said_of_pages_that_were_not_looked_at() {
+    let mut place = Place::new();
+    text(&place.path("U-1/L-1/S02/0001.jpg"), 0);
+    assert_eq!(place.last_look(), ("captured".to_owned(), None, None), "nobody asked");
+    let mut place = Place::with(|settings| settings.look_for = vec![LookFor::Blank]);
+    let page = place.path("U-1/L-1/S02/0001.jpg");
+    text(&page, 0);
+    assert_eq!(place.last_look(), ("captured".to_owned(), Some(1), None));
+    let pdf = place.path("U-1/L-1/S02/0002.pdf");
+    let made = Command::new("img2pdf").arg(&page).arg("-o").arg(&pdf).status();
+    assert!(made.expect("img2pdf; tests/run installs it").success());
+    assert_eq!(place.last_look(), ("captured".to_owned(), None, None), "a PDF is not decoded");
+    assert_eq!(
+        place.worker().store().tallies("looked at").expect("store"),
+        [("scans/blank".to_owned(), 1), ("scans/unread".to_owned(), 1)]
+    );
 }

@@ -42,6 +42,12 @@ pub(super) const METRICS: &[Metric] = &[
         "Files of a hot folder by what was made of them: complete ones count as images, once each.",
         &["folder", "outcome"],
     ),
+    counter(
+        "digitization_hotfolder_images_looked_at_total",
+        Unit::One,
+        "Images of a hot folder that were looked at for empty pages and repeated ones, by what they are: unread ones have a format that is not decoded.",
+        &["folder", "outcome"],
+    ),
     gauge(
         "digitization_hotfolder_last_activity_timestamp_seconds",
         Unit::Seconds,
