@@ -272,18 +272,19 @@ fn tiff(file: impl Read + Seek, found: &Inspection, mut tick: impl FnMut()) -> V
     let Ok(decoder) = Decoder::new(BufReader::with_capacity(64 << 10, file)) else { return Vec::new() };
     let mut decoder = decoder.with_limits(limits);
     let mut seen = Vec::new();
-    loop {
+    // What the inspection found no image in has none, whatever this decoder makes of it.
+    while seen.len() < found.images.len().min(MAX_LOOKED_AT) {
         // As the inspection counts: a thumbnail or a mask is no image.
         let subfile = decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0);
         if subfile & 0b101 == 0 {
             tick();
             seen.push(tiff_image(&mut decoder).map(|small| small.sight()));
         }
-        let is_enough = seen.len() >= found.images.len().min(MAX_LOOKED_AT);
-        if is_enough || !decoder.more_images() || decoder.next_image().is_err() {
-            return seen;
+        if !decoder.more_images() || decoder.next_image().is_err() {
+            break;
         }
     }
+    seen
 }
 
 fn tiff_image<R: Read + Seek>(decoder: &mut Decoder<R>) -> Option<Grey> {
