@@ -63,7 +63,10 @@ pub fn tls(state_dir: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     let chain = CertificateDer::pem_file_iter(state_dir.join("agent.crt"))?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(state_dir.join("agent.key"))?;
     // The collector's certificate is also good for 127.0.0.1, so the ordinary check of the name serves here.
-    Ok(Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?))
+    // Said, as packages that are built together may bring another provider too.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_client_auth_cert(chain, key)?))
 }
 
 /// Sends `rows` rows of `host`, `step_ms` apart from `start_ms`, with at most `in_flight` batches unacknowledged, until

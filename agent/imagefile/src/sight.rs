@@ -16,7 +16,7 @@ use tiff::ColorType;
 use tiff::decoder::{Decoder, Limits};
 use tiff::tags::Tag;
 
-use crate::{Format, Inspection};
+use crate::{Format, Image, Inspection};
 
 /// The most pixels of an image that is looked at: an A0 plan at 600 ppi has 560 million, one at 400 ppi 250 million.
 const MAX_PIXELS: u64 = 400_000_000;
@@ -109,8 +109,11 @@ pub fn look(mut file: impl Read + Seek, found: &Inspection, mut tick: impl FnMut
     // Decoders see what nobody wrote for them; the file is only read, so that nothing is left half-done.
     let seen = catch_unwind(AssertUnwindSafe(|| match found.format {
         Format::Jpeg => {
-            tick();
-            vec![jpeg(file, found).map(|small| small.sight())]
+            let looked_at = found.images.first().map(|image| {
+                tick();
+                jpeg(file, image).map(|small| small.sight())
+            });
+            looked_at.into_iter().collect()
         }
         Format::Tiff | Format::BigTiff => tiff(file, found, tick),
         Format::Jp2 | Format::Jpeg2000Codestream | Format::Pdf => Vec::new(),
@@ -233,8 +236,7 @@ fn grey_of_ink(cyan: u8, magenta: u8, yellow: u8, black: u8) -> u8 {
     (255 - luma(cyan, magenta, yellow)).saturating_sub(black)
 }
 
-fn jpeg(file: impl Read, found: &Inspection) -> Option<Grey> {
-    let image = found.images.first()?;
+fn jpeg(file: impl Read, image: &Image) -> Option<Grey> {
     let is_kept_whole = image.compression != "jpeg";
     // A progressive image is kept in coefficients of two bytes until its last scan.
     let kept = u64::from(image.width_px) * u64::from(image.height_px) * 2 * u64::from(image.samples);

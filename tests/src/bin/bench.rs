@@ -106,7 +106,6 @@ const SAME_SENSORS: [&str; 44] = [
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    rustls::crypto::ring::default_provider().install_default().expect("invariant: installed once");
     let dir = tempfile::tempdir()?;
     println!("| what | ours | peer | ours / peer |\n|---|---|---|---|");
     let row = |what: &str, unit: &str, ours: Option<f64>, peer: Option<f64>| {

@@ -97,7 +97,6 @@ struct Cost {
 #[expect(clippy::print_stdout, reason = "a command line tool speaks on standard output")]
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    rustls::crypto::ring::default_provider().install_default().expect("invariant: installed once");
     let (hosts, rows, days) = if arguments.small { (8, 240, 9) } else { (40, 960, 90) };
     let wide = Shape { hosts, series_per_host: SERIES_PER_HOST, rows, step_ms: 15_000, rows_at_once: 1 };
     let large = Shape { hosts: hosts * 10, rows: rows / 10, ..wide };
