@@ -330,7 +330,7 @@ fn found_row<'a>(found: &'a FoundView, texts: &Texts) -> FoundRow<'a> {
 }
 
 /// What agents call the kinds of things that they find, and say of them, in Romanian; names and paths stay as they are.
-const FOUND_IN_ROMANIAN: [(&str, &str); 14] = [
+const FOUND_IN_ROMANIAN: [(&str, &str); 15] = [
     ("array", "matrice RAID"),
     ("backups", "copii de rezervă"),
     ("certificates", "certificate"),
@@ -340,6 +340,7 @@ const FOUND_IN_ROMANIAN: [(&str, &str); 14] = [
     ("health of drives", "starea discurilor"),
     ("MySQL or MariaDB", "MySQL sau MariaDB"),
     ("processes", "procese"),
+    ("scanners that SANE lists", "scanere din lista SANE"),
     ("snapshots of ZFS", "instantanee ZFS"),
     ("tape drives", "unități de bandă"),
     ("tool", "program"),
