@@ -6,6 +6,8 @@
 
 #![cfg(target_os = "linux")]
 
+mod apart;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
@@ -23,27 +25,11 @@ use veghe_agent::schedule::{Override, Schedule, Settings};
 use veghe_agent::sensors::options::Options;
 use veghe_agent::sensors::{self, Roots, SensorSettings};
 
-/// Set where the file system may be mounted.
-const INSIDE: &str = "VEGHE_TEST_MAY_MOUNT";
 const CYCLES: f64 = 8.0;
 
 #[test]
 fn a_stuck_file_system_and_a_silent_server_leave_all_others_on_time() {
-    if std::env::var_os(INSIDE).is_some() {
-        return hang();
-    }
-    let own = std::env::current_exe().expect("this program");
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private"]).arg(own).env(INSIDE, "1");
-    command.args(["--exact", "a_stuck_file_system_and_a_silent_server_leave_all_others_on_time", "--nocapture"]);
-    if !Path::new("/dev/fuse").exists() || !rustix::process::getuid().is_root() {
-        // A hidden pass would be a lie: this line is in the output of the test command.
-        eprintln!("SKIPPED: a stuck file system takes /dev/fuse and the right to mount");
-        return;
-    }
-    let output = command.output().expect("unshare of util-linux");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout));
+    apart::run("a_stuck_file_system_and_a_silent_server_leave_all_others_on_time", "/dev/fuse", hang);
 }
 
 fn value(round: &Round, metric: &str, labels: &[(&str, &str)]) -> Option<f64> {
@@ -130,8 +116,8 @@ fn hang() {
         }
         let count = |sensor: &str| told.get(sensor).map_or(0, BTreeSet::len) as f64;
         for sensor in ["loadavg", "meminfo", "stat", "vmstat", "filesystem"] {
-            // One answer may still be on its way, and on a busy machine one or two come too late for the next question.
-            assert!(count(sensor) >= cycles - 3.0, "{sensor} told {} times in {cycles} cycles", count(sensor));
+            // One answer may still be on its way.
+            assert!(count(sensor) >= cycles - 1.0, "{sensor} told {} times in {cycles} cycles", count(sensor));
         }
         assert!(count("scrapes") >= 1.0, "the silent server is told to be down");
         assert_eq!(count("textfile"), 0.0, "who asks the stuck file system hangs");
@@ -144,20 +130,7 @@ fn hang() {
 
 #[test]
 fn a_file_system_that_the_kernel_made_read_only_is_told_as_such() {
-    const NAME: &str = "a_file_system_that_the_kernel_made_read_only_is_told_as_such";
-    if std::env::var_os(INSIDE).is_some() {
-        return break_down();
-    }
-    if !rustix::process::getuid().is_root() || !Path::new("/dev/loop-control").exists() {
-        eprintln!("SKIPPED: an ext4 that breaks takes the right to mount, and loop devices");
-        return;
-    }
-    let own = std::env::current_exe().expect("this program");
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private"]).arg(own).env(INSIDE, "1");
-    let output = command.args(["--exact", NAME, "--nocapture"]).output().expect("unshare of util-linux");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout));
+    apart::run("a_file_system_that_the_kernel_made_read_only_is_told_as_such", "/dev/loop-control", break_down);
 }
 
 fn break_down() {

@@ -1,7 +1,9 @@
 //! A long run at a short interval: the agent's memory and descriptors have to stay flat, whatever else it does.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -18,12 +20,27 @@ pub struct Look {
     pub cycle: f64,
     /// Resident memory in KiB.
     pub resident_kib: u64,
-    /// Open files.
+    /// Files that stay open.
     pub descriptors: u64,
-    /// Threads.
+    /// Threads that stay.
     pub threads: u64,
     /// Processor time since its start, in seconds.
     pub cpu_seconds: f64,
+}
+
+/// How many entries of `dir` are there now and a moment later, descriptors of the same file: what is open just for a read, or
+/// asks once, is not held.
+fn held(dir: &str) -> anyhow::Result<u64> {
+    let entries = || -> anyhow::Result<BTreeSet<(OsString, Option<PathBuf>)>> {
+        let entry = |entry: std::io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok((entry.file_name(), fs::read_link(entry.path()).ok()))
+        };
+        fs::read_dir(dir)?.map(entry).collect()
+    };
+    let before = entries()?;
+    thread::sleep(Duration::from_millis(100));
+    Ok(before.intersection(&entries()?).count() as u64)
 }
 
 impl Look {
@@ -39,8 +56,8 @@ impl Look {
         Ok(Self {
             cycle,
             resident_kib: number("VmRSS:")?,
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
-            threads: number("Threads:")?,
+            descriptors: held(&format!("/proc/{pid}/fd"))?,
+            threads: held(&format!("/proc/{pid}/task"))?,
             cpu_seconds: (ticks(11)? + ticks(12)?) / 100.0,
         })
     }
@@ -56,11 +73,12 @@ pub struct Soaked {
 }
 
 impl Soaked {
-    /// How the last quarter differs from the second one: what grows shows, what only varies does not.
-    fn growth(&self, of: impl Fn(&[Look]) -> Option<u64>) -> i64 {
+    /// How the largest of the last quarter differs from the largest of the second one: what grows shows, what only
+    /// varies does not.
+    fn growth(&self, of: impl Fn(&Look) -> u64) -> i64 {
         let quarter = |from: usize, to: usize| {
             let part = self.looks.get(self.looks.len() * from / 4..self.looks.len() * to / 4).unwrap_or_default();
-            of(part).unwrap_or(0) as i64
+            part.iter().map(&of).max().unwrap_or(0) as i64
         };
         quarter(3, 4) - quarter(1, 2)
     }
@@ -76,13 +94,10 @@ impl Soaked {
             format!("{} to {}", values.clone().min().unwrap_or(0), values.max().unwrap_or(0))
         };
         let cycles = last.cycle - first.cycle;
-        // The largest, as memory that is given back now and again is needed all the same; and the least, as a file that is
-        // read just then, or a thread that asks, is gone at the next look, and one that is left behind is in each of them.
-        let memory = self.growth(|looks| looks.iter().map(|look| look.resident_kib).max());
-        let files = self.growth(|looks| looks.iter().map(|look| look.descriptors).min());
-        let threads = self.growth(|looks| looks.iter().map(|look| look.threads).min());
+        let (memory, files, threads) =
+            (self.growth(|l| l.resident_kib), self.growth(|l| l.descriptors), self.growth(|l| l.threads));
         let text = format!(
-            "{cycles} cycles, {} missing; resident {} KiB, last quarter against second {memory:+} KiB; descriptors {}, least {files:+}; threads {}, least {threads:+}; {:.3} ms of processor time a cycle",
+            "{cycles} cycles, {} missing; resident {} KiB, last quarter against second {memory:+} KiB; descriptors {}, {files:+}; threads {}, {threads:+}; {:.3} ms of processor time a cycle",
             self.missing_cycles,
             range(|l| l.resident_kib),
             range(|l| l.descriptors),
@@ -158,10 +173,32 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_open_at_a_look_is_flat_and_one_that_stays_open_is_not() {
+    fn a_file_more_that_stays_open_is_not_flat() {
         soaked(|_| 45).judge(512).expect("flat");
-        soaked(|at| 45 + u64::from(at % 7 == 6 && at > 75)).judge(512).expect("flat: some are open now and then");
-        let error = soaked(|at| 45 + u64::from(at > 60)).judge(512).expect_err("one stays open");
-        assert!(error.to_string().contains("descriptors 45 to 46, least +1"), "{error}");
+        soaked(|at| 45 + u64::from(at % 7 == 6)).judge(512).expect("flat: it varies all the time");
+        let error = soaked(|at| 45 + u64::from(at > 90)).judge(512).expect_err("one more");
+        assert!(error.to_string().contains("descriptors 45 to 46, +1"), "{error}");
+    }
+
+    #[test]
+    fn what_is_there_for_a_moment_is_not_held() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (stays, stop) = (dir.path().join("stays"), std::sync::atomic::AtomicBool::new(false));
+        fs::write(&stays, "").expect("write");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0.. {
+                    let passing = dir.path().join(format!("passing-{number}"));
+                    fs::write(&passing, "").expect("write");
+                    fs::remove_file(&passing).expect("remove");
+                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            let held = held(dir.path().to_str().expect("text"));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(held.expect("entries"), 1);
+        });
     }
 }

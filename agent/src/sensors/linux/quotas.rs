@@ -87,15 +87,7 @@ impl Sensor for Quotas {
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
-        match self.0.latest() {
-            Some(Ok(found)) => found.iter().for_each(|(name, value)| sink.put_named(name, *value)),
-            Some(Err(error)) => {
-                let source = io::Error::new(error.kind(), error.to_string());
-                return Err(SensorError::Ask { call: "quotactl", source });
-            }
-            None => {}
-        }
-        Ok(())
+        self.0.put(sink).map_err(|source| SensorError::Ask { call: "quotactl", source })
     }
 }
 

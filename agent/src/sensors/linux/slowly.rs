@@ -1,10 +1,13 @@
 //! A question that is asked now and then by a thread of its own, and whose last answer counts in between: for programs and
 //! other sources that take their time.
 
+use std::io;
 use std::time::{Duration, Instant};
 
+use super::Sink;
 use super::asked::Asked;
 use crate::clock;
+use crate::reading::SeriesName;
 
 const STACK_BYTES: usize = 256 << 10;
 
@@ -51,6 +54,21 @@ impl<T: Send + 'static> Slowly<T> {
             self.last = Some(answer);
         }
         self.last.as_ref()
+    }
+}
+
+impl Slowly<io::Result<Vec<(SeriesName, f64)>>> {
+    /// Puts what the last answer tells; nothing before the first one.
+    ///
+    /// # Errors
+    /// What the last answer was instead.
+    pub(crate) fn put(&mut self, sink: &mut Sink) -> io::Result<()> {
+        match self.latest() {
+            Some(Ok(found)) => found.iter().for_each(|(name, value)| sink.put_named(name, *value)),
+            Some(Err(error)) => return Err(io::Error::new(error.kind(), error.to_string())),
+            None => {}
+        }
+        Ok(())
     }
 }
 
