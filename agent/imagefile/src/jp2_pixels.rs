@@ -154,14 +154,17 @@ impl Layout {
             let side = |side: u64| (side >> halved.min(63)) + 1;
             let (across, down) = (across.saturating_sub(half), down.saturating_sub(half));
             let (width, height) = (side(self.tile.0), side(self.tile.1));
-            let count = parts(width, across) * parts(height, down);
-            precincts += bands * count;
+            // Sides have 32 bits, a product of two of them 64: two counts of the same tile are more than fits.
+            let count = |across: u32, down: u32| parts(width, across).saturating_mul(parts(height, down));
+            precincts = precincts.saturating_add(count(across, down).saturating_mul(bands));
             // A block ends where its precinct does.
-            blocks += bands * parts(width, self.block.0.min(across)) * parts(height, self.block.1.min(down));
+            let count = count(self.block.0.min(across), self.block.1.min(down));
+            blocks = blocks.saturating_add(count.saturating_mul(bands));
         }
-        let (blocks, precincts) = (blocks * self.components, precincts * self.components);
+        let (blocks, precincts) = (blocks.saturating_mul(self.components), precincts.saturating_mul(self.components));
         let of_blocks = blocks.saturating_mul(BLOCK_BYTES + self.layers * LAYER_BYTES);
-        let of_parts = precincts.saturating_mul(PRECINCT_BYTES) + self.tiles * self.components * TILE_BYTES;
+        let of_parts =
+            precincts.saturating_mul(PRECINCT_BYTES).saturating_add(self.tiles * self.components * TILE_BYTES);
         let kept = of_blocks.saturating_add(of_parts);
         kept <= MAX_PIECE_BYTES as u64 && blocks.saturating_mul(self.tiles) <= MAX_BLOCKS
     }
@@ -238,6 +241,7 @@ mod tests {
             Layout { layers: 65_535, ..layout() },
             Layout { tiles: 4096, ..layout() },
             Layout { tile: (u64::from(u32::MAX), u64::from(u32::MAX)), ..layout() },
+            Layout { tile: (u64::from(u32::MAX), u64::from(u32::MAX)), precincts: vec![(0, 0); 6], ..layout() },
         ] {
             assert!(!much.is_bounded(), "{much:?}");
         }
