@@ -197,7 +197,7 @@ fn filters(ask: &Ask, w: Words) -> Vec<(String, String)> {
         text("digi-shelf", &ask.shelf),
         text("digi-series", &ask.series),
         text("digi-binding", &ask.binding),
-        text("digi-reason", &ask.reason),
+        ask.reason.as_deref().map(|reason| (w.t("digi-reason"), w.reason(reason).to_owned())),
         ask.stage.map(|stage| (w.t("digi-stage"), w.stage(stage))),
         ask.doing.map(|doing| (w.t("digi-state"), w.t(&format!("digi-{}", doing.name())))),
         ask.fault.map(|fault| (w.t("digi-fault"), w.t(&format!("digi-fault-{}", fault.name())))),

@@ -19,6 +19,7 @@ use super::{graph, journal, linked};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::lots::{Lot, LotError, percent};
+use crate::digitization::pack::words::REASONS;
 use crate::digitization::privacy::people::Group;
 use crate::digitization::provenance::Of;
 use crate::digitization::quality::by_stratum;
@@ -175,8 +176,13 @@ pub(super) async fn quality(
             verdict: verdict(lot, w, settings),
             is_open: lot.verdict.is_none(),
         });
-        let ranked: Vec<(String, i64)> =
-            report.progress.rework.iter().take(12).map(|row| (row.reason.clone(), row.lost_days as i64)).collect();
+        let ranked: Vec<(String, i64)> = report
+            .progress
+            .rework
+            .iter()
+            .take(12)
+            .map(|row| (w.reason(&row.reason).to_owned(), row.lost_days as i64))
+            .collect();
         let page = QualityPage {
             w,
             project: &settings.project,
