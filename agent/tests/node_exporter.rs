@@ -19,7 +19,7 @@ use veghe_agent::sensors::{self, Roots, SensorSettings};
 
 const PROGRAM: &str = "prometheus-node-exporter";
 /// Sensors that version 1.5 does not have.
-const NOT_THEIRS: [&str; 21] = [
+const NOT_THEIRS: [&str; 22] = [
     "backups",
     "certificates",
     "containers",
@@ -38,6 +38,7 @@ const NOT_THEIRS: [&str; 21] = [
     "smart",
     "snmp",
     "statsd",
+    "tape",
     "timesync",
     "updates",
     "watchdog",

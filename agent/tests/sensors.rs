@@ -47,7 +47,7 @@ fn a_captured_host_gives_the_golden_text() {
     // These ask the system, not its files.
     let sensors = sensors::all(&settings(
         captured(),
-        &["ethtool", "os", "sane", "smart", "systemd", "timesync", "timex", "uname", "updates"],
+        &["ethtool", "os", "sane", "smart", "systemd", "tape", "timesync", "timex", "uname", "updates"],
     ));
     let mut text = String::new();
     write_text(&once(sensors, &patient()), &mut text);
