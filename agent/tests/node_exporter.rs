@@ -63,6 +63,7 @@ impl NodeExporter {
         command.arg(format!("--web.listen-address={address}")).arg("--collector.disable-defaults");
         let collectors = sensors::names().filter(|sensor| !NOT_THEIRS.contains(sensor));
         command.args(collectors.map(|sensor| format!("--collector.{sensor}"))).args(arguments);
+        command.args(["--collector.systemd.enable-restarts-metrics", "--collector.systemd.enable-start-time-metrics"]);
         command.arg(format!("--collector.textfile.directory={}", fixtures().join("textfile").display()));
         let started = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let process = started.unwrap_or_else(|error| {
@@ -206,6 +207,9 @@ fn differences(roots: Roots, arguments: &[String]) -> Vec<String> {
             ours => differences.push(format!("{what}: ours {ours:?}, theirs {theirs:?}")),
         }
     }
+    // Whoever runs this in another machine wants to know how much was compared.
+    let families = theirs_described.keys().filter(|what| what.starts_with("TYPE ")).count();
+    eprintln!("{} series of {families} families, {} differ", before.len(), differences.len());
     differences
 }
 

@@ -50,7 +50,10 @@ pub fn installed(name: &str) -> PathBuf {
 }
 
 /// Where cargo put this program.
-fn profile_directory() -> PathBuf {
+///
+/// # Panics
+/// Where it is in no directory.
+pub fn profile_directory() -> PathBuf {
     let own = std::env::current_exe().expect("own path");
     let dir = own.parent().expect("target directory");
     if dir.ends_with("deps") { dir.parent().expect("profile directory").to_owned() } else { dir.to_owned() }
@@ -58,9 +61,19 @@ fn profile_directory() -> PathBuf {
 
 /// `cargo build` into the target directory of this program.
 fn build(arguments: &[&str]) {
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet"]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    build.env("CARGO_TARGET_DIR", profile_directory().parent().expect("target directory"));
+    let mut build = cargo();
+    build.args(["build", "--quiet"]).args(arguments);
+    assert!(build.status().expect("cargo").success(), "cannot build the programs");
+}
+
+/// Cargo, in this workspace and with the target directory of this program.
+///
+/// # Panics
+/// Where this program is in no target directory.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.env("CARGO_TARGET_DIR", profile_directory().parent().expect("target directory"));
     // What cargo told this process about this package is not true of the packages to build, and build scripts that watch
     // it would build everything anew.
     for (name, _) in std::env::vars_os() {
@@ -69,10 +82,10 @@ fn build(arguments: &[&str]) {
             .iter()
             .any(|prefix| text.starts_with(prefix))
         {
-            build.env_remove(&name);
+            cargo.env_remove(&name);
         }
     }
-    assert!(build.status().expect("cargo").success(), "cannot build the programs");
+    cargo
 }
 
 /// Asks `condition` until it gives a value.

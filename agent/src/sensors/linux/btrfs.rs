@@ -1,7 +1,9 @@
-//! `/sys/fs/btrfs`: what file systems of this kind have allotted, and used of it.
-//!
-//! Error counters of their devices need a privileged ioctl, and are not read.
+//! `/sys/fs/btrfs`: what file systems of this kind have allotted, and used of it; of those that are mounted also what is left
+//! of each device, and its errors.
 
+use std::path::PathBuf;
+
+use super::btrfs_devices::{self, Device, ERRORS};
 use super::class::Class;
 use super::glob::Globs;
 use super::tree::{Texts, Tree};
@@ -19,11 +21,16 @@ const SECTOR_BYTES: f64 = 512.0;
 pub(crate) struct Btrfs {
     class: Class,
     names: Texts,
+    mounts: PathBuf,
 }
 
 impl Btrfs {
     pub(crate) fn new(roots: &Roots) -> Self {
-        Self { class: Class::new(&roots.sys.join("fs/btrfs"), Globs::default()), names: Texts::default() }
+        Self {
+            class: Class::new(&roots.sys.join("fs/btrfs"), Globs::default()),
+            names: Texts::default(),
+            mounts: roots.proc.join("self/mounts"),
+        }
     }
 }
 
@@ -33,12 +40,29 @@ impl Sensor for Btrfs {
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
-        let names = &mut self.names;
-        self.class.each(|name| name.contains('-'), |tree, uuid, texts, sink| put(tree, uuid, texts, names, sink), sink)
+        let (names, mounts) = (&mut self.names, &self.mounts);
+        // Where there is none, as a rule, nothing is asked.
+        let mut mounted = None;
+        let each = |tree: &mut Tree, uuid: &str, texts: &mut Texts, sink: &mut Sink| {
+            let mounted = mounted.get_or_insert_with(|| {
+                let mounts = std::fs::read(mounts).unwrap_or_default();
+                btrfs_devices::of_mounted(&mounts)
+            });
+            let devices = mounted.iter().find(|(known, _)| known == uuid).map(|(_, devices)| &**devices);
+            put(tree, uuid, devices, texts, names, sink);
+        };
+        self.class.each(|name| name.contains('-'), each, sink)
     }
 }
 
-fn put(tree: &mut Tree, directory: &str, texts: &mut Texts, names: &mut Texts, sink: &mut Sink) {
+fn put(
+    tree: &mut Tree,
+    directory: &str,
+    asked: Option<&[Device]>,
+    texts: &mut Texts,
+    names: &mut Texts,
+    sink: &mut Sink,
+) {
     texts.push(tree.text("metadata_uuid").unwrap_or_default());
     texts.push(tree.text("label").unwrap_or_default());
     let uuid = Some(texts.get(0)).filter(|uuid| !uuid.is_empty()).unwrap_or(directory);
@@ -49,7 +73,7 @@ fn put(tree: &mut Tree, directory: &str, texts: &mut Texts, names: &mut Texts, s
     // Gone in between: nothing to tell.
     tree.names(names).unwrap_or_else(|_| names.clear());
     let devices = names.len() as f64;
-    for device in names.iter() {
+    for device in names.iter().filter(|_| asked.is_none()) {
         let mark = tree.enter(device);
         let sectors = tree.number("size").unwrap_or_default();
         tree.leave(mark);
@@ -57,6 +81,9 @@ fn put(tree: &mut Tree, directory: &str, texts: &mut Texts, names: &mut Texts, s
         sink.put("node_btrfs_device_size_bytes", &labels, sectors as f64 * SECTOR_BYTES);
     }
     tree.leave(mark);
+    for device in asked.into_iter().flatten() {
+        put_device(device, uuid, sink);
+    }
     for kind in ["data", "metadata", "system"] {
         let allocation = tree.enter("allocation");
         tree.enter(kind);
@@ -74,6 +101,17 @@ fn put(tree: &mut Tree, directory: &str, texts: &mut Texts, names: &mut Texts, s
             sink.put("node_btrfs_allocation_ratio", &labels, ratio(mode, devices));
         }
         tree.leave(allocation);
+    }
+}
+
+fn put_device(device: &Device, uuid: &str, sink: &mut Sink) {
+    let labels = [("btrfs_dev_uuid", &*device.uuid), ("device", &*device.name), ("uuid", uuid)];
+    sink.put("node_btrfs_device_size_bytes", &labels, device.bytes as f64);
+    let unused = device.bytes.saturating_sub(device.allotted_bytes);
+    sink.put("node_btrfs_device_unused_bytes", &labels, unused as f64);
+    let [own, name, whole] = labels;
+    for (kind, count) in ERRORS.into_iter().zip(device.errors) {
+        sink.put("node_btrfs_device_errors_total", &[own, name, ("type", kind), whole], count as f64);
     }
 }
 

@@ -305,7 +305,7 @@ fn has_option(options: &str, wanted: &str) -> bool {
     options.split(',').any(|option| option == wanted)
 }
 
-fn unescaped(mountpoint: &str) -> String {
+pub(super) fn unescaped(mountpoint: &str) -> String {
     mountpoint.replace("\\040", " ").replace("\\011", "\t")
 }
 

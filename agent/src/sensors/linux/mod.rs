@@ -11,6 +11,7 @@ mod arp;
 pub mod backups;
 mod bonding;
 mod btrfs;
+mod btrfs_devices;
 mod capabilities;
 mod certificates;
 mod class;

@@ -91,7 +91,10 @@ impl Sensor for Nfs {
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        // Newer kernels are built without it.
+        let mut has_version_2 = false;
         let parsed = nfs_lines::parse(self.source.read()?, |word, numbers| {
+            has_version_2 |= word == b"proc2";
             match word {
                 b"net" => {
                     sink.put("node_nfs_packets_total", &[("protocol", "udp")], numbers.get(1)?);
@@ -110,6 +113,32 @@ impl Sensor for Nfs {
             }
             Ok(())
         });
+        if !has_version_2 {
+            nfs_lines::put_none(REQUESTS, "2", &V2, sink);
+        }
         parsed.map_err(|error| self.source.malformed(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_version_2_has_none_of_its_requests() {
+        let proc = tempfile::tempdir().expect("directory");
+        std::fs::create_dir_all(proc.path().join("net/rpc")).expect("directory");
+        let text = "net 0 0 0 0\nrpc 17 0 17\nproc3 22 1 2 0 1 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 2 1 0\n";
+        std::fs::write(proc.path().join("net/rpc/nfs"), text).expect("write");
+        let roots = Roots { proc: proc.path().to_owned(), ..Roots::default() };
+        let mut sink = Sink::default();
+        Nfs::new(&roots).read(&mut sink).expect("a list");
+        let (series, values) = sink.take();
+        let of = |wanted: &str| -> Vec<f64> {
+            let has = |name: &crate::reading::SeriesName| name.labels().iter().any(|(_, value)| **value == *wanted);
+            series.0.iter().zip(&values).filter(|(name, _)| has(name)).map(|(_, value)| *value).collect()
+        };
+        assert_eq!(of("2"), [0.0; 18]);
+        assert_eq!(of("3").iter().sum::<f64>(), 8.0);
     }
 }

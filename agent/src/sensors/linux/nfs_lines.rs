@@ -88,3 +88,10 @@ impl Numbers<'_> {
         Ok(())
     }
 }
+
+/// Puts 0 for each of `methods` of a version of the protocol that this kernel does not have, as for a method that it does not have.
+pub(crate) fn put_none(metric: &str, version: &str, methods: &[&str], sink: &mut Sink) {
+    for method in methods.iter().filter(|method| !method.is_empty()) {
+        sink.put(metric, &[("method", method), ("proto", version)], 0.0);
+    }
+}

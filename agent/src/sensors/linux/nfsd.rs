@@ -70,7 +70,11 @@ impl Sensor for Nfsd {
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
+        let version_2 = without_null(nfs_lines::V2);
+        // Newer kernels are built without it.
+        let mut has_version_2 = false;
         let parsed = nfs_lines::parse(self.source.read()?, |word, numbers| {
+            has_version_2 |= word == b"proc2";
             let mut put = |metric, labels: &[(&str, &str)], position| {
                 sink.put(metric, labels, numbers.get(position)?);
                 Ok(())
@@ -102,13 +106,16 @@ impl Sensor for Nfsd {
                     put("node_nfsd_rpc_errors_total", &[("error", "auth")], 3)?;
                     put("node_nfsd_rpc_errors_total", &[("error", "cInt")], 4)?;
                 }
-                b"proc2" => numbers.put_methods(REQUESTS, "2", &without_null(nfs_lines::V2), sink)?,
+                b"proc2" => numbers.put_methods(REQUESTS, "2", &version_2, sink)?,
                 b"proc3" => numbers.put_methods(REQUESTS, "3", &without_null(nfs_lines::V3), sink)?,
                 b"proc4ops" => numbers.put_methods(REQUESTS, "4", &V4, sink)?,
                 _ => {}
             }
             Ok(())
         });
+        if !has_version_2 {
+            nfs_lines::put_none(REQUESTS, "2", &version_2, sink);
+        }
         parsed.map_err(|error| self.source.malformed(error))
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
+use super::filesystem::unescaped;
 use super::slowly::Slowly;
 use super::text;
 use super::{Entry, Sensor, SensorError, SensorSettings, Sink, capabilities};
@@ -101,7 +102,7 @@ fn places(mounts: &[u8]) -> Vec<Place> {
         };
         let is_known = found.iter().any(|place| place.device == *device);
         if device.starts_with('/') && TYPES.contains(&&*fstype) && !is_known {
-            let mountpoint = mountpoint.replace("\\040", " ").replace("\\011", "\t");
+            let mountpoint = unescaped(&mountpoint);
             found.push(Place { device: device.into_owned(), mountpoint });
         }
     }

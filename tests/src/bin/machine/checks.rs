@@ -1,0 +1,84 @@
+//! The checks, in the order in which they run: each leaves the machine so that the next finds what it needs.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use veghe_tests::process::wait_for;
+
+use crate::host::shell;
+use crate::inside::Machine;
+
+/// The agent's tests that run in the machine.
+pub(crate) const TESTS: [&str; 3] = ["hung_mount", "node_exporter", "quotas"];
+
+/// A name, what it shows, and how.
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    pub(crate) shows: &'static str,
+    /// What it found.
+    pub(crate) run: fn(&Machine) -> anyhow::Result<String>,
+}
+
+pub(crate) const ALL: &[Check] = &[
+    Check { name: "devices", shows: "arrays, file systems, pools, a bond, sensors and shares are made", run: devices },
+    Check {
+        name: "node_exporter",
+        shows: "every series of the default set equals node_exporter's",
+        run: |machine| beside(machine, "node_exporter"),
+    },
+    Check { name: "degraded", shows: "the same with a failed disk in an array and in a bond", run: degraded },
+    Check { name: "recovering", shows: "the same while the array is rebuilt", run: recovering },
+    Check {
+        name: "quotas",
+        shows: "quotas of ext4 and XFS are told as the kernel keeps them",
+        run: |machine| {
+            let name = "a_users_quota_is_told_as_the_kernel_keeps_it";
+            machine.test("quotas", "quotas", name, "quotas of mkfs.xfs were read")
+        },
+    },
+    Check {
+        name: "hung_mount",
+        shows: "a stuck FUSE mount leaves all others on time",
+        run: |machine| {
+            let name = "a_stuck_file_system_and_a_silent_server_leave_all_others_on_time";
+            machine.test("hung_mount", "hung_mount", name, "test result: ok")
+        },
+    },
+];
+
+fn devices(_: &Machine) -> anyhow::Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/machine/devices.sh");
+    let output = Command::new("bash").arg("-eux").arg(script).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    std::fs::write("/mnt/work/devices.log", &*said)?;
+    ensure!(output.status.success(), "{}", said.lines().rev().take(8).collect::<Vec<_>>().join(" <- "));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().replace('\n', " "))
+}
+
+fn beside(machine: &Machine, log: &str) -> anyhow::Result<String> {
+    machine.test(log, "node_exporter", "every_series_of_this_host_is_that_of_node_exporter", "families, 0 differ")
+}
+
+fn degraded(machine: &Machine) -> anyhow::Result<String> {
+    shell(
+        "mdadm --quiet /dev/md0 --fail /dev/sdb; ip link set dev $(cut -d' ' -f1 /sys/class/net/bond0/bonding/slaves) down",
+    )?;
+    let state = std::fs::read_to_string("/sys/block/md0/md/degraded")?;
+    ensure!(state.trim() == "1", "md0 is not degraded: {state}");
+    beside(machine, "degraded")
+}
+
+fn recovering(machine: &Machine) -> anyhow::Result<String> {
+    // Slowly, so that it is still at it when it is looked at.
+    shell(
+        "echo 2000 > /sys/block/md0/md/sync_speed_max; mdadm --quiet /dev/md0 --remove /dev/sdb; mdadm --zero-superblock /dev/sdb; mdadm --quiet /dev/md0 --add /dev/sdb",
+    )?;
+    let action = || std::fs::read_to_string("/sys/block/md0/md/sync_action").context("sync_action");
+    wait_for("the array is rebuilt", || Ok((action()?.trim() == "recover").then_some(())))?;
+    let told = beside(machine, "recovering")?;
+    ensure!(action()?.trim() == "recover", "it was rebuilt before the end");
+    shell("echo 2000000 > /sys/block/md0/md/sync_speed_max")?;
+    wait_for("the array is whole", || Ok((action()?.trim() == "idle").then_some(())))?;
+    Ok(told)
+}
