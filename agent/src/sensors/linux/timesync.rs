@@ -117,6 +117,28 @@ fn parse(line: &str) -> Option<Tracking> {
 mod tests {
     use super::*;
 
+    /// systemd-timesyncd touches the file at each answer of a server, and chrony is not there.
+    #[test]
+    fn when_timesyncd_synchronized_last_is_told_once_it_has() {
+        let root = tempfile::tempdir().expect("directory");
+        let mut settings = SensorSettings::default();
+        settings.roots.rootfs = root.path().to_owned();
+        let mut sensor = Timesync::new(&settings);
+        let mut round = || {
+            let mut sink = Sink::default();
+            sensor.read(&mut sink).expect("never fails");
+            let (series, values) = sink.take();
+            series.0.iter().map(|name| name.metric().to_owned()).zip(values).collect::<Vec<_>>()
+        };
+        assert_eq!(round(), []);
+        let file = root.path().join(TIMESYNC);
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("directory");
+        let file = std::fs::File::create(file).expect("file");
+        file.set_modified(UNIX_EPOCH + Duration::from_millis(1_795_697_740_500)).expect("time");
+        let expected = ("veghe_timesync_synchronized_timestamp_seconds".to_owned(), 1_795_697_740.5);
+        assert_eq!(round(), [expected]);
+    }
+
     #[test]
     fn tracking_is_read_by_place() {
         let line = "C0A80101,192.168.1.1,3,1700000000.123,-0.000012,0.000034,0.000056,-12.5,0.001,0.05,0.02,0.003,64.5,Normal\n";
