@@ -467,6 +467,7 @@ mod tests {
         insta::assert_snapshot!(problems);
     }
 
+    #[cfg(target_os = "linux")]
     const OWN_SETTINGS: &str = "agent: scan-1
 mqtt: mqtts://veghe.cjtimis.ro
 sensors:
@@ -498,6 +499,7 @@ sensors:
           - {targets: [127.0.0.1:9187, 127.0.0.1:9188], labels: {site: tm}}
 ";
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn the_settings_of_single_sensors_are_read_and_shown_as_they_are() {
         let config = Config::parse(Path::new("agent.yaml"), OWN_SETTINGS).expect("valid");

@@ -21,7 +21,7 @@ pub struct Inspect {
     /// Print a JSON object for each file instead of a table, with every image of it
     #[arg(long)]
     pub json: bool,
-    /// Decode TIFF and JPEG too, and count empty pages and those that look almost like one of the 16 files before
+    /// Decode images too (TIFF, JPEG, JPEG 2000, PDF with one image a page), and count empty pages and those that look almost like one of the 16 files before
     #[arg(long)]
     pub pages: bool,
 }

@@ -5,6 +5,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod crew;
+#[cfg(target_os = "linux")]
+pub mod database;
 pub mod delivery;
 #[cfg(target_os = "linux")]
 pub mod digitization;

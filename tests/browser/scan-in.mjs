@@ -5,9 +5,8 @@
 
 import assert from 'node:assert/strict';
 import { mkdir, readFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { chromium } from 'playwright-core';
+import { launched, phone, resolved, stagesOf as toldOf } from './floor.mjs';
 
 const [base, directory, username, password, ...units] = process.argv.slice(2);
 if (units.length < 4) {
@@ -17,19 +16,10 @@ if (units.length < 4) {
 await mkdir(directory, { recursive: true });
 const address = (path) => new URL(path, base).href;
 const page_address = address('/digitization/scan-in?lang=en');
-const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-const phone = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+const axe = await readFile(resolved('axe-core/axe.min.js'), 'utf8');
+const stagesOf = (unit) => toldOf(base, unit);
 
-async function stagesOf(unit) {
-  const answer = await fetch(address(`/v1/digitization/units/${unit}`));
-  const told = await answer.json();
-  return told.events.filter((event) => event.source === '//floor/phone').map((event) => `${event.data.stage} ${event.data.change}`);
-}
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking'],
-});
+const browser = await launched();
 try {
   // Without script: a plain form; sent twice by its id it counts once.
   const plain = await browser.newContext({ ...phone, javaScriptEnabled: false, httpCredentials: { username, password } });

@@ -66,4 +66,6 @@ fn the_pages_of_a_digitization_have_no_barrier() {
     look("digitization.mjs", &collector.listeners.ops, &pictures, &["CJT-SIM-0003", user, password]);
     let units = ["CJT-SIM-0297", "CJT-SIM-0298", "CJT-SIM-0299", "CJT-SIM-0300"];
     look("scan-in.mjs", &collector.listeners.ops, &pictures, &[&[user, password], &units[..]].concat());
+    let units = ["CJT-SIM-0295", "CJT-SIM-0296"];
+    look("camera.mjs", &collector.listeners.ops, &pictures, &[&[user, password], &units[..]].concat());
 }

@@ -935,6 +935,12 @@ const METRICS: &[Metric] = &[
     ),
     gauge("veghe_tsdb_series", Unit::One, "Series in the store's index.", &[]),
     gauge(
+        "veghe_windows_updates_pending",
+        Unit::One,
+        "Updates of Windows that are neither installed nor hidden, by kind: security or other.",
+        &["kind"],
+    ),
+    gauge(
         "windows_service_info",
         Unit::One,
         "A metric with a constant '1' value labeled with service information",
@@ -947,6 +953,25 @@ const METRICS: &[Metric] = &[
         &["name", "start_mode"],
     ),
     gauge("windows_service_state", Unit::One, "The state of the service (State)", &["name", "state"]),
+    gauge(
+        "windows_update_pending_info",
+        Unit::One,
+        "Expose information for a single pending update item",
+        &["category", "severity", "title"],
+    ),
+    gauge(
+        "windows_update_pending_published_timestamp",
+        Unit::Seconds,
+        "Expose last published timestamp for a single pending update item",
+        &["title"],
+    ),
+    gauge(
+        "windows_update_scrape_query_duration_seconds",
+        Unit::Seconds,
+        "Duration of the last scrape query to the Windows Update API",
+        &[],
+    ),
+    gauge("windows_update_scrape_timestamp_seconds", Unit::Seconds, "Timestamp of the last scrape", &[]),
     gauge(
         "x509_cert_expired",
         Unit::One,

@@ -122,6 +122,34 @@ pub struct Finding {
     pub settings: String,
 }
 
+/// What [`Finding`]s say in words: every kind, and parts of details between commas. Pages tell these in their reader's language;
+/// what else details have (models, paths, names of products, counts) they tell as it is.
+pub const FOUND_WORDS: [&str; 23] = [
+    "AEG or Protect",
+    "Cypress (many brands)",
+    "Eaton or MGE",
+    "MySQL or MariaDB",
+    "Phoenixtec or Mecer",
+    "UPS by NUT",
+    "a scanner that speaks eSCL",
+    "array",
+    "backups",
+    "certificates",
+    "containers",
+    "database",
+    "escl_scanner",
+    "exporter",
+    "health of drives",
+    "nvme",
+    "processes",
+    "scanners that SANE lists",
+    "snapshots of ZFS",
+    "tape",
+    "tape drives",
+    "tool",
+    "ups",
+];
+
 /// `text` without control characters, at most [`MAX_TEXT_CHARS`] long.
 pub fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect()

@@ -55,6 +55,58 @@ fn boxes<R: Read + Seek>(
     Ok(())
 }
 
+/// What the boxes of a file say that its codestream does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Colours {
+    /// Grey, or red, green and blue.
+    #[default]
+    Light,
+    /// Luma comes first (sYCC).
+    Luma,
+    /// Cyan, magenta, yellow, black.
+    Ink,
+    /// Numbers of colours in a palette.
+    Palette,
+}
+
+/// Where the codestream of a file is, or of what is one itself, and what its samples are; nothing where a file has another
+/// number of them than one.
+pub(crate) fn codestream<R: Read + Seek>(source: &mut Source<R>) -> Found<Option<(std::ops::Range<u64>, Colours)>> {
+    let length = source.len();
+    if source.up_to(0, 2)? == [0xff, 0x4f] {
+        return Ok(Some((0..length, Colours::default())));
+    }
+    let (mut streams, mut colours) = (Vec::new(), Colours::default());
+    boxes(source, 0, length, &mut |source, outer| {
+        match &outer.kind {
+            b"jp2h" => boxes(source, outer.begin, outer.end, &mut |source, inner| {
+                match &inner.kind {
+                    b"pclr" => colours = Colours::Palette,
+                    b"colr" if colours == Colours::default() => {
+                        colours = colours_of(&source.up_to(inner.begin, 3 + 20)?);
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })?,
+            b"jp2c" => streams.push(outer.begin..outer.end.min(length)),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(if streams.len() == 1 { streams.pop().map(|stream| (stream, colours)) } else { None })
+}
+
+/// Annex I.5.3.3: method, precedence, approximation, then a number or an ICC profile, whose colours are at byte 16.
+fn colours_of(colr: &[u8]) -> Colours {
+    match colr {
+        [1, _, _, 0, 0, 0, 18, ..] => Colours::Luma,
+        [1, _, _, 0, 0, 0, 12, ..] => Colours::Ink,
+        [2 | 3, _, _, profile @ ..] if profile.get(16..20) == Some(b"CMYK") => Colours::Ink,
+        _ => Colours::Light,
+    }
+}
+
 pub(crate) fn inspect_boxes<R: Read + Seek>(source: &mut Source<R>, found: &mut Inspection) -> Found<()> {
     let mut image = Image { compression: "jpeg2000".to_owned(), ..Image::default() };
     let mut codestream = None;

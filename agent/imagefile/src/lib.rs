@@ -7,9 +7,11 @@
 //! What it deliberately does not do: know folders or names, decide whether a quality is good enough.
 
 mod jp2;
+mod jp2_pixels;
 mod jpeg;
 mod pdf;
 mod pdf_object;
+mod pdf_pages;
 mod sight;
 mod source;
 mod tiff;

@@ -27,18 +27,10 @@ const POINTS_PER_INCH: f64 = 72.0;
 const PDFA_PART: &[u8] = b"pdfaid:part";
 
 pub(crate) fn inspect<R: Read + Seek>(source: &mut Source<R>, found: &mut Inspection) -> Found<()> {
-    let length = source.len();
-    let tail_begin = length.saturating_sub(TAIL_BYTES);
-    let tail = source.up_to(tail_begin, TAIL_BYTES)?;
-    let last = |mark: &[u8]| tail.windows(mark.len()).rposition(|window| window == mark);
-    let Some(mark) = last(b"startxref") else { return Err(Fault::Truncated) };
-    if last(b"%%EOF").is_none_or(|end| end < mark) {
+    let (start, is_complete) = last_cross_reference(source)?;
+    if !is_complete {
         found.completeness = Completeness::Truncated;
     }
-    let mut lexer = Lexer::new(&tail[mark + b"startxref".len()..], tail_begin + mark as u64);
-    let start = lexer.next()?.as_ref().and_then(Object::unsigned);
-    let start =
-        start.ok_or(Fault::Damaged { offset: tail_begin + mark as u64, what: "no place of a cross-reference" })?;
     let mut document = Document::open(source, start)?;
     found.encrypted = document.trailer.get("Encrypt").is_some_and(|value| *value != Object::Null);
     let described = document.describe(found);
@@ -47,6 +39,19 @@ pub(crate) fn inspect<R: Read + Seek>(source: &mut Source<R>, found: &mut Inspec
         Err(Fault::Damaged { .. }) if found.encrypted => Ok(()),
         described => described,
     }
+}
+
+/// Where the newest cross-reference is, and whether the file ends after the mark that tells.
+pub(crate) fn last_cross_reference<R: Read + Seek>(source: &mut Source<R>) -> Found<(u64, bool)> {
+    let tail_begin = source.len().saturating_sub(TAIL_BYTES);
+    let tail = source.up_to(tail_begin, TAIL_BYTES)?;
+    let last = |mark: &[u8]| tail.windows(mark.len()).rposition(|window| window == mark);
+    let Some(mark) = last(b"startxref") else { return Err(Fault::Truncated) };
+    let is_complete = last(b"%%EOF").is_some_and(|end| end >= mark);
+    let mut lexer = Lexer::new(&tail[mark + b"startxref".len()..], tail_begin + mark as u64);
+    let start = lexer.next()?.as_ref().and_then(Object::unsigned);
+    let damaged = Fault::Damaged { offset: tail_begin + mark as u64, what: "no place of a cross-reference" };
+    Ok((start.ok_or(damaged)?, is_complete))
 }
 
 /// One cross-reference.
@@ -58,7 +63,7 @@ enum Table {
 }
 
 /// Where an object is.
-enum Place {
+pub(crate) enum Place {
     At(u64),
     /// In a stream of objects.
     Within {
@@ -70,17 +75,26 @@ enum Place {
 /// Something drawn by name, with its width and height in points.
 type Placement = (Vec<u8>, (f64, f64));
 
-struct Document<'a, R> {
+/// What a content stream draws.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Drawn {
+    /// By name, 64 at most.
+    pub(crate) placed: Vec<Placement>,
+    /// Whether it shows letters, or images within itself. What was recognized in a scan is not shown.
+    pub(crate) has_more: bool,
+}
+
+pub(crate) struct Document<'a, R> {
     source: &'a mut Source<R>,
     /// Newest first.
     tables: Vec<Table>,
-    trailer: Dictionary,
+    pub(crate) trailer: Dictionary,
     /// Streams that are being read.
     nested: usize,
 }
 
 impl<'a, R: Read + Seek> Document<'a, R> {
-    fn open(source: &'a mut Source<R>, start: u64) -> Found<Self> {
+    pub(crate) fn open(source: &'a mut Source<R>, start: u64) -> Found<Self> {
         let mut document = Self { source, tables: Vec::new(), trailer: Dictionary::default(), nested: 0 };
         let mut visited = HashSet::new();
         let mut waiting = vec![start];
@@ -155,7 +169,7 @@ impl<'a, R: Read + Seek> Document<'a, R> {
         }
     }
 
-    fn place(&mut self, number: ObjectNumber) -> Found<Option<Place>> {
+    pub(crate) fn place(&mut self, number: ObjectNumber) -> Found<Option<Place>> {
         let number = u64::from(number);
         for table in &self.tables {
             match table {
@@ -233,7 +247,7 @@ impl<'a, R: Read + Seek> Document<'a, R> {
     }
 
     /// `object`, or what it refers to.
-    fn resolved(&mut self, object: Option<&Object>) -> Found<Object> {
+    pub(crate) fn resolved(&mut self, object: Option<&Object>) -> Found<Object> {
         let mut object = object.cloned().unwrap_or(Object::Null);
         for _ in 0..MAX_STEPS {
             let Object::Reference(number) = object else { return Ok(object) };
@@ -242,7 +256,7 @@ impl<'a, R: Read + Seek> Document<'a, R> {
         Err(Fault::Damaged { offset: 0, what: "references lead in a circle" })
     }
 
-    fn dictionary(&mut self, object: Option<&Object>) -> Found<Dictionary> {
+    pub(crate) fn dictionary(&mut self, object: Option<&Object>) -> Found<Dictionary> {
         match self.resolved(object)? {
             Object::Dictionary(dictionary) => Ok(dictionary),
             _ => Ok(Dictionary::default()),
@@ -250,7 +264,7 @@ impl<'a, R: Read + Seek> Document<'a, R> {
     }
 
     /// The stream at `offset`, decompressed.
-    fn stream_at(&mut self, offset: u64) -> Found<(Dictionary, Vec<u8>)> {
+    pub(crate) fn stream_at(&mut self, offset: u64) -> Found<(Dictionary, Vec<u8>)> {
         if self.nested == MAX_NESTED_STREAMS {
             return Err(Fault::Damaged { offset, what: "streams lead in a circle" });
         }
@@ -260,7 +274,8 @@ impl<'a, R: Read + Seek> Document<'a, R> {
         stream
     }
 
-    fn read_stream(&mut self, offset: u64) -> Found<(Dictionary, Vec<u8>)> {
+    /// The stream at `offset` as it stands there, of at most `limit` bytes.
+    pub(crate) fn raw_stream(&mut self, offset: u64, limit: u64) -> Found<(Dictionary, Vec<u8>)> {
         let damaged = |what| Fault::Damaged { offset, what };
         let head = self.source.up_to(offset, OBJECT_BYTES)?;
         let mut lexer = body_of(&head, offset)?;
@@ -272,10 +287,16 @@ impl<'a, R: Read + Seek> Document<'a, R> {
         begin += usize::from(head.get(begin) == Some(&b'\r'));
         begin += usize::from(head.get(begin) == Some(&b'\n'));
         let length = self.resolved(dictionary.get("Length"))?.unsigned().ok_or(damaged("a stream without length"))?;
-        if length > STREAM_BYTES {
+        if length > limit {
             return Err(Fault::TooLarge("a stream"));
         }
         let data = self.source.at(offset + begin as u64, length)?;
+        Ok((dictionary, data))
+    }
+
+    fn read_stream(&mut self, offset: u64) -> Found<(Dictionary, Vec<u8>)> {
+        let damaged = |what| Fault::Damaged { offset, what };
+        let (dictionary, data) = self.raw_stream(offset, STREAM_BYTES)?;
         let filter = match dictionary.get("Filter") {
             Some(Object::Array(filters)) if filters.len() == 1 => filters.first().cloned(),
             filter => filter.cloned(),
@@ -351,7 +372,7 @@ impl<'a, R: Read + Seek> Document<'a, R> {
         let resources = self.dictionary(resources.as_ref())?;
         let objects = self.dictionary(resources.get("XObject"))?;
         let user_unit = node.get("UserUnit").and_then(Object::number).filter(|unit| *unit > 0.0).unwrap_or(1.0);
-        for (name, placed) in self.placements(&node)? {
+        for (name, placed) in self.drawn_by(&node)?.unwrap_or_default().placed {
             let Some(object) = objects.0.get(&name) else { continue };
             let image = self.dictionary(Some(object))?;
             if image.get("Subtype").and_then(Object::name) != Some(b"Image") {
@@ -362,8 +383,8 @@ impl<'a, R: Read + Seek> Document<'a, R> {
         Ok(None)
     }
 
-    /// What the content of a page draws by name, with width and height in points.
-    fn placements(&mut self, page: &Dictionary) -> Found<Vec<Placement>> {
+    /// What the content of a page draws; nothing where it is encrypted, or compressed otherwise.
+    pub(crate) fn drawn_by(&mut self, page: &Dictionary) -> Found<Option<Drawn>> {
         let parts = match self.resolved(page.get("Contents"))? {
             Object::Array(parts) => parts,
             _ => page.get("Contents").cloned().into_iter().collect(),
@@ -375,15 +396,14 @@ impl<'a, R: Read + Seek> Document<'a, R> {
             match self.stream_at(offset) {
                 Ok((_, bytes)) => content.extend(bytes),
                 Err(Fault::Read(error)) => return Err(Fault::Read(error)),
-                // Encrypted, or compressed otherwise: nothing is known of what it places.
-                Err(_) => return Ok(Vec::new()),
+                Err(_) => return Ok(None),
             }
             content.push(b'\n');
             if content.len() as u64 > STREAM_BYTES {
                 break;
             }
         }
-        Ok(drawn(&content))
+        Ok(Some(drawn(&content)))
     }
 
     fn image(&mut self, image: &Dictionary, (width_points, height_points): (f64, f64)) -> Found<Image> {
@@ -488,15 +508,17 @@ fn paeth(left: u8, up: u8, corner: u8) -> u8 {
 }
 
 /// Follows the transformations of a content stream (ISO 32000-1, 8.3 and 8.4) to each `Do`.
-fn drawn(content: &[u8]) -> Vec<Placement> {
+pub(crate) fn drawn(content: &[u8]) -> Drawn {
     type Matrix = [f64; 6];
+    /// Letters that are neither filled nor stroked (9.3.6).
+    const INVISIBLE: f64 = 3.0;
     let product = |[a, b, c, d, e, f]: Matrix, [p, q, r, s, t, u]: Matrix| -> Matrix {
         [a * p + b * r, a * q + b * s, c * p + d * r, c * q + d * s, e * p + f * r + t, e * q + f * s + u]
     };
-    let mut matrix: Matrix = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+    let (mut matrix, mut mode): (Matrix, f64) = ([1.0, 0.0, 0.0, 1.0, 0.0, 0.0], 0.0);
     let mut saved = Vec::new();
     let mut operands: Vec<Object> = Vec::new();
-    let mut found = Vec::new();
+    let mut found = Drawn::default();
     let mut lexer = Lexer::new(content, 0);
     // A stream that can't be read on has drawn what it has drawn.
     while let Ok(Some(object)) = lexer.next() {
@@ -507,8 +529,8 @@ fn drawn(content: &[u8]) -> Vec<Placement> {
             continue;
         };
         match &operator[..] {
-            b"q" if saved.len() < 256 => saved.push(matrix),
-            b"Q" => matrix = saved.pop().unwrap_or(matrix),
+            b"q" if saved.len() < 256 => saved.push((matrix, mode)),
+            b"Q" => (matrix, mode) = saved.pop().unwrap_or((matrix, mode)),
             b"cm" => {
                 let numbers: Vec<f64> = operands.iter().filter_map(Object::number).collect();
                 if let Ok(by) = Matrix::try_from(numbers) {
@@ -518,12 +540,15 @@ fn drawn(content: &[u8]) -> Vec<Placement> {
             b"Do" => {
                 if let Some(Object::Name(name)) = operands.last() {
                     // An image fills the unit square.
-                    found.push((name.clone(), (matrix[0].hypot(matrix[1]), matrix[2].hypot(matrix[3]))));
+                    found.placed.push((name.clone(), (matrix[0].hypot(matrix[1]), matrix[2].hypot(matrix[3]))));
                 }
             }
+            b"Tr" => mode = operands.last().and_then(Object::number).unwrap_or(mode),
+            b"Tj" | b"TJ" | b"'" | b"\"" => found.has_more |= mode.to_bits() != INVISIBLE.to_bits(),
+            b"BI" => found.has_more = true,
             _ => {}
         }
-        if found.len() >= 64 {
+        if found.placed.len() >= 64 {
             break;
         }
         operands.clear();

@@ -1,7 +1,9 @@
 //! What the images of a file show, seen from afar: whether a page is empty, and a hash by which pages that look alike are
-//! found. JPEG and TIFF (uncompressed, `PackBits`, LZW, deflate, CCITT G4, JPEG); other formats and depths are not looked at.
+//! found. JPEG, JPEG 2000, TIFF (uncompressed, `PackBits`, LZW, deflate, CCITT G4, JPEG), and pages of a PDF that show one
+//! image, JPEG or JPEG 2000; other formats and depths are not looked at.
 //!
-//! An image becomes a small grey one ([`Grey`]): a JPEG is decoded in an eighth of its size or so, a TIFF piece by piece. A
+//! An image becomes a small grey one ([`Grey`]): a JPEG is decoded in an eighth of its size or so, JPEG 2000 in one of the
+//! resolutions that it has, a TIFF piece by piece. A
 //! page is empty where hardly any part of it differs from what is around it: stains, shadows of the gutter and the
 //! other side shining through differ slowly or little, ink does not. Pages are alike where the same ones of 256 parts are
 //! darker than their neighbour (dHash), which light, noise and compression leave as they are.
@@ -16,18 +18,19 @@ use tiff::ColorType;
 use tiff::decoder::{Decoder, Limits};
 use tiff::tags::Tag;
 
-use crate::{Format, Image, Inspection};
+use crate::source::Source;
+use crate::{Format, Image, Inspection, inspect, jp2_pixels, pdf_pages};
 
 /// The most pixels of an image that is looked at: an A0 plan at 600 ppi has 560 million, one at 400 ppi 250 million.
 const MAX_PIXELS: u64 = 400_000_000;
 /// The most bytes of a piece of an image, and of what a decoder keeps: a page A4 at 300 ppi in colour has 26 MB.
-const MAX_PIECE_BYTES: usize = 64 << 20;
+pub(crate) const MAX_PIECE_BYTES: usize = 64 << 20;
 /// The most bytes of a file that are read for the images in it.
 const MAX_READ_BYTES: u64 = 4 << 30;
 /// Images of a file that are looked at; the others are not.
 pub const MAX_LOOKED_AT: usize = 500;
 /// The least columns or rows, whichever there are more of, of the small image, and the most.
-const SMALL: (u32, u32) = (320, 2048);
+pub(crate) const SMALL: (u32, u32) = (320, 2048);
 
 /// The columns and rows of the differences in a hash.
 const HASH_SIDE: usize = 16;
@@ -100,8 +103,8 @@ impl Hash {
     }
 }
 
-/// What the images of `file` show, in the order of `found.images`; `None` is one that was not looked at. Calls `tick`
-/// before each image.
+/// What the images of `file` show, in the order of `found.images`, of a PDF in that of its pages; `None` is one that was not
+/// looked at. Calls `tick` before each image.
 pub fn look(mut file: impl Read + Seek, found: &Inspection, mut tick: impl FnMut()) -> Vec<Option<Sight>> {
     if file.rewind().is_err() {
         return Vec::new();
@@ -116,13 +119,47 @@ pub fn look(mut file: impl Read + Seek, found: &Inspection, mut tick: impl FnMut
             looked_at.into_iter().collect()
         }
         Format::Tiff | Format::BigTiff => tiff(file, found, tick),
-        Format::Jp2 | Format::Jpeg2000Codestream | Format::Pdf => Vec::new(),
+        Format::Jp2 | Format::Jpeg2000Codestream => {
+            tick();
+            vec![read_whole(file).and_then(|bytes| alone(&bytes)).map(|small| small.sight())]
+        }
+        Format::Pdf => pdf(file, found, tick),
     }));
     seen.unwrap_or_default()
 }
 
+/// All of `file`, where that is no more than a piece of an image may be.
+fn read_whole(file: impl Read) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_PIECE_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= MAX_PIECE_BYTES).then_some(bytes)
+}
+
+/// The image of a JPEG or JPEG 2000 file.
+fn alone(bytes: &[u8]) -> Option<Grey> {
+    let found = inspect(std::io::Cursor::new(bytes), bytes.len() as u64).ok()?;
+    let image = found.images.first().filter(|image| is_bounded(image.width_px, image.height_px))?;
+    match found.format {
+        Format::Jpeg => jpeg(bytes, image),
+        Format::Jp2 | Format::Jpeg2000Codestream => jp2_pixels::grey(bytes),
+        Format::Tiff | Format::BigTiff | Format::Pdf => None,
+    }
+}
+
+fn pdf(mut file: impl Read + Seek, found: &Inspection, mut tick: impl FnMut()) -> Vec<Option<Sight>> {
+    let Some(length) = file.seek(SeekFrom::End(0)).ok().filter(|_| !found.encrypted) else { return Vec::new() };
+    let limit = MAX_LOOKED_AT.min(found.count.unwrap_or(0) as usize);
+    let mut seen = Vec::new();
+    let mut source = Source::with_budget(file, length, MAX_READ_BYTES);
+    pdf_pages::images(&mut source, limit, MAX_PIECE_BYTES as u64, |image| {
+        tick();
+        seen.push(image.and_then(|bytes| alone(&bytes)).map(|small| small.sight()));
+    });
+    seen
+}
+
 /// A small grey image.
-struct Grey {
+pub(crate) struct Grey {
     width: usize,
     height: usize,
     values: Vec<u8>,
@@ -158,7 +195,7 @@ impl Grey {
 }
 
 /// Makes a small image of one that comes in pieces: each of its values is the mean of a square.
-struct Shrinking {
+pub(crate) struct Shrinking {
     side: u32,
     width: usize,
     height: usize,
@@ -173,7 +210,7 @@ impl Shrinking {
     }
 
     /// Of an image that is nearly as small already.
-    fn of_small(width: u32, height: u32) -> Option<Self> {
+    pub(crate) fn of_small(width: u32, height: u32) -> Option<Self> {
         Self::of_squares(width, height, width.max(height).div_ceil(SMALL.1).max(1))
     }
 
@@ -189,7 +226,7 @@ impl Shrinking {
     }
 
     /// Adds a row of a piece: greys from `column` on.
-    fn add(&mut self, row: u32, column: u32, greys: impl Iterator<Item = u8>) {
+    pub(crate) fn add(&mut self, row: u32, column: u32, greys: impl Iterator<Item = u8>) {
         let from = (row / self.side) as usize * self.width;
         let Some(sums) = self.sums.get_mut(from..from + self.width) else { return };
         let side = self.side as usize;
@@ -210,7 +247,7 @@ impl Shrinking {
         }
     }
 
-    fn small(self) -> Grey {
+    pub(crate) fn small(self) -> Grey {
         let count = self.side * self.side;
         let values = self.sums.iter().map(|sum| (sum / count) as u8).collect();
         Grey { width: self.width, height: self.height, values }
@@ -218,7 +255,7 @@ impl Shrinking {
 }
 
 /// The side of the squares of an image whose longer side is so long: 8, or less where little would be left.
-fn side_of(longer: u32) -> u32 {
+pub(crate) fn side_of(longer: u32) -> u32 {
     [8, 4, 2].into_iter().find(|side| longer / side >= SMALL.0).unwrap_or(1)
 }
 
@@ -227,12 +264,12 @@ fn is_bounded(width: u32, height: u32) -> bool {
 }
 
 /// ITU-R BT.601.
-fn luma(red: u8, green: u8, blue: u8) -> u8 {
+pub(crate) fn luma(red: u8, green: u8, blue: u8) -> u8 {
     ((u32::from(red) * 77 + u32::from(green) * 150 + u32::from(blue) * 29) >> 8) as u8
 }
 
 /// 0 of each ink is white, as both decoders give it.
-fn grey_of_ink(cyan: u8, magenta: u8, yellow: u8, black: u8) -> u8 {
+pub(crate) fn grey_of_ink(cyan: u8, magenta: u8, yellow: u8, black: u8) -> u8 {
     (255 - luma(cyan, magenta, yellow)).saturating_sub(black)
 }
 

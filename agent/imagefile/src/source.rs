@@ -14,7 +14,12 @@ pub(crate) struct Source<R> {
 
 impl<R: Read + Seek> Source<R> {
     pub(crate) fn new(reader: R, length: u64) -> Self {
-        Self { reader, length, budget: MAX_READ_BYTES }
+        Self::with_budget(reader, length, MAX_READ_BYTES)
+    }
+
+    /// Of which at most `budget` bytes are read.
+    pub(crate) fn with_budget(reader: R, length: u64, budget: u64) -> Self {
+        Self { reader, length, budget }
     }
 
     pub(crate) fn len(&self) -> u64 {

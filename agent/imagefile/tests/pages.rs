@@ -1,15 +1,15 @@
 //! Pages A4 made by `ImageMagick` and libtiff in every way that scanners' software writes them: what is empty, what is the same
 //! page again and what is another is told apart in each.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
 use veghe_imagefile::{Sight, inspect, look};
 
+mod painter;
+
 const PAGE: &str = "-size 1654x2339 -units PixelsPerInch -density 200";
-const NOISE: &str = "-attenuate 0.3 +noise Gaussian";
 
 fn run(dir: &Path, line: &str) {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -22,32 +22,9 @@ fn convert(dir: &Path, line: &str) {
     run(dir, &format!("/usr/bin/convert {line}"));
 }
 
-/// A page of lines of words, drawn as boxes, so that no font decides; another seed has other words.
+/// A page at 200 ppi; 0 has no words.
 fn paint(dir: &Path, name: &str, seed: u32) {
-    let mut random = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = |below: u32| {
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        random % below
-    };
-    let mut words = String::new();
-    for line in 0..50 {
-        let (mut left, end) = (150, 900 + next(600));
-        while left < end && next(9) > 0 {
-            let right = left + 30 + next(140);
-            write!(words, "rectangle {left},{} {right},{} ", 220 + line * 38, 236 + line * 38).expect("a string");
-            left = right + 18;
-        }
-    }
-    let made = Command::new("/usr/bin/convert")
-        .args(PAGE.split(' '))
-        .args(["xc:gray(228)", "-fill", "gray(60)", "-draw", &words])
-        .args(NOISE.split(' '))
-        .args(["-alpha", "off", "-depth", "8", name])
-        .current_dir(dir)
-        .status();
-    assert!(made.expect("ImageMagick; tests/run installs it").success(), "{name}");
+    painter::paint(&dir.join(name), 200, seed);
 }
 
 fn sights(dir: &Path, name: &str) -> Vec<Option<Sight>> {
@@ -101,6 +78,27 @@ fn a_page_is_the_same_in_every_format_and_compression() {
     {
         run(dir, &format!("tiffcp {option} rgb.tif {name}"));
         names.push(name);
+    }
+    for line in [
+        "opj_compress -i rgb.tif -o lossless.jp2",
+        "opj_compress -i page.tif -o grey.jp2",
+        "opj_compress -i rgb.tif -o lossy.jp2 -r 20 -I",
+        "opj_compress -i rgb-16.tif -o deep.jp2",
+        "opj_compress -i rgb.tif -o stream.j2k",
+        "opj_compress -i rgb.tif -o tiles.jp2 -t 512,512 -p RPCL",
+        "opj_compress -i rgb.tif -o parts.jp2 -TP R -SOP -EPH",
+        "opj_compress -i rgb.tif -o precincts.jp2 -c [256,256],[128,128] -b 32,32",
+        "opj_compress -i rgb.tif -o layers.jp2 -r 40,20,10",
+        "opj_compress -i rgb.tif -o levels.jp2 -n 2",
+        "img2pdf rgb.jpg -o jpeg.pdf",
+        "img2pdf lossy.jp2 -o jp2.pdf",
+        "qpdf --object-streams=generate jpeg.pdf objects.pdf",
+        "gs -q -dBATCH -dNOPAUSE -sDEVICE=pdfwrite -dPassThroughJPEGImages=true -sOutputFile=gs.pdf jpeg.pdf",
+    ] {
+        run(dir, line);
+        names.extend(line.split(' ').rfind(|word| {
+            [".jp2", ".j2k", ".pdf"].iter().any(|end| word.ends_with(end)) && !line.contains(&format!("{word} -o"))
+        }));
     }
     for name in names {
         let again = sight(dir, name);
@@ -161,17 +159,106 @@ fn empty_pages_of_a_book_are_told() {
 }
 
 #[test]
+fn each_page_of_a_pdf_is_looked_at_by_itself() {
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path();
+    paint(dir, "page.jpg", 5);
+    paint(dir, "empty.tif", 0);
+    convert(dir, "empty.tif empty.jpg");
+    run(dir, "opj_compress -i empty.tif -o empty.jp2 -r 10 -I");
+    convert(dir, "empty.tif -threshold 50% -type Bilevel -compress Group4 fax.tif");
+    run(dir, "img2pdf page.jpg empty.jpg empty.jp2 fax.tif page.jpg -o book.pdf");
+    let blank: Vec<Option<bool>> =
+        sights(dir, "book.pdf").iter().map(|sight| sight.as_ref().map(|sight| sight.is_blank)).collect();
+    assert_eq!(blank, [Some(false), Some(true), Some(true), None, Some(false)]);
+    // As many as a volume has, in a tree of pages that qpdf makes of several files.
+    let pages = vec!["page.jpg empty.jpg"; 20].join(" ");
+    run(dir, &format!("img2pdf {pages} -o part.pdf"));
+    run(dir, "qpdf --empty --pages part.pdf part.pdf book.pdf -- volume.pdf");
+    let sights = sights(dir, "volume.pdf");
+    assert_eq!(sights.iter().flatten().filter(|sight| sight.is_blank).count(), 42);
+    assert_eq!(sights.iter().flatten().filter(|sight| !sight.is_blank).count(), 42);
+    assert_eq!(sights.len(), 85);
+}
+
+/// A PDF of one page with what `content` draws: `/I` an image, `/F` a form with `form` in it, `/H` letters.
+fn draw(dir: &Path, name: &str, content: &str, form: &str) {
+    let image = std::fs::read(dir.join("page.jpg")).expect("file");
+    let mut pdf = b"%PDF-1.7\n".to_vec();
+    let mut places = Vec::new();
+    let stream = |head: &str, data: &[u8]| {
+        let head = format!("<< {head} /Length {} >>\nstream\n", data.len());
+        [head.as_bytes(), data, b"\nendstream"].concat()
+    };
+    let objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>".to_vec(),
+        b"<< /Type /Pages /Count 1 /Kids [3 0 R] /MediaBox [0 0 595 842] /Resources << /Font << /H 7 0 R >> /XObject << /I 4 0 R /F 5 0 R >> >> >>".to_vec(),
+        b"<< /Type /Page /Parent 2 0 R /Contents 6 0 R >>".to_vec(),
+        stream("/Type /XObject /Subtype /Image /Width 1654 /Height 2338 /BitsPerComponent 8 /ColorSpace /DeviceGray /Filter [/DCTDecode]", &image),
+        stream("/Type /XObject /Subtype /Form /BBox [0 0 595 842]", form.as_bytes()),
+        stream("", content.as_bytes()),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_vec(),
+    ];
+    for (number, object) in (1..).zip(objects) {
+        places.push(pdf.len());
+        pdf.extend([format!("{number} 0 obj\n").as_bytes(), &object, b"\nendobj\n"].concat());
+    }
+    let start = pdf.len();
+    let entries: Vec<String> = places.iter().map(|place| format!("{place:010} 00000 n \n")).collect();
+    let entries = entries.concat();
+    let end = format!(
+        "xref\n0 8\n0000000000 65535 f \n{entries}trailer\n<< /Size 8 /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n"
+    );
+    pdf.extend(end.as_bytes());
+    std::fs::write(dir.join(name), pdf).expect("file");
+}
+
+#[test]
+fn a_page_of_a_pdf_is_looked_at_where_an_image_is_all_that_it_shows() {
+    const IMAGE: &str = "q 595 0 0 842 0 0 cm /I Do Q";
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path();
+    paint(dir, "page.jpg", 7);
+    let page = |content: &str, form: &str| {
+        draw(dir, "page.pdf", content, form);
+        run(dir, "qpdf --check page.pdf");
+        sights(dir, "page.pdf")
+    };
+    let recognized = "BT 3 Tr /H 12 Tf (dosar) Tj ET";
+    let shown = "BT /H 12 Tf (dosar) Tj ET";
+    for (content, form) in
+        [(IMAGE.to_owned(), ""), (format!("{IMAGE} {recognized}"), ""), (format!("{IMAGE} /F Do"), recognized)]
+    {
+        assert!(matches!(page(&content, form)[..], [Some(sight)] if !sight.is_blank), "{content} {form}");
+    }
+    for (content, form) in [
+        (format!("{IMAGE} {shown}"), ""),
+        (format!("q {recognized} Q {IMAGE} {shown}"), ""),
+        (format!("{IMAGE} /F Do"), shown),
+        (format!("{IMAGE} {IMAGE}"), ""),
+        (format!("{IMAGE} q BI /W 1 /H 1 /BPC 1 /CS /G ID x EI Q"), ""),
+        (String::new(), ""),
+    ] {
+        assert_eq!(page(&content, form), [None], "{content} {form}");
+    }
+    run(dir, "img2pdf page.jpg -o plain.pdf");
+    run(dir, "qpdf --encrypt user owner 256 -- plain.pdf locked.pdf");
+    assert_eq!(sights(dir, "locked.pdf"), []);
+}
+
+#[test]
 fn what_is_not_decoded_is_not_looked_at() {
     let dir = tempfile::tempdir().expect("directory");
     let dir = dir.path();
     paint(dir, "page.tif", 4);
     convert(dir, "page.tif -colors 16 -type Palette palette.tif");
-    convert(dir, "page.tif page.jpg");
-    run(dir, "img2pdf page.jpg -o page.pdf");
     convert(dir, "page.tif -resize 10x2000! strip.tif");
     assert_eq!(sights(dir, "palette.tif"), [None]);
     assert_eq!(sights(dir, "strip.tif"), [None]);
-    assert_eq!(sights(dir, "page.pdf"), []);
+    // All of it at once would take more than is kept of an image.
+    painter::paint(&dir.join("large.tif"), 300, 4);
+    run(dir, "opj_compress -i large.tif -o large.jp2 -n 1");
+    assert_eq!(sights(dir, "large.jp2"), [None]);
     // A header says more than there is.
     convert(dir, "page.tif -type TrueColor whole.jpg");
     let whole = std::fs::read(dir.join("whole.jpg")).expect("file");

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Digitization;
 use super::status::Status;
-use super::store::{Store, StoreError};
+use super::store::Store;
+use crate::database::DatabaseError;
 use crate::uplink::EventMessage;
 
 /// How long to wait where the database failed, or the message was not acknowledged.
@@ -93,7 +94,7 @@ impl Courier {
     /// On another thread: the disk may take its time.
     async fn with_store<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&mut Store) -> Result<T, DatabaseError> + Send + 'static,
     ) -> Result<T, ()> {
         let state_dir = self.state_dir.clone();
         let done = tokio::task::spawn_blocking(move || work(&mut Store::open(&state_dir)?)).await;

@@ -16,11 +16,12 @@ use jiff::civil;
 use serde_json::{Map, Value, json};
 use veghe_wire::AgentId;
 
+use super::Trouble;
 use super::event::Draft;
 use super::hotfolder::Look;
 use super::settings::{CsvExport, Encoding};
 use super::status::{ExportStatus, Status};
-use super::store::{CsvFile, MAX_WAITING, Store, StoreError};
+use super::store::{CsvFile, MAX_WAITING, Store};
 use super::template::word;
 use crate::sensors::linux::found;
 
@@ -386,24 +387,6 @@ fn head(file: &mut File, bytes: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(0))?;
     file.take(bytes).read_to_end(&mut first)?;
     Ok(blake3::hash(&first).as_bytes().to_vec())
-}
-
-#[derive(Debug)]
-enum Trouble {
-    Read(io::Error),
-    Store(StoreError),
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Read(error)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }
 
 #[cfg(test)]

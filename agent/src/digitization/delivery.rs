@@ -21,8 +21,9 @@ use super::hotfolder::Moment;
 use super::package::{self, Check};
 use super::settings::Delivery;
 use super::status::{DeliveryStatus, Status};
-use super::store::{Store, StoreError};
+use super::store::Store;
 use super::template::Place;
+use crate::database::DatabaseError;
 
 /// Packages that are looked at.
 const MAX_PACKAGES: usize = 100_000;
@@ -83,7 +84,7 @@ impl Receiver {
         has_told
     }
 
-    fn consider(&mut self, path: &Path, now: Moment) -> Result<bool, StoreError> {
+    fn consider(&mut self, path: &Path, now: Moment) -> Result<bool, DatabaseError> {
         let Ok(place) = self.settings.template.read(&path.to_string_lossy()) else { return Ok(false) };
         let full = self.settings.path.join(path);
         let Ok(shape) = shape(&full) else { return Ok(false) };
@@ -114,7 +115,14 @@ impl Receiver {
         Ok(true)
     }
 
-    fn tell(&mut self, path: &Path, place: &Place, shape: i64, check: &Check, now_ms: i64) -> Result<(), StoreError> {
+    fn tell(
+        &mut self,
+        path: &Path,
+        place: &Place,
+        shape: i64,
+        check: &Check,
+        now_ms: i64,
+    ) -> Result<(), DatabaseError> {
         let is_valid = check.problems.is_empty();
         let (key, name) = match (&place.batch, place.unit.is_empty()) {
             (Some(batch), true) => ("batch", batch),

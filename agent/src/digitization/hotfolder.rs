@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use veghe_wire::AgentId;
 
+use super::Trouble;
 use super::judge::{Judge, Verdict};
 use super::settings::{HotFolder, Watch};
 use super::status::{FolderStatus, Status};
-use super::store::{MAX_WAITING, State, Store, StoreError};
+use super::store::{MAX_WAITING, State, Store};
 use super::watch::Watcher;
+use crate::database::DatabaseError;
 
 /// Folders that are looked at often; the others wait for the look at everything.
 const MAX_DIRS: usize = 50_000;
@@ -193,7 +195,7 @@ impl Worker {
         }
     }
 
-    fn try_look(&mut self, now: Moment) -> Result<bool, StoreError> {
+    fn try_look(&mut self, now: Moment) -> Result<bool, DatabaseError> {
         let begin = now.at;
         if now.at >= self.next_reconcile {
             self.next_reconcile = now.at + self.settings.reconcile;
@@ -213,7 +215,7 @@ impl Worker {
     }
 
     /// Looks at everything below the root.
-    fn reconcile(&mut self, now: Moment) -> Result<(), StoreError> {
+    fn reconcile(&mut self, now: Moment) -> Result<(), DatabaseError> {
         let root = match fs::read_dir(&self.settings.path) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) => {
@@ -242,7 +244,7 @@ impl Worker {
     }
 
     /// Files of folders that are no more are gone.
-    fn miss_dirs(&mut self, seen: &HashSet<PathBuf>, now: Moment) -> Result<(), StoreError> {
+    fn miss_dirs(&mut self, seen: &HashSet<PathBuf>, now: Moment) -> Result<(), DatabaseError> {
         let folder = self.settings.name.clone();
         let mut after: Option<Vec<u8>> = None;
         while let Some(dir) = self.store.next_dir(&folder, after.as_deref())? {
@@ -257,7 +259,7 @@ impl Worker {
     }
 
     /// Looks at folders that images come into, and at those that folders come into.
-    fn scan(&mut self, now: Moment) -> Result<(), StoreError> {
+    fn scan(&mut self, now: Moment) -> Result<(), DatabaseError> {
         let waiting: HashSet<&Path> = self.pending.keys().filter_map(|path| path.parent()).collect();
         let (mut due, mut cold) = (Vec::new(), Vec::new());
         for (path, dir) in &self.dirs {
@@ -291,7 +293,7 @@ impl Worker {
     }
 
     /// Looks at a folder, and at those below it that are new; from the root at all.
-    fn visit(&mut self, dir: PathBuf, now: Moment) -> Result<HashSet<PathBuf>, StoreError> {
+    fn visit(&mut self, dir: PathBuf, now: Moment) -> Result<HashSet<PathBuf>, DatabaseError> {
         let is_everything = dir.as_os_str().is_empty();
         let (mut seen, mut next) = (HashSet::new(), vec![dir]);
         while let Some(dir) = next.pop() {
@@ -362,7 +364,14 @@ impl Worker {
     }
 
     /// Whether the file is new or another than before.
-    fn consider(&mut self, dir: &Path, path: &Path, name: &[u8], look: Look, now: Moment) -> Result<bool, StoreError> {
+    fn consider(
+        &mut self,
+        dir: &Path,
+        path: &Path,
+        name: &[u8],
+        look: Look,
+        now: Moment,
+    ) -> Result<bool, DatabaseError> {
         if let Some(pending) = self.pending.get_mut(path) {
             if pending.look.is_still(look, self.settings.watch) {
                 pending.looks += 1;
@@ -387,7 +396,7 @@ impl Worker {
     }
 
     /// Judges the files that have stayed as they are for long enough.
-    fn judge_pending(&mut self, now: Moment) -> Result<bool, StoreError> {
+    fn judge_pending(&mut self, now: Moment) -> Result<bool, DatabaseError> {
         let mut due: Vec<(i64, PathBuf)> = self
             .pending
             .iter()
@@ -445,7 +454,7 @@ impl Worker {
         Ok(has_told)
     }
 
-    fn is_outbox_full(&mut self) -> Result<bool, StoreError> {
+    fn is_outbox_full(&mut self) -> Result<bool, DatabaseError> {
         let is_full = self.store.waiting()? >= MAX_WAITING;
         if is_full && !self.told_full {
             tracing::warn!(
@@ -482,22 +491,4 @@ impl Worker {
 #[derive(Debug, Default)]
 struct Listed {
     dirs: Vec<PathBuf>,
-}
-
-#[derive(Debug)]
-enum Trouble {
-    Read(io::Error),
-    Store(StoreError),
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Read(error)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }

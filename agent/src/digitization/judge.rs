@@ -19,14 +19,16 @@ use serde_json::{Map, Value, json};
 use veghe_imagefile::{Completeness, InspectError, Inspection};
 use veghe_wire::AgentId;
 
+use super::Trouble;
 use super::content;
 use super::event::Draft;
 use super::glance::{Glance, NEIGHBOURS, OUTCOMES};
 use super::hotfolder::Look;
 use super::settings::{Deletions, Digest, Duplicates, HotFolder, LookFor};
 use super::status::{FolderStatus, REASONS, Status};
-use super::store::{Known, State, Store, StoreError};
+use super::store::{Known, State, Store};
 use super::template::{Misfit, Place};
+use crate::database::DatabaseError;
 
 /// Images of one event, as the collector bounds them.
 const MAX_FRAMES: u32 = 100_000;
@@ -83,7 +85,7 @@ impl Judge {
         look: Look,
         is_patient: bool,
         now_ms: i64,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<Verdict, DatabaseError> {
         let place = match self.settings.template.read(&path.to_string_lossy()) {
             Ok(place) => place,
             Err(misfit) => return self.refuse_name(store, path, look, misfit, now_ms),
@@ -290,7 +292,7 @@ impl Judge {
         relation: Relation,
         (found, glance): (&Inspection, Option<&Glance>),
         now_ms: i64,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<Verdict, DatabaseError> {
         let folder = self.settings.name.clone();
         let facts = glance.map(Glance::facts).unwrap_or_default();
         let place = self.path_of(&new).display().to_string();
@@ -456,7 +458,7 @@ impl Judge {
         found: Option<&Inspection>,
         reason: &str,
         now_ms: i64,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<Verdict, DatabaseError> {
         let mut known = self.known(path, look, place, State::Refused);
         let folder = self.settings.name.clone();
         let prior = store.file(&folder, &known.dir, &known.name)?;
@@ -479,7 +481,7 @@ impl Judge {
         look: Look,
         misfit: Misfit,
         now_ms: i64,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<Verdict, DatabaseError> {
         let reason = if misfit == Misfit::Station { "station" } else { "name" };
         let known = self.known(path, look, &Place::default(), State::Refused);
         self.note(store, path, &known, reason, None, now_ms)?;
@@ -494,7 +496,7 @@ impl Judge {
         reason: &str,
         event: Option<&str>,
         now_ms: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), DatabaseError> {
         let folder = &self.settings.name;
         let what = match reason {
             "truncated" => "is not whole: it was cut, or its writer died; scan it again".to_owned(),
@@ -527,7 +529,7 @@ impl Judge {
     }
 
     /// Tells files that were counted and are gone since before `before_ms`, where the settings want it.
-    pub(crate) fn tell_deletions(&self, store: &mut Store, before_ms: i64, now_ms: i64) -> Result<(), StoreError> {
+    pub(crate) fn tell_deletions(&self, store: &mut Store, before_ms: i64, now_ms: i64) -> Result<(), DatabaseError> {
         if self.settings.deletions == Deletions::Ignore {
             return Ok(());
         }
@@ -565,7 +567,7 @@ impl Judge {
     }
 
     /// What the counters counted before the agent was started.
-    pub(crate) fn restore(store: &Store, status: &FolderStatus) -> Result<(), StoreError> {
+    pub(crate) fn restore(store: &Store, status: &FolderStatus) -> Result<(), DatabaseError> {
         let set = |counter: &AtomicU64, count: u64| counter.store(count, Relaxed);
         for (label, count) in store.tallies("files")? {
             let Some(outcome) = label.strip_prefix(&status.name).and_then(|rest| rest.strip_prefix('/')) else {
@@ -602,22 +604,4 @@ impl Judge {
 fn born_ns(path: &Path) -> Option<i64> {
     let born = fs::symlink_metadata(path).ok()?.created().ok()?;
     i64::try_from(born.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
-}
-
-#[derive(Debug)]
-enum Trouble {
-    Read(io::Error),
-    Store(StoreError),
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Read(error)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }

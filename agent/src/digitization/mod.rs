@@ -25,6 +25,7 @@ pub mod template;
 mod tests;
 mod watch;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,9 +42,19 @@ use self::hotfolder::{Moment, NAP, Worker};
 use self::judge::Judge;
 pub use self::settings::Settings;
 use self::status::{DeliveryStatus, DigitizationSensor, ExportStatus, FolderStatus, Status};
-use self::store::{Store, StoreError};
+use self::store::Store;
 use crate::clock;
+use crate::database::DatabaseError;
 use crate::sensors::Sensor;
+
+/// Why a file can't be judged now.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("cannot read a file")]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Store(#[from] DatabaseError),
+}
 
 /// How long an end waits for the sources, and from one look at them to the next.
 pub(crate) const LAST_WAIT: Duration = Duration::from_secs(10);
@@ -71,7 +82,7 @@ impl Digitization {
         agent: &AgentId,
         state_dir: &Path,
         stop: &CancellationToken,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, DatabaseError> {
         let folder = |name: &str| Arc::new(FolderStatus { name: name.to_owned(), ..FolderStatus::default() });
         let export = |name: &str| Arc::new(ExportStatus { name: name.to_owned(), ..ExportStatus::default() });
         let delivery = |name: &str| Arc::new(DeliveryStatus { name: name.to_owned(), ..DeliveryStatus::default() });
@@ -178,7 +189,7 @@ fn every(distance: Duration, stop: &CancellationToken, mut work: impl FnMut() ->
 ///
 /// # Errors
 /// Where the database can't be used.
-pub fn report(state_dir: &Path) -> Result<String, StoreError> {
+pub fn report(state_dir: &Path) -> Result<String, DatabaseError> {
     use std::fmt::Write as _;
     if !state_dir.join(store::FILE).exists() {
         let place = state_dir.display();

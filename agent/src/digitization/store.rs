@@ -5,14 +5,14 @@
 //! What it deliberately does not do: decide anything; look at the files.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+
+use crate::database::{self, DatabaseError};
 
 /// Its name in the state directory.
 pub const FILE: &str = "digitization.db";
 
-const VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE outbox (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice: what was acknowledged stays gone
@@ -91,30 +91,6 @@ const MESSAGE_BYTES: usize = 256 << 10;
 const MESSAGE_EVENTS: usize = 1000;
 /// Events that may wait. Files wait where they are when there are more: nothing is lost.
 pub const MAX_WAITING: u64 = 200_000;
-
-/// Why nothing can be remembered.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file can't be opened as a database.
-    #[error("cannot open {}", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
-    /// A newer agent made it.
-    #[error("{} has version {found}, this agent knows {VERSION}; use the newer agent", path.display())]
-    Newer {
-        /// Which file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
-    /// A statement failed.
-    #[error("cannot use the digitization's database")]
-    Statement(#[from] rusqlite::Error),
-}
 
 /// What was made of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,31 +185,9 @@ impl Store {
     /// Opens or makes the database in `state_dir`.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let path = state_dir.join(FILE);
-        let failed = |source| StoreError::Open { path: path.clone(), source };
-        let mut connection = Connection::open(&path).map_err(failed)?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -512;
-                 PRAGMA wal_autocheckpoint = 256; PRAGMA journal_size_limit = 1048576;",
-            )
-            .map_err(failed)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-        if found > VERSION {
-            return Err(StoreError::Newer { path, found });
-        }
-        if found == 0 {
-            transaction.execute_batch(SCHEMA).map_err(failed)?;
-        }
-        if found < VERSION {
-            transaction.execute_batch(UPGRADE).map_err(failed)?;
-            transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
-        }
-        transaction.commit().map_err(failed)?;
+    /// See [`DatabaseError`].
+    pub fn open(state_dir: &Path) -> Result<Self, DatabaseError> {
+        let connection = database::open(&state_dir.join(FILE), 512, &[SCHEMA, UPGRADE])?;
         Ok(Self { connection, dir: state_dir.to_owned() })
     }
 
@@ -246,7 +200,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says; nothing of it happened then.
-    pub fn write<T>(&mut self, work: impl FnOnce(&Changes<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    pub fn write<T>(&mut self, work: impl FnOnce(&Changes<'_>) -> rusqlite::Result<T>) -> Result<T, DatabaseError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let result = work(&Changes(&transaction))?;
         transaction.commit()?;
@@ -257,7 +211,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn file(&self, folder: &str, dir: &[u8], name: &[u8]) -> Result<Option<Known>, StoreError> {
+    pub fn file(&self, folder: &str, dir: &[u8], name: &[u8]) -> Result<Option<Known>, DatabaseError> {
         let sql = format!("SELECT {COLUMNS} FROM file WHERE folder = ?1 AND dir = ?2 AND name = ?3");
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_row(params![folder, dir, name], known).optional()?)
@@ -267,7 +221,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn by_id(&self, folder: &str, ino: u64) -> Result<Vec<Known>, StoreError> {
+    pub fn by_id(&self, folder: &str, ino: u64) -> Result<Vec<Known>, DatabaseError> {
         let sql = format!("SELECT {COLUMNS} FROM file WHERE ino = ?1 AND folder = ?2 LIMIT 100");
         let mut statement = self.connection.prepare_cached(&sql)?;
         let rows = statement.query_map(params![ino as i64, folder], known)?;
@@ -278,7 +232,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn by_sample(&self, folder: &str, sample: i64, size: u64) -> Result<Vec<Known>, StoreError> {
+    pub fn by_sample(&self, folder: &str, sample: i64, size: u64) -> Result<Vec<Known>, DatabaseError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM file WHERE sample = ?1 AND sample != 0 AND size = ?2 AND folder = ?3 LIMIT 100"
         );
@@ -291,7 +245,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn looks_of(&self, folder: &str, but: &Known, most: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub fn looks_of(&self, folder: &str, but: &Known, most: usize) -> Result<Vec<Vec<u8>>, DatabaseError> {
         let sql = "SELECT hashes FROM file WHERE folder = ?1 AND unit = ?2 AND hashes IS NOT NULL
                    AND NOT (dir = ?3 AND name = ?4) ORDER BY mtime_ns DESC LIMIT ?5";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -303,7 +257,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn present(&self, folder: &str, dir: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub fn present(&self, folder: &str, dir: &[u8]) -> Result<Vec<Vec<u8>>, DatabaseError> {
         let sql = "SELECT name FROM file WHERE folder = ?1 AND dir = ?2 AND gone_ms IS NULL";
         let mut statement = self.connection.prepare_cached(sql)?;
         let rows = statement.query_map(params![folder, dir], |row| row.get(0))?;
@@ -314,7 +268,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn next_dir(&self, folder: &str, after: Option<&[u8]>) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn next_dir(&self, folder: &str, after: Option<&[u8]>) -> Result<Option<Vec<u8>>, DatabaseError> {
         // The least blob is the empty one, which is the folder itself.
         let sql = match after {
             Some(_) => "SELECT min(dir) FROM file WHERE folder = ?1 AND dir > ?2",
@@ -328,7 +282,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn gone(&self, folder: &str, before_ms: i64, most: usize) -> Result<Vec<Known>, StoreError> {
+    pub fn gone(&self, folder: &str, before_ms: i64, most: usize) -> Result<Vec<Known>, DatabaseError> {
         let sql = format!("SELECT {COLUMNS} FROM file WHERE folder = ?1 AND gone_ms < ?2 AND state = 0 LIMIT ?3");
         let mut statement = self.connection.prepare(&sql)?;
         let rows = statement.query_map(params![folder, before_ms, most as i64], known)?;
@@ -339,7 +293,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn count(&self, folder: &str, state: State) -> Result<u64, StoreError> {
+    pub fn count(&self, folder: &str, state: State) -> Result<u64, DatabaseError> {
         let sql = "SELECT count(*) FROM file WHERE folder = ?1 AND state = ?2 AND gone_ms IS NULL";
         let count: i64 = self.connection.query_row(sql, params![folder, state as i64], |row| row.get(0))?;
         Ok(count as u64)
@@ -349,7 +303,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn tallies(&self, name: &str) -> Result<Vec<(String, u64)>, StoreError> {
+    pub fn tallies(&self, name: &str) -> Result<Vec<(String, u64)>, DatabaseError> {
         let mut statement = self.connection.prepare("SELECT label, count FROM tally WHERE name = ?1 ORDER BY label")?;
         let rows = statement.query_map([name], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -359,7 +313,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn waiting(&self) -> Result<u64, StoreError> {
+    pub fn waiting(&self) -> Result<u64, DatabaseError> {
         // Numbers are given in order and taken away from the front: no need to count.
         let sql = "SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM outbox";
         Ok(self.connection.query_row(sql, [], |row| row.get::<_, i64>(0))? as u64)
@@ -369,7 +323,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn message(&self) -> Result<Option<(i64, String)>, StoreError> {
+    pub fn message(&self) -> Result<Option<(i64, String)>, DatabaseError> {
         let mut statement = self.connection.prepare_cached("SELECT seq, event FROM outbox ORDER BY seq LIMIT ?1")?;
         let mut rows = statement.query([MESSAGE_EVENTS as i64])?;
         let (mut body, mut last) = (String::new(), 0);
@@ -389,7 +343,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says; it is told again then, which changes nothing.
-    pub fn settle(&mut self, last: i64) -> Result<(), StoreError> {
+    pub fn settle(&mut self, last: i64) -> Result<(), DatabaseError> {
         self.write(|changes| changes.0.execute("DELETE FROM outbox WHERE seq <= ?1", [last]).map(drop))
     }
 
@@ -397,7 +351,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn problems(&self) -> Result<Vec<(String, String, String, i64)>, StoreError> {
+    pub fn problems(&self) -> Result<Vec<(String, String, String, i64)>, DatabaseError> {
         let sql = "SELECT source, place, what, at_ms FROM problem ORDER BY at_ms DESC, place";
         let mut statement = self.connection.prepare(sql)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
@@ -408,7 +362,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn csv_file(&self, export: &str, path: &[u8]) -> Result<Option<CsvFile>, StoreError> {
+    pub fn csv_file(&self, export: &str, path: &[u8]) -> Result<Option<CsvFile>, DatabaseError> {
         let sql = "SELECT size, mtime_ns, offset, line, head, head_bytes, header FROM csv_file
                    WHERE export = ?1 AND path = ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -431,7 +385,7 @@ impl Store {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn package(&self, delivery: &str, path: &[u8]) -> Result<Option<i64>, StoreError> {
+    pub fn package(&self, delivery: &str, path: &[u8]) -> Result<Option<i64>, DatabaseError> {
         let sql = "SELECT shape FROM package WHERE delivery = ?1 AND path = ?2";
         Ok(self.connection.query_row(sql, params![delivery, path], |row| row.get(0)).optional()?)
     }

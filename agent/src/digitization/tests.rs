@@ -1,6 +1,5 @@
 //! A hot folder whose writer and clock the test moves; the files are real ones, made by `ImageMagick`.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
@@ -16,6 +15,9 @@ use super::settings::{Deletions, HotFolder, LookFor, Watch};
 use super::status::{FolderStatus, Status};
 use super::store::Store;
 use crate::clock;
+
+#[path = "../../imagefile/tests/painter/mod.rs"]
+mod painter;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -367,30 +369,9 @@ fn inotify_knows_who_still_writes_and_says_at_once_what_is_new() {
     assert_eq!(place.worker().pending(), 0);
 }
 
-/// A page of dark boxes where words would be, as large as A4 at 100 ppi; 0 has none.
+/// A page as large as A4 at 100 ppi; 0 has no words.
 fn text(path: &Path, seed: u32) {
-    let mut random = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = |below: u32| {
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        random % below
-    };
-    let mut words = String::new();
-    for line in 0..if seed == 0 { 0 } else { 40 } {
-        let (mut left, end) = (80, 400 + next(330));
-        while left < end && next(9) > 0 {
-            let right = left + 15 + next(70);
-            write!(words, "rectangle {left},{} {right},{} ", 110 + line * 24, 119 + line * 24).expect("a string");
-            left = right + 9;
-        }
-    }
-    let made = Command::new("/usr/bin/convert")
-        .args(["-size", "827x1169", "xc:gray(228)", "-fill", "gray(60)", "-draw", &(words + "point 0,0")])
-        .args(["-attenuate", "0.3", "+noise", "Gaussian", "-alpha", "off", "-depth", "8"])
-        .arg(path)
-        .status();
-    assert!(made.expect("ImageMagick; tests/run installs it").success(), "{}", path.display());
+    painter::paint(path, 100, seed);
 }
 
 /// Another scan of a page.
@@ -462,11 +443,20 @@ fn nothing_is_said_of_pages_that_were_not_looked_at() {
     text(&page, 0);
     assert_eq!(place.last_look(), ("captured".to_owned(), Some(1), None));
     let pdf = place.path("U-1/L-1/S02/0002.pdf");
-    let made = Command::new("img2pdf").arg(&page).arg("-o").arg(&pdf).status();
-    assert!(made.expect("img2pdf; tests/run installs it").success());
-    assert_eq!(place.last_look(), ("captured".to_owned(), None, None), "a PDF is not decoded");
+    let fax = place.state.path().join("fax.tif");
+    let black = ["-threshold", "50%", "-type", "Bilevel", "-compress", "Group4"];
+    let made = Command::new("/usr/bin/convert").arg(&page).args(black).arg(&fax).status();
+    assert!(made.expect("ImageMagick; tests/run installs it").success());
+    let bind = |image: &Path, pdf: &Path| {
+        let made = Command::new("img2pdf").arg(image).arg("-o").arg(pdf).status();
+        assert!(made.expect("img2pdf; tests/run installs it").success());
+    };
+    bind(&fax, &pdf);
+    assert_eq!(place.last_look(), ("captured".to_owned(), None, None), "a PDF of a fax is not decoded");
+    bind(&page, &pdf.with_file_name("0003.pdf"));
+    assert_eq!(place.last_look(), ("captured".to_owned(), Some(1), None), "one of a JPEG is");
     assert_eq!(
         place.worker().store().tallies("looked at").expect("store"),
-        [("scans/blank".to_owned(), 1), ("scans/unread".to_owned(), 1)]
+        [("scans/blank".to_owned(), 2), ("scans/unread".to_owned(), 1)]
     );
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use veghe_wire::remote::Finding;
 
+use super::plain;
+
 /// An exporter answers at once, or it is asked again tomorrow.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The head and the first families.
@@ -58,7 +60,7 @@ pub(super) fn look(proc: &Path, known: &[(u16, &str, &str)]) -> Vec<Finding> {
             let settings = format!(
                 "sensors:\n  scrapes:\n    scrape_configs:\n      - {{job_name: {job}, static_configs: [{{targets: [\"{name}\"]}}]}}\n"
             );
-            Finding { kind: "exporter".to_owned(), name, detail: (*what).to_owned(), settings }
+            Finding { settings, ..plain("exporter", name, *what) }
         })
         .collect()
 }

@@ -7,6 +7,7 @@ use veghe_wire::remote::Finding;
 
 use super::plain;
 use crate::sensors::Roots;
+use crate::sensors::linux::is_numbered;
 
 /// Entries of one directory that are looked at.
 const MAX_ENTRIES: usize = 1000;
@@ -66,6 +67,14 @@ pub(super) fn look(roots: &Roots) -> Vec<Finding> {
         let model = text(&roots.sys.join("class/nvme").join(&device).join("model"));
         found.push(plain("nvme", device, model));
     }
+    for device in names(&roots.sys.join("class/scsi_tape")) {
+        // A drive has other devices for its modes.
+        if is_numbered(&device, "st") {
+            let model = text(&roots.sys.join("class/scsi_tape").join(&device).join("device/model"));
+            let settings = "sensors:\n  tape: {enabled: true}\n".to_owned();
+            found.push(Finding { settings, ..plain("tape", device, model) });
+        }
+    }
     for device in names(&roots.sys.join("block")) {
         let array = roots.sys.join("block").join(&device).join("md");
         if array.is_dir() {
@@ -118,7 +127,53 @@ fn text(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use veghe_wire::remote::FOUND_WORDS;
+
     use super::*;
+
+    /// Names of products are the same in every language; whatever else is said is in the list that pages translate.
+    #[test]
+    fn what_is_said_in_words_is_said_in_words_that_pages_know() {
+        const NAMES: [&str; 29] = [
+            "APC",
+            "Apache",
+            "Ceph",
+            "CoreDNS",
+            "CyberPower",
+            "Docker",
+            "Dovecot",
+            "Elasticsearch",
+            "HAProxy",
+            "KSTAR",
+            "Kafka",
+            "MinIO",
+            "MongoDB",
+            "PHP-FPM",
+            "Podman",
+            "Postfix",
+            "PostgreSQL",
+            "Proxmox",
+            "RabbitMQ",
+            "Redis",
+            "SMART",
+            "Tripp Lite",
+            "Unbound",
+            "Valkey",
+            "ZFS",
+            "containerd",
+            "memcached",
+            "nginx",
+            "restic",
+        ];
+        let exporters = super::super::exporters::KNOWN.iter().map(|(_, _, what)| *what);
+        let makers = UPS_VENDORS.iter().map(|(_, maker)| *maker);
+        let sockets = SOCKETS.iter().map(|(_, _, what)| *what);
+        let details = exporters.chain(makers).chain(sockets).chain(TOOLS.iter().map(|(_, what, _)| *what));
+        let kinds = SOCKETS.iter().map(|(kind, ..)| *kind);
+        let unknown: Vec<&str> =
+            details.chain(kinds).filter(|word| !FOUND_WORDS.contains(word) && !NAMES.contains(word)).collect();
+        assert_eq!(unknown, [""; 0], "add them to FOUND_WORDS or, if they are names, here");
+    }
 
     #[test]
     fn a_server_with_everything_is_described() {
@@ -129,6 +184,8 @@ mod tests {
             fs::write(path, content).expect("write");
         };
         file("sys/class/nvme/nvme0/model", "Samsung SSD 990 PRO 2TB                 \n");
+        file("sys/class/scsi_tape/st0/device/model", "ULT3580-TDA     \n");
+        file("sys/class/scsi_tape/nst0/device/model", "ULT3580-TDA     \n");
         file("sys/block/md0/md/level", "raid1\n");
         file("sys/block/md0/md/raid_disks", "2\n");
         file("sys/block/sda/size", "1\n");
@@ -158,6 +215,7 @@ mod tests {
                 "containers /run/docker.sock: Docker",
                 "database /run/postgresql/.s.PGSQL.5432: PostgreSQL",
                 "nvme nvme0: Samsung SSD 990 PRO 2TB",
+                "tape st0: ULT3580-TDA",
                 "tool restic: /usr/bin/restic, backups",
                 "tool scanimage: /usr/bin/scanimage, scanners that SANE lists",
                 "ups usb 1-4: Back-UPS ES 700G",

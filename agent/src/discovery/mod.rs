@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use veghe_wire::document::{Node, Problems, format_duration, parse_bool, parse_duration};
+#[cfg(target_os = "linux")]
+use veghe_wire::remote::FOUND_WORDS;
 use veghe_wire::remote::{Finding, Findings, MAX_FINDINGS, cut};
 
 use crate::clock;
@@ -117,9 +119,10 @@ pub async fn run(settings: Settings, found: mpsc::Sender<Findings>) {
     }
 }
 
-/// A finding that needs no settings.
+/// A finding that needs no settings; its kind is one of [`FOUND_WORDS`].
 #[cfg(target_os = "linux")]
 fn plain(kind: &str, name: impl Into<String>, detail: impl Into<String>) -> Finding {
+    debug_assert!(FOUND_WORDS.contains(&kind), "pages have no word for {kind}");
     Finding { kind: kind.to_owned(), name: name.into(), detail: detail.into(), settings: String::new() }
 }
 

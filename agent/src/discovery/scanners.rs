@@ -2,6 +2,7 @@
 
 use veghe_wire::remote::Finding;
 
+use super::plain;
 use crate::sensors::linux::escl;
 
 /// What answered, each with the settings that watch it.
@@ -9,8 +10,8 @@ pub(super) fn look() -> Vec<Finding> {
     let finding = |target: escl::settings::Target| {
         let host = target.labels.iter().find(|(name, _)| name == "host").map_or("", |(_, host)| host.as_str());
         let settings = format!("sensors:\n  escl: {{targets: [{}]}}\n", escl::settings::write_target(&target));
-        let (name, detail) = (target.url.to_string(), format!("a scanner that speaks eSCL: {host}"));
-        Finding { kind: "escl_scanner".to_owned(), name, detail, settings }
+        let detail = format!("a scanner that speaks eSCL, {host}");
+        Finding { settings, ..plain("escl_scanner", target.url.to_string(), detail) }
     };
     escl::neighbours().into_iter().map(finding).collect()
 }

@@ -57,7 +57,8 @@ pub struct Place {
 
 impl Place {
     fn open(&self) -> anyhow::Result<Database> {
-        Ok(Database::open(&self.database.clone().unwrap_or_else(|| self.state_dir.join(FILE)))?)
+        Database::open(&self.database.clone().unwrap_or_else(|| self.state_dir.join(FILE)))
+            .context("no digests to compare with; name another database with --database")
     }
 }
 

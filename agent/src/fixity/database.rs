@@ -5,13 +5,13 @@
 //! [`Database::accept`]. What it deliberately does not do: read the objects.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::database::{self, DatabaseError};
 
 /// Its name in the state directory.
 pub const FILE: &str = "fixity.db";
-const VERSION: i64 = 1;
 const SCHEMA: &str = "
     CREATE TABLE storage (
         id INTEGER PRIMARY KEY,
@@ -53,30 +53,6 @@ const SCHEMA: &str = "
         PRIMARY KEY (storage, path)
     ) STRICT, WITHOUT ROWID;
 ";
-
-/// Why digests can't be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// The file can't be opened as a database.
-    #[error("cannot open {}; name another with --database", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
-    /// A newer agent made it.
-    #[error("{} has version {found}, this agent knows {VERSION}; use the newer agent", path.display())]
-    Newer {
-        /// Which file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
-    /// A statement failed.
-    #[error("cannot use the database of digests")]
-    Statement(#[from] rusqlite::Error),
-}
 
 /// What came of looking at an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,25 +199,7 @@ impl Database {
     /// # Errors
     /// See [`DatabaseError`].
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |source| DatabaseError::Open { path: path.to_owned(), source };
-        let mut connection = Connection::open(path).map_err(failed)?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(failed)?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -2048;
-                 PRAGMA wal_autocheckpoint = 256; PRAGMA journal_size_limit = 1048576; PRAGMA temp_store = FILE;",
-            )
-            .map_err(failed)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-        if found > VERSION {
-            return Err(DatabaseError::Newer { path: path.to_owned(), found });
-        }
-        if found == 0 {
-            transaction.execute_batch(SCHEMA).map_err(failed)?;
-            transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
-        }
-        transaction.commit().map_err(failed)?;
+        let connection = database::open(path, 2048, &[SCHEMA])?;
         Ok(Self { connection, path: path.to_owned() })
     }
 

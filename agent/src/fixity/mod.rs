@@ -24,12 +24,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use veghe_wire::AgentId;
 
-use self::database::{Counts, Database, DatabaseError, Outcome, StorageRow};
+use self::database::{Counts, Database, Outcome, StorageRow};
 use self::pass::{Ending, Finding, PassError, Plan, Progress};
 pub use self::settings::{Settings, Storage};
 use crate::clock;
+use crate::database::DatabaseError;
 use crate::digitization::event::Draft;
-use crate::digitization::store::{Store, StoreError};
+use crate::digitization::store::Store;
 use crate::digitization::{LAST_WAIT, join_soon, start};
 use crate::reading::Sink;
 use crate::sensors::{Sensor, SensorError};
@@ -162,7 +163,7 @@ impl Keeper {
         let progress = Arc::clone(&self.teller.status.progress);
         let watch = StopWatch::start(&self.storage.name, &self.teller, &self.database, &self.stop)?;
         let teller = &mut self.teller;
-        let mut failed: Option<StoreError> = None;
+        let mut failed: Option<DatabaseError> = None;
         let ending = pass::run(&mut self.database, &mut row, &plan, &progress, &self.stop, &mut |row, finding| {
             // What can't be told now is told by the next pass: the object stays as it is found.
             failed = failed.take().or(teller.tell_finding(row, finding).err());
@@ -277,7 +278,7 @@ impl Teller {
         Ok(())
     }
 
-    fn tell(&mut self, kind: &str, about: &[&[u8]], data: Map<String, Value>) -> Result<(), StoreError> {
+    fn tell(&mut self, kind: &str, about: &[&[u8]], data: Map<String, Value>) -> Result<(), DatabaseError> {
         let now_ms = clock::now_ms();
         let draft = Draft { agent: &self.agent, station: None, kind, time_ms: now_ms, about, data };
         let event = draft.to_json(now_ms);
@@ -286,7 +287,7 @@ impl Teller {
         Ok(())
     }
 
-    fn tell_finding(&mut self, row: &StorageRow, finding: &Finding) -> Result<(), StoreError> {
+    fn tell_finding(&mut self, row: &StorageRow, finding: &Finding) -> Result<(), DatabaseError> {
         let mut data = Map::new();
         data.insert("storage".to_owned(), json!(row.name));
         data.insert("outcome".to_owned(), json!(finding.outcome.name()));
@@ -304,7 +305,7 @@ impl Teller {
         self.tell("fixity.checked", &about, data)
     }
 
-    fn tell_copy(&mut self, row: &StorageRow, path: &[u8], other: &str) -> Result<(), StoreError> {
+    fn tell_copy(&mut self, row: &StorageRow, path: &[u8], other: &str) -> Result<(), DatabaseError> {
         let mut data = Map::new();
         data.insert("storage".to_owned(), json!(row.name));
         data.insert("outcome".to_owned(), json!("mismatch"));
@@ -392,15 +393,5 @@ impl Sensor for FixitySensor {
             }
         }
         Ok(())
-    }
-}
-
-impl From<StoreError> for DatabaseError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Open { path, source } => Self::Open { path, source },
-            StoreError::Newer { path, found } => Self::Newer { path, found },
-            StoreError::Statement(source) => Self::Statement(source),
-        }
     }
 }

@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::database::{Database, DatabaseError, Object, Outcome, StorageRow};
+use super::database::{Database, Object, Outcome, StorageRow};
 use super::reader::{Digests, Pace, Reader, Wanted};
 use crate::clock;
+use crate::database::DatabaseError;
 use crate::sensors::glob::Globs;
 
 /// What was found is on disk after so many objects, or after so long.

@@ -27,12 +27,16 @@ pub use crate::reading::Sink;
 use crate::schedule::Override;
 
 pub(crate) mod agent;
+#[cfg(any(target_os = "linux", windows))]
+pub(crate) mod asked;
 pub mod glob;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod named_processes;
 pub mod options;
 pub mod portable;
+#[cfg(any(target_os = "linux", windows))]
+mod slowly;
 #[cfg(windows)]
 mod windows;
 

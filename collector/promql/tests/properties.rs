@@ -1,13 +1,14 @@
 //! Properties over random series, expressions and texts.
 
 mod memory;
+mod scattered;
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use memory::{Memory, limits};
 use proptest::prelude::*;
-use veghe_model::{Labels, Matcher, Need, SeriesData, Timestamp, stale_nan};
+use scattered::{Each, Scattered};
+use veghe_model::{Labels, SeriesData, Timestamp, stale_nan};
 use veghe_promql::{EvalError, Limits, NameRemoval, Query, QueryKind, Source, Value};
 
 /// Expressions that exercise every kind of node.
@@ -591,43 +592,19 @@ fn a_query_tells_its_selectors_and_its_kind() {
     assert_eq!(Query::parse("x[5m]").expect("a query").kind(), QueryKind::Matrix);
 }
 
-/// Gives series from two threads, the last first.
-struct Scattered<'a>(&'a Memory);
-
-impl Source for Scattered<'_> {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start: Timestamp,
-        end: Timestamp,
-    ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        self.0.select(matchers, start, end)
-    }
-
-    fn select_each(
-        &self,
-        matchers: &[Matcher],
-        start: Timestamp,
-        end: Timestamp,
-        _: Need,
-        max_samples: usize,
-        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
-    ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
-        let Some(all) = self.select_at_most(matchers, start, end, max_samples)? else { return Ok(None) };
-        std::thread::scope(|scope| {
-            for odd in [0, 1] {
-                let all = &all;
-                scope.spawn(move || {
-                    for (place, series) in all.iter().enumerate().rev().filter(|(place, _)| place % 2 == odd) {
-                        if each(place * 3, series.clone()).is_break() {
-                            return;
-                        }
+/// From two threads, the last first.
+fn backwards(all: &[SeriesData], each: Each<'_>) {
+    std::thread::scope(|scope| {
+        for odd in [0, 1] {
+            scope.spawn(move || {
+                for (place, series) in all.iter().enumerate().rev().filter(|(place, _)| place % 2 == odd) {
+                    if each(place * 3, series.clone()).is_break() {
+                        return;
                     }
-                });
-            }
-        });
-        Ok(Some(()))
-    }
+                }
+            });
+        }
+    });
 }
 
 #[test]
@@ -638,7 +615,7 @@ fn series_in_any_order_from_several_threads_give_the_same_to_the_last_bit() {
             Labels::from_pairs([("__name__", "x".to_owned()), ("i", i.to_string()), ("g", (i % 3).to_string())]);
         memory.append(labels, (0..60).map(|t| (t * 10_000 + i, ((t * 7919 + i * 31) % 997) as f64 / 7.0)));
     }
-    let scattered = Scattered(&memory);
+    let scattered = Scattered(&memory, backwards);
     for text in [
         "x",
         "sum by (g) (rate(x[1m]))",

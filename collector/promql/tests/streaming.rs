@@ -2,52 +2,30 @@
 
 #[expect(dead_code, reason = "shared with the runner of scripts")]
 mod memory;
+mod scattered;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use memory::{Memory, limits};
+use scattered::{Each, Scattered};
 use veghe_model::{Labels, Matcher, Need, SERIES_OUT_OF_ORDER, SeriesData, Timestamp, stale_nan};
 use veghe_promql::{EvalError, Evaluation, Limits, NameRemoval, Query, Source, Value};
 
-/// Gives series from three threads, as far out of order as they may be.
-struct Scattered<'a>(&'a Memory);
-
-impl Source for Scattered<'_> {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start: Timestamp,
-        end: Timestamp,
-    ) -> Result<Vec<SeriesData>, Box<dyn std::error::Error + Send + Sync>> {
-        self.0.select(matchers, start, end)
-    }
-
-    fn select_each(
-        &self,
-        matchers: &[Matcher],
-        start: Timestamp,
-        end: Timestamp,
-        _: Need,
-        max_samples: usize,
-        each: &(dyn Fn(usize, SeriesData) -> ControlFlow<()> + Sync),
-    ) -> Result<Option<()>, Box<dyn std::error::Error + Send + Sync>> {
-        let Some(all) = self.select_at_most(matchers, start, end, max_samples)? else { return Ok(None) };
-        // Every tenth place is left out, so that places go beyond a block.
-        let mut placed: Vec<(usize, SeriesData)> = (0..).filter(|p| p % 10 != 4).zip(all).collect();
-        while !placed.is_empty() {
-            let block = placed[0].0 / SERIES_OUT_OF_ORDER;
-            let later = placed.split_off(placed.partition_point(|(place, _)| place / SERIES_OUT_OF_ORDER == block));
-            std::thread::scope(|scope| {
-                for thread in 0..3 {
-                    let some: Vec<_> = placed.iter().rev().filter(|(place, _)| place % 3 == thread).cloned().collect();
-                    scope.spawn(move || some.into_iter().all(|(place, series)| each(place, series).is_continue()));
-                }
-            });
-            placed = later;
-        }
-        Ok(Some(()))
+/// From three threads, as far out of order as they may be; every tenth place is left out, so that places go beyond a block.
+fn far_out_of_order(all: &[SeriesData], each: Each<'_>) {
+    let mut placed: Vec<(usize, SeriesData)> = (0..).filter(|p| p % 10 != 4).zip(all.iter().cloned()).collect();
+    while !placed.is_empty() {
+        let block = placed[0].0 / SERIES_OUT_OF_ORDER;
+        let later = placed.split_off(placed.partition_point(|(place, _)| place / SERIES_OUT_OF_ORDER == block));
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let some: Vec<_> = placed.iter().rev().filter(|(place, _)| place % 3 == thread).cloned().collect();
+                scope.spawn(move || some.into_iter().all(|(place, series)| each(place, series).is_continue()));
+            }
+        });
+        placed = later;
     }
 }
 
@@ -98,7 +76,7 @@ fn asked(query: &Query, source: &dyn Source, when: Option<Timestamp>) -> Result<
 #[test]
 fn an_aggregation_is_that_of_the_whole_vector_to_the_last_bit() {
     let memory = memory();
-    let scattered = Scattered(&memory);
+    let scattered = Scattered(&memory, far_out_of_order);
     let mut compared = 0;
     for op in
         ["sum", "avg", "min", "max", "count", "group", "stddev", "stdvar", "topk", "bottomk", "limitk", "limit_ratio"]

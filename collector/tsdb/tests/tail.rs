@@ -1,6 +1,6 @@
 //! Reading the log while it is written, sealed, held and cut: every record once and in order, or counted as skipped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use veghe_model::{Labels, Timestamp};
@@ -47,6 +47,21 @@ fn seal_everything(store: &Store) {
     for now in [1_000, 1_001] {
         while store.seal(Timestamp(now * WINDOW_MS)).expect("seal").more {}
     }
+}
+
+/// A store of so many commits that are sealed, and held from the first one on in these files.
+fn held(dir: &Path, commits: i64) -> (Store, LogPosition, Vec<PathBuf>) {
+    let store = open(dir);
+    let start = store.log_end();
+    store.pin_log("far", start, NO_BOUND);
+    for n in 0..commits {
+        commit(&store, n);
+    }
+    seal_everything(&store);
+    let held = std::fs::read_dir(dir.join("log/held")).expect("held");
+    let mut files: Vec<_> = held.map(|file| file.expect("file").path()).collect();
+    files.sort();
+    (store, start, files)
 }
 
 #[test]
@@ -163,16 +178,7 @@ fn series_keep_their_labels_while_somebody_has_to_read_them() {
 #[test]
 fn a_damaged_record_is_told_with_its_place_and_the_rest_follows() {
     let dir = tempfile::tempdir().expect("directory");
-    let store = open(dir.path());
-    let start = store.log_end();
-    store.pin_log("far", start, NO_BOUND);
-    for n in 0..3 {
-        commit(&store, n);
-    }
-    seal_everything(&store);
-    let mut files: Vec<_> =
-        std::fs::read_dir(dir.path().join("log/held")).expect("held").map(|f| f.expect("file").path()).collect();
-    files.sort();
+    let (store, start, files) = held(dir.path(), 3);
     let mut bytes = std::fs::read(&files[1]).expect("segment");
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
@@ -187,16 +193,7 @@ fn a_damaged_record_is_told_with_its_place_and_the_rest_follows() {
 #[test]
 fn what_can_not_be_read_now_is_read_later_or_given_up_on_request() {
     let dir = tempfile::tempdir().expect("directory");
-    let store = open(dir.path());
-    let start = store.log_end();
-    store.pin_log("far", start, NO_BOUND);
-    for n in 0..3 {
-        commit(&store, n);
-    }
-    seal_everything(&store);
-    let mut files: Vec<_> =
-        std::fs::read_dir(dir.path().join("log/held")).expect("held").map(|f| f.expect("file").path()).collect();
-    files.sort();
+    let (store, start, files) = held(dir.path(), 3);
     let mut tail = store.log_tail(start);
     assert!(tail.next_record().expect("record").is_some());
     // A directory in its place opens and can't be read.
@@ -224,16 +221,7 @@ fn what_can_not_be_read_now_is_read_later_or_given_up_on_request() {
 #[test]
 fn a_segment_cut_short_under_a_reader_is_damaged() {
     let dir = tempfile::tempdir().expect("directory");
-    let store = open(dir.path());
-    let start = store.log_end();
-    store.pin_log("far", start, NO_BOUND);
-    for n in 0..2 {
-        commit(&store, n);
-    }
-    seal_everything(&store);
-    let mut files: Vec<_> =
-        std::fs::read_dir(dir.path().join("log/held")).expect("held").map(|f| f.expect("file").path()).collect();
-    files.sort();
+    let (store, start, files) = held(dir.path(), 2);
     let bytes = std::fs::read(&files[0]).expect("segment");
     std::fs::write(&files[0], &bytes[..bytes.len() - 3]).expect("cut");
     let mut tail = store.log_tail(start);

@@ -2,19 +2,28 @@
 //! strike, and a collector that is killed on the way. Prints what was measured; fails where any number differs.
 //!
 //! Usage: cargo run --release -p veghe-tests --bin digitization-year
-//! With a directory as argument it fills `DIR/data` with an archive that is under way since spring, for
-//! `veghe-collector up --data-dir DIR/data` and its page `/digitization`.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use anyhow::ensure;
+use clap::Parser;
 use veghe_tests::archive::Size;
 use veghe_tests::digitize::{Outcome, digitize, under_way};
 
+/// Simulate a year of the whole archive and see that every total of the collector is right.
+#[derive(Parser)]
+struct Arguments {
+    /// Instead fill DIR/data with an archive that is under way since spring, for
+    /// `veghe-collector up --data-dir DIR/data` and its page /digitization
+    #[arg(long, value_name = "DIR")]
+    under_way: Option<PathBuf>,
+}
+
 fn main() -> anyhow::Result<()> {
-    if let Some(dir) = std::env::args_os().nth(1) {
+    if let Some(dir) = Arguments::parse().under_way {
         std::fs::create_dir_all(&dir)?;
-        return under_way(std::path::Path::new(&dir), Size::UNDER_WAY)?.process.interrupt().map(drop);
+        return under_way(&dir, Size::UNDER_WAY)?.process.interrupt().map(drop);
     }
     let dir = tempfile::tempdir()?;
     let outcome = digitize(dir.path(), Size::WHOLE, 15)?;

@@ -1,6 +1,6 @@
 //! An hour of the agent at an interval of a second: memory, descriptors and threads have to stay flat.
 //!
-//! `cargo run --release --bin soak`, or for less: `-- --minutes 5`. Each look is a line: cycle, resident KiB, descriptors,
+//! `cargo run --release -p veghe-tests --bin soak`, or for less: `-- --minutes 5`. Each look is a line: cycle, resident KiB, descriptors,
 //! threads, seconds of processor time. Exit status 1 if something grew.
 
 use std::io::Write as _;

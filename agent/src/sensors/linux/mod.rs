@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, glob, named_processes};
+pub(crate) use self::class::is_numbered;
+use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, asked, glob, named_processes, slowly};
 
 mod arp;
-mod asked;
 pub mod backups;
 mod bonding;
 mod btrfs;
@@ -66,7 +66,6 @@ mod schedstat;
 pub mod scrapes;
 mod selinux;
 pub mod settings;
-mod slowly;
 pub mod smart;
 pub mod snmp;
 mod sockstat;
@@ -75,6 +74,7 @@ mod source;
 mod stat;
 pub mod statsd;
 pub mod systemd;
+pub mod tape;
 mod tapestats;
 mod tcpstat;
 mod text;
@@ -149,6 +149,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     stat::ENTRY,
     statsd::ENTRY,
     systemd::ENTRY,
+    tape::ENTRY,
     tapestats::ENTRY,
     tcpstat::ENTRY,
     textfile::ENTRY,

@@ -12,12 +12,15 @@ use super::logs::{self, Log, LogSource};
 use super::repositories::{Kind, Repository};
 use super::smart::Drives;
 use super::systemd::Units;
+use super::tape::Tapes;
 
 /// What single sensors of this platform look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostOptions {
     /// What the `smart` sensor asks.
     pub drives: Drives,
+    /// How the `tape` sensor asks.
+    pub tapes: Tapes,
     /// What the `systemd` sensor looks at.
     pub units: Units,
     /// What the `logs` sensor counts in.
@@ -55,6 +58,12 @@ pub(crate) fn read(
             };
             &["program", "devices", "every"]
         }
+        "tape" => {
+            let every = section.value("every", problems, span);
+            let program = section.value("program", problems, absolute);
+            options.tapes = Tapes { program, every: every.unwrap_or(Tapes::default().every) };
+            &["program", "every"]
+        }
         "systemd" => {
             options.units = units(section, problems);
             &["socket", "include", "exclude"]
@@ -66,6 +75,9 @@ pub(crate) fn read(
 /// What [`read`] reads, as a document has it.
 pub(crate) fn write(name: &str, options: &HostOptions) -> String {
     let text = |path: &std::path::Path| quoted(&path.to_string_lossy());
+    let place = |program: &Option<std::path::PathBuf>| {
+        program.as_ref().map(|program| format!(", program: {}", text(program))).unwrap_or_default()
+    };
     match name {
         "logs" => {
             let log = |log: &Log| {
@@ -87,9 +99,12 @@ pub(crate) fn write(name: &str, options: &HostOptions) -> String {
         }
         "smart" => {
             let Drives { program, devices, every } = &options.drives;
-            let program = program.as_ref().map(|program| format!(", program: {}", text(program))).unwrap_or_default();
             let devices = list(devices.iter().map(|path| text(path)));
-            format!("{program}, devices: {devices}, every: {}", format_duration(*every))
+            format!("{}, devices: {devices}, every: {}", place(program), format_duration(*every))
+        }
+        "tape" => {
+            let Tapes { program, every } = &options.tapes;
+            format!("{}, every: {}", place(program), format_duration(*every))
         }
         "systemd" => {
             let Units { socket, include, exclude } = &options.units;

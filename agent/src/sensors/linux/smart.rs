@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::capabilities;
 use super::run::{self, Limits, Privileges};
 use super::slowly::Slowly;
+use super::tape::alerts::{self, Severity};
 use super::{Entry, Sensor, SensorError, SensorSettings, Sink};
 use crate::reading::SeriesName;
 
@@ -322,22 +323,16 @@ fn describe(drive: &Drive, answer: &Value) -> Vec<(SeriesName, f64)> {
 
 /// `status` is `Good`, or has an item for each flag that is set: its number, and a text that begins with its severity.
 fn put_tape_alerts(device: &str, status: &Value, put: &mut impl FnMut(&str, &[(&str, &str)], f64)) {
-    let mut flags: BTreeMap<u64, &str> = BTreeMap::new();
-    for alert in status.as_array().into_iter().flatten() {
+    let flags = status.as_array().into_iter().flatten().filter_map(|alert| {
         let severity = match alert.get("string").and_then(Value::as_str).and_then(|text| text.chars().next()) {
-            Some('C') => "critical",
-            Some('W') => "warning",
-            Some('I') => "information",
-            _ => "unknown",
+            Some('C') => Severity::Critical,
+            Some('W') => Severity::Warning,
+            Some('I') => Severity::Information,
+            _ => Severity::Unknown,
         };
-        if let Some(flag) = alert.get("parameter_code").and_then(Value::as_u64) {
-            flags.insert(flag, severity);
-        }
-    }
-    put("veghe_tape_alerts", &[("device", device)], flags.len() as f64);
-    for (flag, severity) in flags {
-        put("veghe_tape_alert", &[("device", device), ("flag", &flag.to_string()), ("severity", severity)], 1.0);
-    }
+        Some((alert.get("parameter_code").and_then(Value::as_u64)?, severity))
+    });
+    alerts::put(device, flags, put);
 }
 
 fn put_attribute(device: &str, attribute: &Value, put: &mut impl FnMut(&str, &[(&str, &str)], f64)) {
@@ -419,8 +414,11 @@ mod tests {
             {"descriptor_idx": 20, "parameter_code": 20, "string": "C: The tape drive needs cleaning:"},
             {"descriptor_idx": 7, "parameter_code": 7, "string": "W: The tape cartridge has reached the end of its calculated useful life:"},
             {"descriptor_idx": 99, "string": 5}]);
-        let flags =
-            ["veghe_tape_alerts nst0 2", "veghe_tape_alert nst0 7 warning 1", "veghe_tape_alert nst0 20 critical 1"];
+        let flags = [
+            "veghe_tape_alerts nst0 2",
+            "veghe_tape_alert nst0 7 Media life warning 1",
+            "veghe_tape_alert nst0 20 Cleaning required critical 1",
+        ];
         assert_eq!(told(set), [&others[..], &flags].concat());
     }
 

@@ -1,8 +1,9 @@
 //! What Windows tells beside what every platform does ([`super::portable`]).
 
-use super::{Entry, Sensor, SensorError, Sink, named_processes, portable};
+use super::{Entry, Sensor, SensorError, SensorSettings, Sink, named_processes, portable, slowly};
 
 mod ask;
+mod automation;
 mod cpu;
 mod services;
 mod updates;

@@ -91,9 +91,10 @@ pub(super) fn write(paper: &Paper, language: Language) -> String {
         }
     }
     for row in &f.rework {
-        out.count(t(w::REWORK), &row.reason, t(w::REJECTIONS), row.count);
-        out.count(t(w::REWORK), &row.reason, t(w::OPEN), row.open);
-        out.count(t(w::REWORK), &row.reason, t(w::LOST_DAYS), row.lost_days);
+        let reason = language.reason(&row.reason);
+        out.count(t(w::REWORK), reason, t(w::REJECTIONS), row.count);
+        out.count(t(w::REWORK), reason, t(w::OPEN), row.open);
+        out.count(t(w::REWORK), reason, t(w::LOST_DAYS), row.lost_days);
     }
     for row in &f.billing.invoices {
         out.count(t(w::BILLING), &format!("{} {}", row.day, row.invoice), t(w::BILLED), row.images);

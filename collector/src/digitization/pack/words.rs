@@ -117,6 +117,22 @@ words! {
     WHAT_LATE: "Evenimente sosite după ce ziua lor fusese înghețată; sunt numărate în ziua sosirii.", "Events that came after their day was frozen; they count on the day of their arrival.";
 }
 
+/// Reasons of rejections that many have, as events name them (`wire/PROTOCOL.md`), and in words.
+pub const REASONS: [(&str, Word); 12] = [
+    ("skew", ["pagină înclinată", "skew"]),
+    ("blur", ["imagine neclară", "blur"]),
+    ("cropped", ["pagină tăiată", "cropped page"]),
+    ("missing_page", ["pagină lipsă", "missing page"]),
+    ("repeated_page", ["pagină repetată", "repeated page"]),
+    ("wrong_order", ["ordine greșită", "wrong order"]),
+    ("orientation", ["orientare greșită", "wrong orientation"]),
+    ("exposure", ["expunere greșită", "wrong exposure"]),
+    ("colour", ["culori greșite", "wrong colours"]),
+    ("resolution", ["rezoluție greșită", "wrong resolution"]),
+    ("fold", ["foaie îndoită", "folded sheet"]),
+    ("dirt", ["praf sau murdărie", "dust or dirt"]),
+];
+
 impl Language {
     /// Every language.
     pub const ALL: [Self; 2] = [Self::Romanian, Self::English];
@@ -151,6 +167,11 @@ impl Language {
             Stage::Reassemble => ["Reasamblare", "Reassembly"],
             Stage::Returned => ["Înapoi la raft", "Returned"],
         })
+    }
+
+    /// Why something was rejected: in words where it is one of [`REASONS`], otherwise as whoever told it calls it.
+    pub fn reason(self, reason: &str) -> &str {
+        REASONS.iter().find(|(name, _)| *name == reason).map_or(reason, |(_, word)| self.of(*word))
     }
 
     /// `24 decembrie 2026`.
@@ -203,13 +224,24 @@ mod tests {
 
     #[test]
     fn every_word_differs_by_language_and_has_the_right_diacritics() {
-        for [ro, en] in ALL {
+        for [ro, en] in ALL.iter().chain(REASONS.iter().map(|(_, word)| word)) {
             assert!(!ro.is_empty() && !en.is_empty());
             assert!(!ro.contains(['\u{15f}', '\u{163}', '\u{15e}', '\u{162}']), "{ro}");
             assert!(en.is_ascii(), "{en}");
         }
         let stages = Stage::ALL.map(|stage| (Language::Romanian.stage(stage), Language::English.stage(stage)));
         assert!(stages.iter().all(|(ro, en)| ro != en));
+    }
+
+    #[test]
+    fn reasons_that_have_words_are_those_of_the_protocol() {
+        let protocol = include_str!("../../../../wire/PROTOCOL.md");
+        let (_, told) = protocol.split_once("in reports in both languages: ").expect("what it tells of reasons");
+        let (told, _) = told.split_once(".\n").expect("the end of the sentence");
+        let told: Vec<&str> = told.split(',').map(|name| name.trim().trim_matches('`')).collect();
+        assert_eq!(told, REASONS.map(|(name, _)| name));
+        let [ro, en] = Language::ALL.map(|language| (language.reason("missing_page"), language.reason("-other")));
+        assert_eq!((ro, en), (("pagină lipsă", "-other"), ("missing page", "-other")));
     }
 
     #[test]

@@ -390,7 +390,12 @@ impl Book<'_> {
             .rework
             .iter()
             .map(|row| {
-                vec![Cell::Text(&row.reason), Cell::Count(row.count), Cell::Count(row.open), Cell::Count(row.lost_days)]
+                vec![
+                    Cell::Text(self.language.reason(&row.reason)),
+                    Cell::Count(row.count),
+                    Cell::Count(row.open),
+                    Cell::Count(row.lost_days),
+                ]
             })
             .collect();
         let last = self.table(w::REWORK, &[w::REASON, w::REJECTIONS, w::OPEN, w::LOST_DAYS], &rows)?;

@@ -11,7 +11,9 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
+use veghe_model::Timestamp;
 
+use super::super::prometheus_api::rfc3339;
 use super::api::{blocking, unavailable};
 use super::page::{EventLine, Words, event_line, html, language};
 use super::what_if::refusal;
@@ -141,13 +143,6 @@ fn with(query: &str, name: &str, value: &str) -> String {
     changed.finish()
 }
 
-fn untraced(error: &TraceError) -> Response {
-    match error {
-        TraceError::TooMany => refusal(&[("from".to_owned(), error.to_string())]),
-        TraceError::Ledger(error) => unavailable(error),
-    }
-}
-
 struct Line {
     event: Option<EventLine>,
     unit: Option<String>,
@@ -202,7 +197,7 @@ fn filters(ask: &Ask, w: Words) -> Vec<(String, String)> {
         text("digi-shelf", &ask.shelf),
         text("digi-series", &ask.series),
         text("digi-binding", &ask.binding),
-        text("digi-reason", &ask.reason),
+        ask.reason.as_deref().map(|reason| (w.t("digi-reason"), w.reason(reason).to_owned())),
         ask.stage.map(|stage| (w.t("digi-stage"), w.stage(stage))),
         ask.doing.map(|doing| (w.t("digi-state"), w.t(&format!("digi-{}", doing.name())))),
         ask.fault.map(|fault| (w.t("digi-fault"), w.t(&format!("digi-fault-{}", fault.name())))),
@@ -211,16 +206,44 @@ fn filters(ask: &Ask, w: Words) -> Vec<(String, String)> {
     all.into_iter().flatten().collect()
 }
 
-/// The events of `parts`, by their numbers.
-fn events_of(digitization: &Digitization, parts: &[Part]) -> Result<Vec<Shown>, crate::ledger::LedgerError> {
+/// Parts with the events behind them.
+type Traced = Vec<(Part, Option<Shown>)>;
+
+fn traced(digitization: &Digitization, parts: &[Part]) -> Result<Traced, Box<Response>> {
     let numbers: Vec<u64> = parts.iter().filter_map(|part| part.event).collect();
-    digitization.numbered(&numbers)
+    let events = digitization.numbered(&numbers).map_err(|error| Box::new(unavailable(&error)))?;
+    let find = |number: u64| {
+        let place = events.binary_search_by_key(&number, |event| event.seq).ok()?;
+        Some(events[place].clone())
+    };
+    Ok(parts.iter().map(|part| (part.clone(), part.event.and_then(find))).collect())
 }
 
-fn find(events: &[Shown], part: &Part) -> Option<Shown> {
-    let number = part.event?;
-    let place = events.binary_search_by_key(&number, |event| event.seq).ok()?;
-    Some(events[place].clone())
+/// What `query` asks for, and all that is behind it.
+fn asked(digitization: &Digitization, query: &str) -> Result<(Wish, Behind), Box<Response>> {
+    let wish = Wish::read(query).map_err(|problems| refusal(&problems))?;
+    let today = Day::at(clock::now(), &digitization.settings().time_zone);
+    let behind = digitization.behind(&wish.ask, today).map_err(|error| match error {
+        TraceError::TooMany => refusal(&[("from".to_owned(), error.to_string())]),
+        TraceError::Ledger(error) => unavailable(&error),
+    })?;
+    Ok((wish, behind))
+}
+
+/// The parts of `behind` that `wish` is about, and where the next ones begin, if there are more.
+fn shown(digitization: &Digitization, wish: &Wish, behind: &Behind) -> Result<(Traced, Option<usize>), Box<Response>> {
+    let rest = behind.parts.get(wish.after..).unwrap_or_default();
+    let parts = rest.get(..wish.limit).unwrap_or(rest);
+    let next = (rest.len() > parts.len()).then(|| wish.after + parts.len());
+    Ok((traced(digitization, parts)?, next))
+}
+
+/// Answers with what `answer` makes of the query, or with why it can't.
+async fn answered(
+    query: Option<String>,
+    answer: impl FnOnce(&str) -> Result<Response, Box<Response>> + Send + 'static,
+) -> Response {
+    blocking(move || answer(query.as_deref().unwrap_or_default()).unwrap_or_else(|refused| *refused)).await
 }
 
 pub(super) async fn page(
@@ -229,106 +252,63 @@ pub(super) async fn page(
     headers: HeaderMap,
 ) -> Response {
     let w = language(query.as_deref(), &headers);
-    let query = query.unwrap_or_default();
-    blocking(move || {
-        let wish = match Wish::read(&query) {
-            Ok(wish) => wish,
-            Err(problems) => return refusal(&problems),
-        };
-        let today = Day::at(clock::now(), &digitization.settings().time_zone);
-        let Behind { total, count, parts } = match digitization.behind(&wish.ask, today) {
-            Ok(behind) => behind,
-            Err(error) => return untraced(&error),
-        };
-        let parts = parts.get(wish.after..).unwrap_or_default();
-        let shown = parts.get(..wish.limit).unwrap_or(parts);
-        let events = match events_of(&digitization, shown) {
-            Ok(events) => events,
-            Err(error) => return unavailable(&error),
-        };
+    answered(query, move |query| {
+        let (wish, behind) = asked(&digitization, query)?;
+        let (parts, next) = shown(&digitization, &wish, &behind)?;
         let amount = |amount: i64| if wish.ask.measure == Measure::Mm { w.mm(amount) } else { w.count(amount) };
-        let lines = shown.iter().map(|part| Line {
-            event: find(&events, part).map(|event| event_line(event, &digitization)),
-            unit: part.unit.clone(),
+        let lines = parts.into_iter().map(|(part, event)| Line {
+            event: event.map(|event| event_line(event, &digitization)),
+            unit: part.unit,
             amount: amount(part.amount),
         });
-        let next = (parts.len() > shown.len()).then(|| with(&query, "after", &(wish.after + shown.len()).to_string()));
+        let total = amount(behind.total);
         let page = FigurePage {
             w,
             project: &digitization.settings().project,
             title: w.t("digi-figure"),
             what: worded(&wish.ask, w),
             filters: filters(&wish.ask, w),
-            total,
-            total_text: if wish.ask.measure == Measure::Mm { format!("{} m", amount(total)) } else { amount(total) },
-            count: count as u64,
+            total: behind.total,
+            total_text: if wish.ask.measure == Measure::Mm { format!("{total} m") } else { total },
+            count: behind.count as u64,
             lines: lines.collect(),
-            next,
-            query: with(&with(&query, "after", ""), "lang", w.tag()),
-            other_language: with(&query, "lang", w.other()),
+            next: next.map(|next| with(query, "after", &next.to_string())),
+            query: with(&with(query, "after", ""), "lang", w.tag()),
+            other_language: with(query, "lang", w.other()),
         };
-        html(&page, w, StatusCode::OK)
+        Ok(html(&page, w, StatusCode::OK))
     })
     .await
 }
 
 pub(super) async fn json(State(digitization): State<Digitization>, RawQuery(query): RawQuery) -> Response {
-    blocking(move || {
-        let wish = match Wish::read(query.as_deref().unwrap_or("")) {
-            Ok(wish) => wish,
-            Err(problems) => return refusal(&problems),
-        };
-        let today = Day::at(clock::now(), &digitization.settings().time_zone);
-        let Behind { total, count, parts } = match digitization.behind(&wish.ask, today) {
-            Ok(behind) => behind,
-            Err(error) => return untraced(&error),
-        };
-        let parts = parts.get(wish.after..).unwrap_or_default();
-        let shown = parts.get(..wish.limit).unwrap_or(parts);
-        let events = match events_of(&digitization, shown) {
-            Ok(events) => events,
-            Err(error) => return unavailable(&error),
-        };
-        let next = (parts.len() > shown.len()).then(|| wish.after + shown.len());
-        let rows: Vec<_> = shown
+    answered(query, move |query| {
+        let (wish, behind) = asked(&digitization, query)?;
+        let (parts, next) = shown(&digitization, &wish, &behind)?;
+        let rows: Vec<_> = parts
             .iter()
-            .map(|part| json!({ "amount": part.amount, "unit": part.unit, "event": find(&events, part) }))
+            .map(|(part, event)| json!({ "amount": part.amount, "unit": part.unit, "event": event }))
             .collect();
-        Json(json!({ "of": wish.ask.of.name(), "total": total, "count": count, "parts": rows, "next": next }))
-            .into_response()
+        let Behind { total, count, .. } = behind;
+        let of = wish.ask.of.name();
+        Ok(Json(json!({ "of": of, "total": total, "count": count, "parts": rows, "next": next })).into_response())
     })
     .await
 }
 
 /// Every part of a number as CSV.
 pub(super) async fn csv(State(digitization): State<Digitization>, RawQuery(query): RawQuery) -> Response {
-    blocking(move || {
-        let wish = match Wish::read(query.as_deref().unwrap_or("")) {
-            Ok(wish) => wish,
-            Err(problems) => return refusal(&problems),
-        };
-        let today = Day::at(clock::now(), &digitization.settings().time_zone);
-        let behind = match digitization.behind(&wish.ask, today) {
-            Ok(behind) => behind,
-            Err(error) => return untraced(&error),
-        };
+    answered(query, move |query| {
+        let (_, behind) = asked(&digitization, query)?;
         let mut text = "\u{feff}amount;unit;event;time;kind;source;id\n".to_owned();
         for parts in behind.parts.chunks(MAX_ROWS) {
-            let events = match events_of(&digitization, parts) {
-                Ok(events) => events,
-                Err(error) => return unavailable(&error),
-            };
-            for part in parts {
-                let event = find(&events, part);
+            for (part, event) in traced(&digitization, parts)? {
                 let of = |value: fn(&Shown) -> String| event.as_ref().map_or_else(String::new, value);
-                let time = event.as_ref().map_or_else(String::new, |event| {
-                    super::super::prometheus_api::rfc3339(veghe_model::Timestamp(event.time_ms))
-                });
                 let cells = [
                     part.amount.to_string(),
                     cell(part.unit.as_deref().unwrap_or("")),
                     of(|event| event.seq.to_string()),
-                    time,
+                    of(|event| rfc3339(Timestamp(event.time_ms))),
                     of(|event| cell(&event.kind)),
                     of(|event| cell(&event.source)),
                     of(|event| cell(&event.id)),
@@ -341,7 +321,7 @@ pub(super) async fn csv(State(digitization): State<Digitization>, RawQuery(query
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
             (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"figure.csv\"")),
         ];
-        (headers, text).into_response()
+        Ok((headers, text).into_response())
     })
     .await
 }

@@ -19,6 +19,7 @@ use super::{graph, journal, linked};
 use crate::clock;
 use crate::digitization::calendar::Day;
 use crate::digitization::lots::{Lot, LotError, percent};
+use crate::digitization::pack::words::REASONS;
 use crate::digitization::privacy::people::Group;
 use crate::digitization::provenance::Of;
 use crate::digitization::quality::by_stratum;
@@ -175,8 +176,13 @@ pub(super) async fn quality(
             verdict: verdict(lot, w, settings),
             is_open: lot.verdict.is_none(),
         });
-        let ranked: Vec<(String, i64)> =
-            report.progress.rework.iter().take(12).map(|row| (row.reason.clone(), row.lost_days as i64)).collect();
+        let ranked: Vec<(String, i64)> = report
+            .progress
+            .rework
+            .iter()
+            .take(12)
+            .map(|row| (w.reason(&row.reason).to_owned(), row.lost_days as i64))
+            .collect();
         let page = QualityPage {
             w,
             project: &settings.project,
@@ -362,56 +368,48 @@ fn to_minutes(lot: &Lot, lang: Option<&str>) -> Response {
     Redirect::to(&format!("/digitization/lots/{}?lang={lang}", batch.replace('+', "%20"))).into_response()
 }
 
-fn unreadable(rejection: &impl std::fmt::Display) -> Response {
-    refusal(&[("body".to_owned(), rejection.to_string())])
+/// Does `work` with what a form or a body in JSON says, and answers with what `answer` makes of the lot.
+async fn lot_of<T: Send + 'static>(
+    digitization: Digitization,
+    body: Result<T, impl std::fmt::Display>,
+    work: fn(&Digitization, &T) -> Result<Lot, Box<Response>>,
+    answer: fn(&Lot, &T) -> Response,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return refusal(&[("body".to_owned(), rejection.to_string())]),
+    };
+    blocking(move || work(&digitization, &body).map_or_else(|no| *no, |lot| answer(&lot, &body))).await
 }
 
 pub(super) async fn draw_form(
     State(digitization): State<Digitization>,
     form: Result<axum::Form<Wanted>, axum::extract::rejection::FormRejection>,
 ) -> Response {
-    let axum::Form(wanted) = match form {
-        Ok(form) => form,
-        Err(rejection) => return unreadable(&rejection),
-    };
-    blocking(move || draw(&digitization, &wanted).map_or_else(|no| *no, |lot| to_minutes(&lot, wanted.lang.as_deref())))
-        .await
+    let wanted = form.map(|form| form.0);
+    lot_of(digitization, wanted, draw, |lot, wanted| to_minutes(lot, wanted.lang.as_deref())).await
 }
 
 pub(super) async fn judge_form(
     State(digitization): State<Digitization>,
     form: Result<axum::Form<Found>, axum::extract::rejection::FormRejection>,
 ) -> Response {
-    let axum::Form(found) = match form {
-        Ok(form) => form,
-        Err(rejection) => return unreadable(&rejection),
-    };
-    blocking(move || judge(&digitization, &found).map_or_else(|no| *no, |lot| to_minutes(&lot, found.lang.as_deref())))
-        .await
+    let found = form.map(|form| form.0);
+    lot_of(digitization, found, judge, |lot, found| to_minutes(lot, found.lang.as_deref())).await
 }
 
 pub(super) async fn draw_json(
     State(digitization): State<Digitization>,
     body: Result<Json<Wanted>, axum::extract::rejection::JsonRejection>,
 ) -> Response {
-    let Json(wanted) = match body {
-        Ok(body) => body,
-        Err(rejection) => return unreadable(&rejection),
-    };
-    blocking(move || draw(&digitization, &wanted).map_or_else(|no| *no, |lot| Json(lot_json(&lot)).into_response()))
-        .await
+    lot_of(digitization, body.map(|body| body.0), draw, |lot, _| Json(lot_json(lot)).into_response()).await
 }
 
 pub(super) async fn judge_json(
     State(digitization): State<Digitization>,
     body: Result<Json<Found>, axum::extract::rejection::JsonRejection>,
 ) -> Response {
-    let Json(found) = match body {
-        Ok(body) => body,
-        Err(rejection) => return unreadable(&rejection),
-    };
-    blocking(move || judge(&digitization, &found).map_or_else(|no| *no, |lot| Json(lot_json(&lot)).into_response()))
-        .await
+    lot_of(digitization, body.map(|body| body.0), judge, |lot, _| Json(lot_json(lot)).into_response()).await
 }
 
 #[derive(Template)]

@@ -179,7 +179,7 @@ pub(super) fn outputs(p: &Progress, w: Words) -> Vec<[String; 3]> {
 pub(super) fn rework(rows: &[ReworkRow], w: Words) -> Vec<[String; 4]> {
     let line = |row: &ReworkRow| {
         let link = |of: Of, count: u64| fig(w, w.count(count), count, of, &[("reason", row.reason.as_str())]);
-        let name = row.reason.clone();
+        let name = w.reason(&row.reason).to_owned();
         [name, link(Of::Rejections, row.count), link(Of::OpenRejections, row.open), link(Of::LostDays, row.lost_days)]
     };
     rows.iter().map(line).collect()
@@ -406,7 +406,7 @@ impl<'a> ReportLinks<'a> {
                 (("reason", row.reason.as_str()), ("as_of", self.to.as_str()), ("from", self.from.as_str()));
             let link = |of: Of, count: i64, pairs: &[(&str, &str)]| fig(w, w.count(count), count, of, pairs);
             [
-                row.reason.clone(),
+                w.reason(&row.reason).to_owned(),
                 link(Of::Rejections, row.count, &[reason, as_of, from]),
                 link(Of::OpenRejections, row.open, &[reason, as_of]),
                 link(Of::LostDays, row.lost_days, &[reason, as_of, from]),

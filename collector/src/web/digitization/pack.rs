@@ -35,7 +35,8 @@ const MAX_LISTED: usize = 500;
 /// Where reports are.
 pub(super) const PATH: &str = "/digitization/reports";
 
-fn of(words: Words) -> Language {
+/// The language of reports that is that of pages.
+pub(super) fn of(words: Words) -> Language {
     match words.0 {
         PageLanguage::Romanian => Language::Romanian,
         PageLanguage::English => Language::English,

@@ -49,6 +49,11 @@ impl Words {
         self.0.other().tag()
     }
 
+    /// Why something was rejected, in words where there are some.
+    pub(super) fn reason(self, reason: &str) -> &str {
+        super::pack::of(self).reason(reason)
+    }
+
     /// `900.000` or `900,000`, of any whole number.
     pub(super) fn count(self, number: impl Display) -> String {
         let text = number.to_string();

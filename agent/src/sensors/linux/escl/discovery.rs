@@ -9,7 +9,7 @@ use veghe_dialects::mdns::{self, Service};
 
 use super::settings::{TIMEOUT, Target};
 use crate::clock;
-use crate::sensors::linux::asked::Asked;
+use crate::sensors::asked::Asked;
 
 /// Scanners by TLS come first, as those that offer both are asked that way.
 const TYPES: [&str; 2] = ["_uscans._tcp.local", "_uscan._tcp.local"];

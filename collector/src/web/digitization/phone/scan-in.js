@@ -127,37 +127,79 @@ document.getElementById('forget').addEventListener('click', async () => {
 });
 window.addEventListener('online', () => send());
 
-// The camera, where the browser reads barcodes by itself.
+// The camera, where the browser reads codes by itself: Chrome on Android and macOS does, Safari and Firefox don't.
 const camera = document.getElementById('camera');
-if ('BarcodeDetector' in window && navigator.mediaDevices?.getUserMedia) {
-  camera.hidden = false;
-  camera.addEventListener('click', async () => {
-    const video = document.getElementById('video');
-    let stream;
-    try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
-    } catch {
-      state.textContent = words.nocamera;
-      return;
-    }
+const video = document.getElementById('video');
+const SIGHT_MS = 30_000;
+const LOOK_EVERY_MS = 200;
+let close = null;
+
+async function readsCodes() {
+  if (!('BarcodeDetector' in window) || !navigator.mediaDevices?.getUserMedia) return false;
+  // It may be there and know no kind of code, where the system lacks what it needs.
+  return (await BarcodeDetector.getSupportedFormats().catch(() => [])).length > 0;
+}
+
+// Shows what the camera sees until there is a code, it was closed, or time is up; gives the code, or what to say instead.
+async function seen() {
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+  } catch (error) {
+    return { message: error.name === 'NotAllowedError' ? words.notpermitted : words.nocamera };
+  }
+  let isClosed = false;
+  close = () => { isClosed = true; };
+  try {
     video.srcObject = stream;
     video.hidden = false;
+    camera.textContent = words.close;
     await video.play();
     const detector = new BarcodeDetector();
-    const end = Date.now() + 30_000;
-    const look = async () => {
+    const end = Date.now() + SIGHT_MS;
+    while (!isClosed && Date.now() < end) {
       const found = await detector.detect(video).catch(() => []);
-      if (found.length === 0 && Date.now() < end) {
-        setTimeout(look, 200);
-        return;
-      }
-      stream.getTracks().forEach((track) => track.stop());
-      video.hidden = true;
-      if (found.length > 0) form.elements.unit.value = found[0].rawValue.slice(0, 64);
-    };
-    look();
-  });
+      const codes = found.map((one) => one.rawValue.trim()).filter((code) => code && code.length <= form.elements.unit.maxLength);
+      if (codes.length > 0) return { code: codes[0] };
+      await new Promise((resolve) => { setTimeout(resolve, LOOK_EVERY_MS); });
+    }
+    return { message: isClosed ? '' : words.nothing };
+  } catch {
+    return { message: words.nocamera };
+  } finally {
+    close = null;
+    stream.getTracks().forEach((track) => track.stop());
+    video.hidden = true;
+    video.srcObject = null;
+    camera.textContent = words.open;
+  }
 }
+
+let isLooking = false;
+camera.addEventListener('click', async () => {
+  if (isLooking) {
+    close?.();
+    return;
+  }
+  isLooking = true;
+  const { code, message } = await seen();
+  isLooking = false;
+  if (code) {
+    form.elements.unit.value = code;
+    form.elements.action.focus();
+  } else {
+    form.elements.unit.focus();
+  }
+  state.textContent = code ? `${words.read} ${code}` : message;
+});
+// Nobody looks any more: the camera goes off.
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden) close?.();
+});
+readsCodes().then((can) => {
+  camera.hidden = !can;
+  document.getElementById('typed').hidden = can;
+});
 
 if ('serviceWorker' in navigator) {
   navigator.serviceWorker.register('/digitization/scan-in-worker.js', { scope: '/digitization/scan-in' }).then(async () => {

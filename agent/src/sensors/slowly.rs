@@ -1,15 +1,19 @@
 //! A question that is asked now and then by a thread of its own, and whose last answer counts in between: for programs and
 //! other sources that take their time.
 
+#[cfg(target_os = "linux")]
 use std::io;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
 use super::Sink;
 use super::asked::Asked;
 use crate::clock;
+#[cfg(target_os = "linux")]
 use crate::reading::SeriesName;
 
-const STACK_BYTES: usize = 256 << 10;
+/// Libraries of Windows that are asked in the program itself need more; only touched pages are resident.
+const STACK_BYTES: usize = if cfg!(windows) { 1 << 20 } else { 256 << 10 };
 
 type Question<T> = Box<dyn FnMut() -> T + Send>;
 
@@ -21,7 +25,8 @@ pub(crate) struct Slowly<T> {
     patience: Duration,
     question: Option<Question<T>>,
     asked: Option<Asked<T>>,
-    began: Option<Instant>,
+    /// When it is asked next.
+    due: Instant,
     last: Option<T>,
 }
 
@@ -34,7 +39,14 @@ impl<T: Send + 'static> Slowly<T> {
         question: impl FnMut() -> T + Send + 'static,
     ) -> Self {
         let question: Question<T> = Box::new(question);
-        Self { name, every, patience, question: Some(question), asked: None, began: None, last: None }
+        Self { name, every, patience, question: Some(question), asked: None, due: clock::instant(), last: None }
+    }
+
+    /// The same, but asked for the first time after `delay`, unless a round waits for it.
+    #[cfg_attr(not(windows), expect(dead_code, reason = "only a question of Windows costs much"))]
+    pub(crate) fn after(self, delay: Duration) -> Self {
+        let delay = if self.patience.is_zero() { delay } else { Duration::ZERO };
+        Self { due: self.due + delay, ..self }
     }
 
     /// The last answer; `None` before the first one.
@@ -46,9 +58,10 @@ impl<T: Send + 'static> Slowly<T> {
             }
         }
         let asked = self.asked.as_mut()?;
-        if self.began.is_none_or(|began| began.elapsed() >= self.every) {
+        let now = clock::instant();
+        if now >= self.due {
             asked.ask();
-            self.began = Some(clock::instant());
+            self.due = now + self.every;
         }
         if let Some(answer) = asked.answer(self.patience) {
             self.last = Some(answer);
@@ -57,6 +70,7 @@ impl<T: Send + 'static> Slowly<T> {
     }
 }
 
+#[cfg(target_os = "linux")]
 impl Slowly<io::Result<Vec<(SeriesName, f64)>>> {
     /// Puts what the last answer tells; nothing before the first one.
     ///
@@ -86,7 +100,7 @@ mod tests {
         let mut slowly = Slowly::new("test", Duration::from_hours(1), Duration::from_mins(1), question);
         assert_eq!(slowly.latest(), Some(&1));
         assert_eq!(slowly.latest(), Some(&1));
-        slowly.began = slowly.began.and_then(|began| began.checked_sub(Duration::from_hours(1)));
+        slowly.due = clock::instant();
         assert_eq!(slowly.latest(), Some(&2));
     }
 }
