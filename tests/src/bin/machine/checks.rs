@@ -1,5 +1,6 @@
 //! The checks, in the order in which they run: each leaves the machine so that the next finds what it needs.
 
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
@@ -7,7 +8,8 @@ use anyhow::{Context as _, ensure};
 use veghe_tests::process::wait_for;
 
 use crate::host::shell;
-use crate::inside::Machine;
+use crate::inside::{Machine, WORK};
+use crate::shares;
 
 /// The agent's tests that run in the machine.
 pub(crate) const TESTS: [&str; 3] = ["hung_mount", "node_exporter", "quotas"];
@@ -45,15 +47,20 @@ pub(crate) const ALL: &[Check] = &[
             machine.test("hung_mount", "hung_mount", name, "test result: ok")
         },
     },
+    Check { name: "nfs4", shows: "a hot folder over the kernel's NFS 4.2, and its server silent", run: shares::nfs4 },
+    Check { name: "nfs3", shows: "the same over NFS 3", run: shares::nfs3 },
+    Check { name: "cifs", shows: "the same over the kernel's SMB 3.1.1 and Samba", run: shares::cifs },
 ];
 
 fn devices(_: &Machine) -> anyhow::Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/machine/devices.sh");
-    let output = Command::new("bash").arg("-eux").arg(script).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    std::fs::write("/mnt/work/devices.log", &*said)?;
-    ensure!(output.status.success(), "{}", said.lines().rev().take(8).collect::<Vec<_>>().join(" <- "));
-    Ok(String::from_utf8_lossy(&output.stdout).trim().replace('\n', " "))
+    // No pipe: servers that it starts would keep it open.
+    let log = Path::new(WORK).join("devices.log");
+    let said = File::create(&log)?;
+    let made = Command::new("bash").arg("-eux").arg(script).stdout(said.try_clone()?).stderr(said).status()?;
+    let said = fs::read_to_string(&log)?;
+    ensure!(made.success(), "{}", said.lines().rev().take(8).collect::<Vec<_>>().join(" <- "));
+    Ok(fs::read_to_string("/run/devices")?.trim().replace('\n', ", "))
 }
 
 fn beside(machine: &Machine, log: &str) -> anyhow::Result<String> {
@@ -64,7 +71,7 @@ fn degraded(machine: &Machine) -> anyhow::Result<String> {
     shell(
         "mdadm --quiet /dev/md0 --fail /dev/sdb; ip link set dev $(cut -d' ' -f1 /sys/class/net/bond0/bonding/slaves) down",
     )?;
-    let state = std::fs::read_to_string("/sys/block/md0/md/degraded")?;
+    let state = fs::read_to_string("/sys/block/md0/md/degraded")?;
     ensure!(state.trim() == "1", "md0 is not degraded: {state}");
     beside(machine, "degraded")
 }
@@ -74,7 +81,7 @@ fn recovering(machine: &Machine) -> anyhow::Result<String> {
     shell(
         "echo 2000 > /sys/block/md0/md/sync_speed_max; mdadm --quiet /dev/md0 --remove /dev/sdb; mdadm --zero-superblock /dev/sdb; mdadm --quiet /dev/md0 --add /dev/sdb",
     )?;
-    let action = || std::fs::read_to_string("/sys/block/md0/md/sync_action").context("sync_action");
+    let action = || fs::read_to_string("/sys/block/md0/md/sync_action").context("sync_action");
     wait_for("the array is rebuilt", || Ok((action()?.trim() == "recover").then_some(())))?;
     let told = beside(machine, "recovering")?;
     ensure!(action()?.trim() == "recover", "it was rebuilt before the end");

@@ -1,5 +1,4 @@
 # What the machine has: real objects of the kernel for every sensor that it can have one for. Says what is there.
-exec 3>&1 >&2
 modprobe -a raid1 raid456 dm_thin_pool xfs btrfs zram ip_vs st nf_conntrack softdog
 modprobe i2c-stub chip_addr=0x48
 bus=$(basename "$(dirname "$(grep -l 'SMBus stub' /sys/class/i2c-adapter/*/name | head -n 1)")")
@@ -42,7 +41,7 @@ swapon /dev/zram0
 
 # An NFS server as Debian has it, without the package's own scripts.
 systemd-sysusers --inline 'u _rpc - "RPC" /run/rpcbind' 'u statd - "statd" /var/lib/nfs'
-mkdir -p /run/rpcbind /run/sendsigs.omit.d /var/lib/nfs/{sm,v4recovery,rpc_pipefs} /srv/ext4/export /mnt/nfs3 /mnt/nfs4
+mkdir -p /run/rpcbind /run/sendsigs.omit.d /var/lib/nfs/{sm,v4recovery,rpc_pipefs} /srv/ext4/export /srv/nfs3 /srv/nfs4
 touch /var/lib/nfs/{etab,rmtab,state}
 modprobe nfsd
 mount -t nfsd nfsd /proc/fs/nfsd
@@ -52,11 +51,11 @@ rpc.mountd
 # A server that begins waits so long for the clients of an earlier one.
 rpc.nfsd --grace-time 10 --lease-time 10 4
 exportfs -i -o rw,no_root_squash,insecure,no_subtree_check,fsid=0 127.0.0.1:/srv/ext4/export
-mount -t nfs4 -o vers=4.2,hard 127.0.0.1:/ /mnt/nfs4
-mount -t nfs -o vers=3,hard,nolock 127.0.0.1:/srv/ext4/export /mnt/nfs3
-echo read > /mnt/nfs4/written
-grep -q read /mnt/nfs3/written
+mount -t nfs4 -o vers=4.2,hard 127.0.0.1:/ /srv/nfs4
+mount -t nfs -o vers=3,hard,nolock 127.0.0.1:/srv/ext4/export /srv/nfs3
+echo read > /srv/nfs4/written
+grep -q read /srv/nfs3/written
 
 for class in scsi_tape power_supply thermal hwmon watchdog net nvme; do
-  echo "$class: $(ls "/sys/class/$class" | wc -l)" >&3
-done
+  echo "$class: $(ls "/sys/class/$class" | wc -l)"
+done > /run/devices

@@ -9,6 +9,7 @@ mod checks;
 mod host;
 mod inside;
 mod packages;
+mod shares;
 
 use std::process::ExitCode;
 
@@ -35,7 +36,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(name) = arguments.only.iter().find(|name| !checks::ALL.iter().any(|check| check.name == **name)) {
         anyhow::bail!("there is no check `{name}`; --list tells which there are");
     }
-    let chosen = |check: &&checks::Check| arguments.only.is_empty() || arguments.only.iter().any(|n| n == check.name);
+    // The others need the devices.
+    let is_chosen = |name: &str| name == "devices" || arguments.only.iter().any(|only| only == name);
+    let chosen = |check: &&checks::Check| arguments.only.is_empty() || is_chosen(check.name);
     if arguments.list {
         return host::list().map(|()| ExitCode::SUCCESS);
     }
