@@ -330,22 +330,30 @@ fn found_row<'a>(found: &'a FoundView, texts: &Texts) -> FoundRow<'a> {
 }
 
 /// What agents call the kinds of things that they find, and say of them, in Romanian; names and paths stay as they are.
-const FOUND_IN_ROMANIAN: [(&str, &str); 15] = [
+const FOUND_IN_ROMANIAN: [(&str, &str); 23] = [
+    ("AEG or Protect", "AEG sau Protect"),
+    ("Cypress (many brands)", "Cypress (multe mărci)"),
+    ("Eaton or MGE", "Eaton sau MGE"),
+    ("MySQL or MariaDB", "MySQL sau MariaDB"),
+    ("Phoenixtec or Mecer", "Phoenixtec sau Mecer"),
+    ("UPS by NUT", "UPS prin NUT"),
+    ("a scanner that speaks eSCL", "un scaner care vorbește eSCL"),
     ("array", "matrice RAID"),
     ("backups", "copii de rezervă"),
     ("certificates", "certificate"),
     ("containers", "containere"),
     ("database", "bază de date"),
     ("escl_scanner", "scaner eSCL"),
+    ("exporter", "exporter"),
     ("health of drives", "starea discurilor"),
-    ("MySQL or MariaDB", "MySQL sau MariaDB"),
+    ("nvme", "NVMe"),
     ("processes", "procese"),
     ("scanners that SANE lists", "scanere din lista SANE"),
     ("snapshots of ZFS", "instantanee ZFS"),
+    ("tape", "unitate de bandă"),
     ("tape drives", "unități de bandă"),
     ("tool", "program"),
     ("ups", "UPS"),
-    ("UPS by NUT", "UPS prin NUT"),
 ];
 
 /// Kind and detail of a thing in the page's language.
@@ -406,6 +414,11 @@ mod tests {
         assert_eq!(ro("certificates", "24 files").1, "24 de fișiere");
         assert_eq!(ro("nvme", "Samsung SSD 990 PRO 2TB").1, "Samsung SSD 990 PRO 2TB");
         assert_eq!(described("tool", "a, backups", &ENGLISH), ("tool".into(), "a, backups".into()));
+    }
+
+    #[test]
+    fn every_word_of_the_agents_has_its_romanian() {
+        assert_eq!(FOUND_IN_ROMANIAN.map(|(english, _)| english), veghe_wire::remote::FOUND_WORDS);
     }
 
     #[test]

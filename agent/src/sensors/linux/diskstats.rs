@@ -55,6 +55,8 @@ pub(crate) struct Diskstats {
 struct Known {
     /// Its file's name, for example `b8:0`.
     file: String,
+    /// Where it is.
+    path: PathBuf,
     modified: Option<SystemTime>,
     properties: Vec<(String, String)>,
 }
@@ -158,13 +160,14 @@ impl Known {
     fn refresh(&mut self, udev: &Path, disk: &Disk) {
         let is_same = self.file.strip_prefix('b').and_then(|file| file.split_once(':'));
         if is_same != Some((disk.major, disk.minor)) {
-            *self = Self { file: format!("b{}:{}", disk.major, disk.minor), ..Self::default() };
+            let file = format!("b{}:{}", disk.major, disk.minor);
+            *self = Self { path: udev.join(&file), file, ..Self::default() };
         }
-        let path = udev.join(&self.file);
-        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+        let path = &self.path;
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         if modified != self.modified {
             self.modified = modified;
-            self.properties = fs::read(&path).map(|bytes| properties(&bytes)).unwrap_or_default();
+            self.properties = fs::read(path).map(|bytes| properties(&bytes)).unwrap_or_default();
         }
     }
 }

@@ -199,7 +199,10 @@ mod tests {
 
     #[test]
     fn a_program_keeps_its_values_until_it_is_run_again_and_one_that_hangs_delays_nobody() {
-        let mut sensor = Programs::new(vec![program("good", "echo a 1"), program("hangs", "sleep 130")]);
+        let directory = tempfile::tempdir().expect("directory");
+        let release = directory.path().join("release");
+        let hangs = format!("until [ -e {} ]; do sleep 0.02; done", release.display());
+        let mut sensor = Programs::new(vec![program("good", "echo a 1"), program("hangs", &hangs)]);
         let mut sink = Sink::default();
         loop {
             sensor.read(&mut sink).expect("never fails");
@@ -213,5 +216,11 @@ mod tests {
         }
         sensor.read(&mut sink).expect("never fails");
         assert_eq!(sink.take().1.last(), Some(&1.0));
+        // Its directory goes with it, and not if this process ends before.
+        std::fs::write(release, "").expect("release");
+        while sensor.programs.iter().any(|running| running.last.is_none()) {
+            sensor.read(&mut sink).expect("never fails");
+            sink.take();
+        }
     }
 }

@@ -5,18 +5,22 @@
 //! unless it is given them. Invariants: nothing that it started outlives it in its group; whoever keeps its output open
 //! is not waited for. What this deliberately does not do: forbid system calls or hide files (the unit's sandbox does).
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, geteuid, kill_process_group, prlimit, waitid,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
 };
@@ -28,6 +32,10 @@ const GRACE: Duration = Duration::from_millis(200);
 /// From one look at a program to the next, at first and at most.
 const STEP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 const MAX_OPEN_FILES: u64 = 256;
+/// How directories of programs are called.
+const PREFIX: &str = "veghe-agent-";
+/// One that is younger is not taken for left behind.
+const SWEPT_AGE: Duration = Duration::from_mins(1);
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// What becomes of the agent's capabilities.
@@ -75,7 +83,7 @@ pub(crate) fn run(
     let scratch = Scratch::new()?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
-    command.env("HOME", &scratch.0).env("TMPDIR", &scratch.0).current_dir(&scratch.0);
+    command.env("HOME", &scratch.path).env("TMPDIR", &scratch.path).current_dir(&scratch.path);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let mut child = command.spawn()?;
@@ -192,16 +200,26 @@ fn take(pipe: &mut impl io::Read, text: &mut Vec<u8>) -> io::Result<Pipe> {
 }
 
 /// A directory that nobody else can enter, gone with this value.
-struct Scratch(PathBuf);
+struct Scratch {
+    path: PathBuf,
+    /// Locked, so that others see that it is in use; open only in this process.
+    _lock: File,
+}
 
 impl Scratch {
     fn new() -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(|| sweep(&std::env::temp_dir(), clock::since_epoch()));
         let own = std::process::id();
         loop {
-            let path = std::env::temp_dir().join(format!("veghe-agent-{own}-{}", NEXT.fetch_add(1, Relaxed)));
+            let path = std::env::temp_dir().join(format!("{PREFIX}{own}-{}", NEXT.fetch_add(1, Relaxed)));
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
+                Ok(()) => {
+                    let lock = File::open(&path)?;
+                    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+                    return Ok(Self { path, _lock: lock });
+                }
                 // What a run before with the same number left, or somebody put there: it is not ours.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -212,8 +230,28 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, path = %self.0.display(), "cannot remove a program's directory");
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "cannot remove a program's directory");
+        }
+    }
+}
+
+/// Removes what agents left that were killed while a program ran: their own user's directories that nobody has locked.
+fn sweep(directory: &Path, now: Duration) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        // A link of somebody else's leads nowhere.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(opened) = open(entry.path(), flags, Mode::empty()) else { continue };
+        let is_left = fstat(&opened).is_ok_and(|stat| {
+            // Between its making and its lock it is new.
+            let age = now.saturating_sub(Duration::from_secs(stat.st_mtime.unsigned_abs()));
+            stat.st_uid == geteuid().as_raw() && age >= SWEPT_AGE
+        });
+        if is_left && flock(&opened, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
@@ -221,6 +259,29 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_agent_left_is_removed_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = |name: &str| directory.path().join(name);
+        for name in ["veghe-agent-1-0", "veghe-agent-2-0", "others-1-0"] {
+            fs::create_dir_all(path(name).join("within")).expect("directory");
+        }
+        std::os::unix::fs::symlink(path("others-1-0"), path("veghe-agent-3-0")).expect("link");
+        let in_use = File::open(path("veghe-agent-2-0")).expect("directory");
+        flock(&in_use, FlockOperation::NonBlockingLockExclusive).expect("lock");
+        let left = || {
+            let entries = fs::read_dir(directory.path()).expect("directory");
+            let mut names: Vec<_> = entries.map(|entry| entry.expect("entry").file_name()).collect();
+            names.sort();
+            names
+        };
+        sweep(directory.path(), clock::since_epoch());
+        assert_eq!(left().len(), 4, "what is new may be somebody's before its lock");
+        sweep(directory.path(), clock::since_epoch() + SWEPT_AGE * 2);
+        assert_eq!(left(), ["others-1-0", "veghe-agent-2-0", "veghe-agent-3-0"]);
+        assert!(path("others-1-0/within").exists());
+    }
 
     const LIMITS: Limits = Limits {
         timeout: Duration::from_mins(1),
