@@ -13,4 +13,5 @@ pub mod process;
 pub mod recording;
 pub mod shares;
 pub mod soak;
+pub mod troubles;
 pub mod workflow;

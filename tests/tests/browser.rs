@@ -5,7 +5,7 @@ use std::process::Command;
 
 use url::Url;
 use veghe_tests::archive::Size;
-use veghe_tests::digitize::under_way;
+use veghe_tests::digitize::in_trouble;
 use veghe_tests::http;
 use veghe_tests::process::{Collector, Process, program, wait_for};
 
@@ -57,7 +57,7 @@ fn a_page_with_every_state_has_no_barrier() {
 fn the_pages_of_a_digitization_have_no_barrier() {
     let dir = tempfile::tempdir().expect("directory");
     let size = Size { units: 300, images_a_day: 500.0, last_day: Size::UNDER_WAY.first_day + 60, ..Size::UNDER_WAY };
-    let collector = under_way(dir.path(), size).expect("an archive that is under way");
+    let collector = in_trouble(dir.path(), size).expect("an archive that is under way");
     collector.admin(&["digitization", "report", "2026-05", "--freeze", "--output", "/dev/null"]).expect("a report");
     let pictures = std::env::var_os("VEGHE_PICTURES").map_or_else(|| dir.path().join("pictures"), PathBuf::from);
     let login = std::fs::read_to_string(dir.path().join("data/first-login")).expect("first-login");

@@ -135,7 +135,7 @@ impl Importer {
             return Ok(Piece::default());
         }
         let text = decode(bytes.get(..whole).unwrap_or_default(), encoding);
-        let rows = self.rows(&text, path, &mut known, now_ms);
+        let rows = self.settings.rows(&text, path, &mut known, now_ms);
         known.offset += whole as u64;
         (known.size, known.mtime_ns) = (look.size, look.mtime_ns);
         known.head_bytes = known.offset.min(HEAD_BYTES);
@@ -188,7 +188,9 @@ impl Importer {
             (wanted, _) => (wanted, 0),
         })
     }
+}
 
+impl CsvExport {
     /// What the rows of a piece say. The first line of a file names its columns.
     fn rows(&self, text: &str, path: &Path, known: &mut CsvFile, now_ms: i64) -> Rows {
         let mut rows = Rows::default();
@@ -196,7 +198,7 @@ impl Importer {
         let first_line = known.line;
         known.line += text.matches('\n').count() as u64;
         let mut reader = csv::ReaderBuilder::new()
-            .delimiter(self.settings.delimiter)
+            .delimiter(self.delimiter)
             .has_headers(false)
             .flexible(true)
             .from_reader(text.as_bytes());
@@ -221,7 +223,7 @@ impl Importer {
             }
             if known.header.is_empty() {
                 known.header = record.iter().map(|cell| cell.trim().to_owned()).collect();
-                for column in self.settings.columns.values().filter(|column| !known.header.contains(column)) {
+                for column in self.columns.values().filter(|column| !known.header.contains(column)) {
                     let there = known.header.join("`, `");
                     rows.problems.push((
                         format!("{file}:{line}"),
@@ -240,11 +242,11 @@ impl Importer {
     /// What one row says.
     fn row(&self, record: &csv::StringRecord, header: &[String], now_ms: i64) -> Result<Row, Bad> {
         let (mut data, mut time_ms) = (Map::new(), None);
-        let cells = self.settings.columns.iter().map(|(field, column)| {
+        let cells = self.columns.iter().map(|(field, column)| {
             let at = header.iter().position(|name| name == column);
             (field, column.as_str(), at.and_then(|at| record.get(at)).unwrap_or_default().trim())
         });
-        let values = self.settings.values.iter().map(|(field, value)| (field, "values", value.as_str()));
+        let values = self.values.iter().map(|(field, value)| (field, "values", value.as_str()));
         for (field, column, text) in cells.chain(values) {
             let bad = |remedy: String| (column.to_owned(), remedy);
             if text.is_empty() {
@@ -259,7 +261,7 @@ impl Importer {
             }
             data.insert(field.clone(), value(field, text).map_err(bad)?);
         }
-        if self.settings.event.starts_with("image.") {
+        if self.event.starts_with("image.") {
             data.insert("observed_by".to_owned(), json!("csv"));
         }
         let station = data.get("station").and_then(Value::as_str).map(str::to_owned);
@@ -275,8 +277,8 @@ impl Importer {
     }
 
     fn time(&self, text: &str, now_ms: i64) -> Result<i64, String> {
-        let zone = &self.settings.time_zone;
-        let time = match &self.settings.time_format {
+        let zone = &self.time_zone;
+        let time = match &self.time_format {
             Some(format) => civil::DateTime::strptime(format, text)
                 .or_else(|_no_time| civil::Date::strptime(format, text).map(|date| date.at(12, 0, 0, 0)))
                 .map_err(|_error| format!("`{text}` is no time of the form `{format}`"))?
@@ -387,6 +389,38 @@ fn head(file: &mut File, bytes: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(0))?;
     file.take(bytes).read_to_end(&mut first)?;
     Ok(blake3::hash(&first).as_bytes().to_vec())
+}
+
+/// Reads bytes after the first one as the whole lines of an export whose columns are named as its fields are.
+pub(super) fn fuzz(data: &[u8]) {
+    let Some((kind, bytes)) = data.split_first() else { return };
+    let encodings = [Encoding::Auto, Encoding::Utf8, Encoding::Utf16Le, Encoding::Utf16Be, Encoding::Windows1250];
+    let (kind, encoding) = (usize::from(*kind), encodings[usize::from(*kind) % encodings.len()]);
+    let fields = ["unit", "frames", "time", "station", "ppi", "batch", "format"];
+    let settings = CsvExport {
+        name: "fuzz".to_owned(),
+        files: String::new(),
+        encoding,
+        delimiter: *b";,\t|".get(kind / 5 % 4).unwrap_or(&b';'),
+        event: "image.captured".to_owned(),
+        columns: fields.iter().map(|field| ((*field).to_owned(), (*field).to_owned())).collect(),
+        values: [("stage".to_owned(), "scan".to_owned())].into(),
+        time_format: (kind >= 128).then(|| "%d.%m.%Y %H:%M:%S".to_owned()),
+        time_zone: jiff::tz::TimeZone::UTC,
+        scan: std::time::Duration::ZERO,
+    };
+    let Ok(agent) = "fuzz".parse::<AgentId>() else { return };
+    let text = decode(bytes.get(..whole_lines(bytes, encoding)).unwrap_or_default(), encoding);
+    let mut known = CsvFile { line: 1, ..CsvFile::default() };
+    let now_ms = 1_778_767_200_000;
+    let rows = settings.rows(&text, Path::new("fuzz.csv"), &mut known, now_ms);
+    let lines = text.lines().count().max(text.matches(['\r', '\n']).count()) as u64;
+    assert!(rows.good.len() as u64 + rows.bad <= lines, "{} good and {} bad of {lines}", rows.good.len(), rows.bad);
+    assert!(rows.problems.len() <= MAX_NAMED + fields.len());
+    for row in &rows.good {
+        let event = event(&settings, &agent, row, 0, now_ms);
+        assert!(serde_json::from_str::<Value>(&event).is_ok_and(|event| event["id"].is_string()), "{event}");
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ pub mod courier;
 mod csv_export;
 mod delivery;
 pub(crate) mod event;
+#[doc(hidden)]
+pub mod fuzz;
 mod glance;
 #[cfg(test)]
 mod hostile_tests;

@@ -15,9 +15,7 @@ use quick_xml::events::{BytesStart, Event};
 use sha2::{Digest as _, Sha256, Sha512};
 use veghe_imagefile::Completeness;
 
-#[cfg(test)]
-use crate::fixity::pass::manifest_line;
-use crate::fixity::pass::manifest_lines;
+use crate::fixity::pass::{manifest_line, manifest_lines};
 
 /// Folders in folders.
 const MAX_DEPTH: usize = 32;
@@ -176,18 +174,20 @@ fn oxum(dir: &Path, found: &mut Check) {
     if file.take(MAX_XML_PIECE as u64).read_to_string(&mut text).is_err() {
         return;
     }
-    let told = text.lines().find_map(|line| line.strip_prefix("Payload-Oxum:")).map(str::trim);
-    let parsed = told
-        .and_then(|told| told.split_once('.'))
-        .and_then(|(octets, files)| Some((octets.parse::<u64>().ok()?, files.parse::<u64>().ok()?)));
     let (bytes, files) = (found.bytes, found.files);
-    match (told, parsed) {
-        (None, _) => {}
-        (Some(_), Some(oxum)) if oxum == (bytes, files) => {}
-        (Some(told), _) => {
+    match told_oxum(&text) {
+        Some((told, oxum)) if oxum != Some((bytes, files)) => {
             found.problem("oxum", &path, format!("Payload-Oxum is {told}, there are {bytes}.{files}"));
         }
+        _ => {}
     }
+}
+
+/// What `bag-info.txt` says, and the bytes and files of it where it says both.
+fn told_oxum(text: &str) -> Option<(&str, Option<(u64, u64)>)> {
+    let told = text.lines().find_map(|line| line.strip_prefix("Payload-Oxum:"))?.trim();
+    let (octets, files) = told.split_once('.').unwrap_or((told, ""));
+    Some((told, octets.parse().ok().zip(files.parse().ok())))
 }
 
 fn manifests(dir: &Path, payload: u64, found: &mut Check) {
@@ -369,8 +369,7 @@ fn attribute(element: &BytesStart<'_>, name: &str) -> Option<String> {
     Some(found.value.into_owned()).filter(|text| text.len() <= 256)
 }
 
-/// Counts bytes as an XML file, and reads their lines as those of a manifest.
-#[cfg(test)]
+/// Counts bytes as an XML file, and reads their lines as those of a manifest and of what a bag says of itself.
 pub(super) fn fuzz(data: &[u8]) {
     let (mut found, mut sums) = (Check::default(), Sums::default());
     drop(count_xml(data, &mut found, &mut sums));
@@ -382,6 +381,9 @@ pub(super) fn fuzz(data: &[u8]) {
                 assert!(digest.len() * 2 == hex_length && path.len() <= line.len());
             }
         }
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        assert!(told_oxum(text).is_none_or(|(told, _)| told.len() < text.len()));
     }
 }
 

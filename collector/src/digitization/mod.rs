@@ -13,6 +13,8 @@ pub mod event;
 pub mod facts;
 mod fields;
 pub mod forecast;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod holdings;
 #[cfg(test)]
 mod honesty_tests;

@@ -9,7 +9,6 @@ mod write;
 
 pub use self::columns::{COLUMNS, Mapping, MappingError};
 pub use self::diff::{Change, Diff, compare};
-#[cfg(test)]
 pub(in crate::digitization) use self::read::read_any;
 pub use self::read::{FileError, Problem, Reading, read_csv, read_file};
 pub use self::write::to_csv;

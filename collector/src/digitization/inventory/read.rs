@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use calamine::{Data, DataRef, Reader as _, Xlsx};
@@ -112,7 +113,9 @@ pub(in crate::digitization) fn read_any(
     if !is_zip {
         return Ok(read_csv(file, mapping));
     }
-    read_sheet(&mut Xlsx::new(file)?, mapping)
+    // calamine counts a cell's place without looking whether it runs over, which panics in builds that do look.
+    catch_unwind(AssertUnwindSafe(|| read_sheet(&mut Xlsx::new(file)?, mapping)))
+        .unwrap_or(Err(calamine::XlsxError::Unexpected("a cell is at a place that no sheet has")))
 }
 
 /// Reads CSV: UTF-8 with or without a byte order mark, separated by `;`, a tab or a comma, whichever the header has.

@@ -9,7 +9,7 @@ use serde_json::json;
 use veghe_model::Timestamp;
 
 use super::api::{blocking, unavailable};
-use super::page::{EventLine, Words, event_line, html, language};
+use super::page::{EventLine, Words, event_line, html, in_other_language, language};
 use super::what_if::refusal;
 use crate::clock;
 use crate::digitization::calendar::Day;
@@ -121,6 +121,7 @@ struct JournalPage<'a> {
     storage: &'a str,
     events: Vec<EventLine>,
     next: Option<String>,
+    same: String,
 }
 
 pub(super) async fn page(
@@ -152,6 +153,7 @@ pub(super) async fn page(
             storage: wish.search.storage.as_deref().unwrap_or(""),
             events: events.into_iter().map(|event| event_line(event, &digitization)).collect(),
             next: last.map(|after| wish.next(words, after)),
+            same: in_other_language(query.as_deref(), words),
         };
         html(&page, words, StatusCode::OK)
     })

@@ -11,7 +11,7 @@ use axum::response::Response;
 use qrcode::{Color, EcLevel, QrCode};
 
 use super::api::{Wish, blocking};
-use super::page::{Words, html, language};
+use super::page::{Words, html, in_other_language, language};
 use super::what_if::refusal;
 use crate::digitization::Digitization;
 
@@ -73,14 +73,12 @@ pub(super) async fn show(
         drop(state);
         let has_more = named.len() > MAX_LABELS;
         named.truncate(MAX_LABELS);
-        let link = |lang: &str, after: Option<&str>| {
+        let next = named.last().filter(|_| has_more).map(|(last, _)| {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
-            query.append_pair("lang", lang).append_pair("what", &what).append_pair("q", &wish.text);
+            query.append_pair("lang", w.tag()).append_pair("what", &what).append_pair("q", &wish.text);
             query.extend_pairs(wish.stage.map(|stage| ("stage", stage.name())));
-            query.extend_pairs(after.map(|after| ("after", after))).finish()
-        };
-        let next = named.last().filter(|_| has_more).map(|(last, _)| link(w.tag(), Some(last)));
-        let same = link(w.other(), Some(&*wish.after).filter(|after| !after.is_empty()));
+            query.append_pair("after", last).finish()
+        });
         let labels = named.into_iter().map(|(code, place)| Label { qr: qr(&code), code, place });
         let page = LabelsPage {
             w,
@@ -90,7 +88,7 @@ pub(super) async fn show(
             are_boxes,
             labels: labels.collect(),
             next,
-            same,
+            same: in_other_language(query.as_deref(), w),
         };
         html(&page, w, StatusCode::OK)
     })

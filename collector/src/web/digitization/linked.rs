@@ -9,6 +9,7 @@ use crate::digitization::pack::{Figures, Growth, Part, ReworkFigures, StageFigur
 use crate::digitization::progress::{DayRow, Measures, Output, Progress, ReworkRow, StageRow, StationRow};
 use crate::digitization::provenance::Of;
 use crate::digitization::quality::StratumFaults;
+use crate::digitization::settings::OUTSIDE;
 use crate::digitization::stage::Stage;
 use crate::digitization::strata::Stratum;
 use crate::digitization::views::{FlowRow, Shelf, StationDetail};
@@ -171,7 +172,10 @@ pub(super) fn outputs(p: &Progress, w: Words) -> Vec<[String; 3]> {
         [name, link(Of::Captured, row.captured), link(Of::Rescanned, row.rescanned)]
     };
     let stations = p.by_station.iter().map(|row| line("station", row.name.clone(), row));
-    let shifts = p.by_shift.iter().map(|row| line("shift", format!("{} {}", w.t("digi-shift"), row.name), row));
+    let shift = |name: &str| {
+        if name == OUTSIDE { w.t("digi-shift-outside") } else { format!("{} {name}", w.t("digi-shift")) }
+    };
+    let shifts = p.by_shift.iter().map(|row| line("shift", shift(&row.name), row));
     stations.chain(shifts).collect()
 }
 

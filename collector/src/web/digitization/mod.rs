@@ -20,6 +20,7 @@ mod phone;
 mod privacy;
 mod storage;
 mod what_if;
+mod what_if_page;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -63,6 +64,7 @@ pub(super) fn reading(digitization: Digitization) -> Router {
         .route("/digitization/figure.csv", get(figure::csv))
         .route("/v1/digitization/figure", get(figure::json))
         .route("/digitization/storage", get(storage::page))
+        .route("/digitization/what-if", get(what_if_page::show))
         .route("/v1/digitization/storage", get(storage::json))
         .route("/v1/digitization/people", get(privacy::groups_json))
         .with_state(digitization)

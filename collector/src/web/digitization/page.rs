@@ -183,6 +183,7 @@ struct UnitsPage<'a> {
     stage_choice: Vec<(&'static str, String)>,
     units: Vec<UnitLine>,
     next: Option<String>,
+    same: String,
 }
 
 pub(super) struct EventLine {
@@ -215,6 +216,14 @@ pub(super) fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
     let known = asked.and_then(|tag| Language::ALL.into_iter().find(|language| language.tag() == tag));
     let liked = || headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or("");
     Words(known.unwrap_or_else(|| Language::negotiate(liked())))
+}
+
+/// The query of the same page in the other language.
+pub(super) fn in_other_language(query: Option<&str>, w: Words) -> String {
+    let mut same = url::form_urlencoded::Serializer::new(String::new());
+    same.append_pair("lang", w.other());
+    let given = url::form_urlencoded::parse(query.unwrap_or("").as_bytes()).take(20);
+    same.extend_pairs(given.filter(|(name, _)| name != "lang")).finish()
 }
 
 pub(super) fn html(page: &impl Template, words: Words, status: StatusCode) -> Response {
@@ -385,6 +394,7 @@ pub(super) async fn units(
             stage: wish.stage.map_or("", Stage::name),
             stage_choice: stage_choice(words),
             next: units.last().filter(|_| more).map(link),
+            same: in_other_language(query.as_deref(), words),
             units,
         };
         html(&page, words, StatusCode::OK)

@@ -14,32 +14,36 @@ use super::super::Refusal;
 use crate::clock;
 use crate::digitization::calendar::{Day, LAST_DAY};
 use crate::digitization::facts::Known;
-use crate::digitization::forecast::{RUNS, simulate};
-use crate::digitization::what_if::{Assumptions, work_out};
+use crate::digitization::forecast::{Forecast, RUNS, simulate};
+use crate::digitization::what_if::{Assumptions, Outcome, work_out};
 use crate::digitization::{Calendar, Digitization, Settings};
 
-const PARAMETERS: &[&str] =
+pub(super) const PARAMETERS: &[&str] =
     &["from", "pages", "per_day", "stations", "stations_now", "shifts", "shifts_now", "rejects", "days_off"];
 /// Days off in one question: more than 20 years of leave.
 const MAX_DAYS_OFF: usize = 1000;
 
+/// What follows from a question.
+pub(super) struct Answer {
+    pub(super) assumptions: Assumptions,
+    pub(super) outcome: Outcome,
+    /// Of the project's own pages and pace, which have a spread.
+    pub(super) forecast: Option<Forecast>,
+}
+
 pub(super) async fn answer(State(digitization): State<Digitization>, RawQuery(query): RawQuery) -> Response {
     let work = tokio::task::spawn_blocking(move || {
-        let known = digitization.report(clock::now()).known.clone();
-        let today = Day::at(clock::now(), &digitization.settings().time_zone);
-        let asked = read(query.as_deref().unwrap_or(""), today, known.as_ref(), digitization.settings());
-        let (assumptions, calendar, is_of_project) = match asked {
-            Ok(asked) => asked,
+        let Answer { assumptions, outcome, forecast } = match work_it_out(&digitization, query.as_deref().unwrap_or(""))
+        {
+            Ok(answer) => answer,
             Err(problems) => return refusal(&problems),
         };
-        let mut body = serde_json::to_value(work_out(&assumptions, &calendar)).unwrap_or_default();
+        let mut body = serde_json::to_value(outcome).unwrap_or_default();
         body["from"] = json!(assumptions.from);
         body["pages"] = json!(assumptions.pages);
         body["per_day"] = json!(assumptions.per_day);
-        // The project's own numbers have a spread: the forecast with it, under the same assumptions.
-        if let Some(known) = known.filter(|_| is_of_project) {
-            let settings = Settings { calendar, ..digitization.settings().clone() };
-            body["forecast"] = json!(simulate(&assumed(known, &assumptions), &settings, RUNS));
+        if let Some(forecast) = forecast {
+            body["forecast"] = json!(forecast);
         }
         Json(body).into_response()
     });
@@ -47,6 +51,19 @@ pub(super) async fn answer(State(digitization): State<Digitization>, RawQuery(qu
         tracing::error!(error = &panicked as &dyn std::error::Error, "what-if failed unexpectedly");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "defect", "the request failed unexpectedly").into_response()
     })
+}
+
+/// Reads a question and works it out. Blocks.
+pub(super) fn work_it_out(digitization: &Digitization, query: &str) -> Result<Answer, Problems> {
+    let known = digitization.report(clock::now()).known.clone();
+    let today = Day::at(clock::now(), &digitization.settings().time_zone);
+    let (assumptions, calendar, is_of_project) = read(query, today, known.as_ref(), digitization.settings())?;
+    let outcome = work_out(&assumptions, &calendar);
+    let forecast = known.filter(|_| is_of_project).and_then(|known| {
+        let settings = Settings { calendar, ..digitization.settings().clone() };
+        simulate(&assumed(known, &assumptions), &settings, RUNS)
+    });
+    Ok(Answer { assumptions, outcome, forecast })
 }
 
 /// What is known, with the stations, shifts and rejects that are assumed.
@@ -67,7 +84,7 @@ pub(super) fn refusal(problems: &[(String, String)]) -> Response {
     (StatusCode::BAD_REQUEST, Json(body)).into_response()
 }
 
-type Problems = Vec<(String, String)>;
+pub(super) type Problems = Vec<(String, String)>;
 
 /// The assumptions, the calendar, and whether pages and pace are the project's own.
 fn read(
