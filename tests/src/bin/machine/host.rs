@@ -102,7 +102,8 @@ fn install(layer: &Layer, programs: &Path, only: &[String]) -> anyhow::Result<()
     let units = layer.root.join("etc/systemd/system");
     fs::create_dir_all(&units)?;
     fs::write(units.join("machine.target"), include_str!("machine.target"))?;
-    let own = std::env::current_exe()?;
+    // Of the build just made: this program may have been replaced by it.
+    let own = programs.join("machine");
     let only = only.iter().fold(String::new(), |words, name| words + " --only " + name);
     let unit = format!(
         "[Unit]\nDescription=The checks\nAfter=basic.target\n[Service]\nType=exec\nExecStart={} --inside{only}\n\
