@@ -201,9 +201,23 @@ impl Judge {
         self.settings.path.join(OsStr::from_bytes(&known.dir)).join(OsStr::from_bytes(&known.name))
     }
 
+    /// What is now where a known file was. The kernel's client for SMB goes on telling of a name that is gone at the server while
+    /// it has a lease on the file, as it has of one that was just opened by its new name; to open the old one it asks.
+    fn found_at(&self, known: &Known) -> io::Result<fs::Metadata> {
+        let path = self.path_of(known);
+        let metadata = fs::symlink_metadata(&path)?;
+        if metadata.is_file()
+            && let Err(error) = File::open(&path)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        Ok(metadata)
+    }
+
     /// Whether a known file is still where it was, as it was.
     fn is_there(&self, known: &Known) -> bool {
-        fs::symlink_metadata(self.path_of(known)).is_ok_and(|metadata| {
+        self.found_at(known).is_ok_and(|metadata| {
             let look = Look::of(&metadata);
             (look.size, look.mtime_ns) == (known.size, known.mtime_ns)
         })
@@ -241,7 +255,7 @@ impl Judge {
         let is_other = |known: &Known| (&known.dir, &known.name) != (&new.dir, &new.name);
         let is_image = |known: &Known| matches!(known.state, State::Counted | State::Deleted);
         for known in store.by_id(folder, new.ino)?.into_iter().filter(|known| is_other(known) && is_image(known)) {
-            if fs::symlink_metadata(self.path_of(&known)).is_ok_and(|there| there.ino() == new.ino) {
+            if self.found_at(&known).is_ok_and(|there| there.ino() == new.ino) {
                 continue;
             }
             if (known.size, known.mtime_ns) == (new.size, new.mtime_ns) {
@@ -261,7 +275,7 @@ impl Judge {
                 if self.digest_of(&known)? == digest {
                     return Ok(Relation::Duplicate);
                 }
-            } else if fs::symlink_metadata(self.path_of(&known)).is_err() {
+            } else if self.found_at(&known).is_err() {
                 // Without a digest of what can't be read any more size and samples would not do, since blank pages are alike.
                 // With the moment of the last write they do: a rename keeps it, also where a share gives another file id.
                 let is_it = match known.digest {
