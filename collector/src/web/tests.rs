@@ -1008,9 +1008,9 @@ async fn the_pages_of_the_digitization_show_the_project_in_both_languages() {
     let sent = site.served.send("POST", "/v1/digitization/events", &headers, &events.to_string()).await;
     assert_eq!(sent.status, 200, "{sent:?}");
     let page = site.served.get("/digitization?lang=ro").await;
-    assert!(page.body.contains("0,0 din 0,0 m înapoi la raft") && page.body.contains("lang=\"ro\""), "{page:?}");
+    assert!(page.body.contains("0,0 din 0,062 m înapoi la raft") && page.body.contains("lang=\"ro\""), "{page:?}");
     let page = site.served.get("/digitization?lang=en").await;
-    assert!(page.body.contains("0.0 of 0.0 m returned to shelf") && page.body.contains("U-2"), "{page:?}");
+    assert!(page.body.contains("0.0 of 0.062 m returned to shelf") && page.body.contains("U-2"), "{page:?}");
     assert!(!page.body.contains("<script") && !page.body.contains("style="), "{page:?}");
     let found = site.served.get("/digitization/units?lang=en&q=autoriza%C8%9Bii").await;
     assert!(found.body.contains("U-2") && found.body.contains("Autorizații &#60;b&#62;"), "{found:?}");

@@ -89,8 +89,12 @@ impl Words {
     }
 
     pub(super) fn metres(self, mm: impl Borrow<u64>) -> String {
-        // What is not whole never reads as done: rounded down.
-        self.decimal((mm.borrow() / 100) as f64 / 10.0, 1)
+        match *mm.borrow() {
+            // Less than a metre never reads as none.
+            mm @ 1..1000 => self.decimal(mm as f64 / 1000.0, 3),
+            // What is not whole never reads as done: rounded down.
+            mm => self.decimal((mm / 100) as f64 / 10.0, 1),
+        }
     }
 
     /// Millimetres as metres with all their digits.
