@@ -229,7 +229,11 @@ pub fn run_on(dir: &Path, share: &mut dyn Share) -> anyhow::Result<()> {
     share.hang()?;
     let silent = r#"digitization_hotfolder_silent_seconds{folder="share"}"#;
     wait_for("the silence is told", || Ok(number(silent)?.filter(|seconds| *seconds > 3.0)))?;
-    let hung = format!(r#"veghe_filesystem_fault{{fault="hung",mountpoint="{}"}}"#, share.mountpoint().display());
+    // The collector's own agent sees the mount too.
+    let hung = format!(
+        r#"veghe_filesystem_fault{{instance="scan-1",fault="hung",mountpoint="{}"}}"#,
+        share.mountpoint().display()
+    );
     wait_for("the mount is told to hang", || Ok((number(&hung)? == Some(1.0)).then_some(())))?;
     let before = of_sensors.map(samples);
     fs::create_dir_all(disk.join("U-2"))?;
