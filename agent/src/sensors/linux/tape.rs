@@ -95,6 +95,7 @@ const NUMBERS: [(u8, u16, &str, Labels, f64); 25] = [
     (VOLUME, 0x80, "veghe_tape_volume_write_protected", &[], 1.0),
     (VOLUME, 0x81, "veghe_tape_volume_write_once", &[], 1.0),
 ];
+
 /// How the drives are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tapes {

@@ -46,16 +46,12 @@ pub(crate) fn list() -> anyhow::Result<()> {
 /// Boots the machine and runs the checks `only`, or all.
 ///
 /// # Errors
-/// Where the programs can't be built or the machine says nothing any more.
+/// Where there is no QEMU or kernel, the programs can't be built, or the machine says nothing any more.
 pub(crate) fn run(only: &[String]) -> anyhow::Result<ExitCode> {
-    if let Err(error) = Command::new(QEMU).arg("--version").stdout(Stdio::null()).status() {
-        return skip(&format!("no {QEMU} ({error}); install the Debian package qemu-system-x86"));
-    }
+    let qemu = Command::new(QEMU).arg("--version").stdout(Stdio::null()).status();
+    qemu.with_context(|| format!("no {QEMU}; install the Debian package qemu-system-x86"))?;
     let dir = profile_directory().parent().context("target directory")?.join("machine");
-    let layer = match Layer::make(&dir) {
-        Ok(layer) => layer,
-        Err(error) => return skip(&format!("no kernel and programs for it: {error:#}")),
-    };
+    let layer = Layer::make(&dir).context("no kernel and programs for the machine")?;
     let programs = process::program("veghe-agent").parent().context("programs")?.to_owned();
     let work = dir.join("work");
     if work.exists() {
@@ -69,11 +65,6 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<ExitCode> {
     machine.kill()?;
     let code = ended.with_context(|| format!("the machine's console is in {}", dir.join("console").display()))?;
     Ok(ExitCode::from(code))
-}
-
-fn skip(why: &str) -> anyhow::Result<ExitCode> {
-    writeln!(std::io::stdout(), "SKIPPED: {why}")?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The agent's tests that the checks run, by name.
