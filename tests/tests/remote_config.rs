@@ -225,8 +225,12 @@ fn is_told(site: &Site, name: &str, life: &str, in_romanian: &str) {
         let row = page.split("<tr>").find(|row| row.contains(&format!(">{name}<"))).unwrap_or_default();
         assert!(page.contains(title) && row.contains(&format!(">{word}</td>")), "{language}: {row}");
     }
-    let metric = format!("veghe_fleet_discovered{{life=\"{life}\"}} >= 1");
-    wait_for(&metric, || http::query_one(&site.collector.listeners.ops, &metric)).expect("metric");
+    let metric = format!("veghe_fleet_discovered{{life=\"{life}\"}} 0\n");
+    wait_for("it is counted", || {
+        let metrics = http::get(&site.collector.listeners.ops.join("/metrics")?)?;
+        Ok((metrics.contains("veghe_fleet_discovered") && !metrics.contains(&metric)).then_some(()))
+    })
+    .expect("metric");
 }
 
 #[test]
