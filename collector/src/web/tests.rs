@@ -1,5 +1,7 @@
 //! The listeners as clients see them: over real sockets.
 
+mod refusals;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -1152,7 +1154,7 @@ async fn lots_stations_and_fixity_have_pages_and_answers_in_both_languages() {
     assert!(minutes.body.contains(&seed) && minutes.body.contains("Minutes of acceptance, batch L/1"), "{minutes:?}");
     let form = "application/x-www-form-urlencoded";
     assert_eq!(send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=no+word").await.status, 400);
-    let judged = send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=skew&lang=en").await;
+    let judged = send("/digitization/lots/verdict?lang=en", form, "batch=L%2F1&defects=2&reason=skew").await;
     assert!(judged.status == 303 && judged.head.contains("location: /digitization/lots/l%2f1?lang=en"), "{judged:?}");
     let lot = site.served.get("/v1/digitization/lots/L%2F1").await.json();
     assert_eq!((&lot["verdict"]["is_accepted"], &lot["verdict"]["reason"]), (&json!(false), &json!("skew")));

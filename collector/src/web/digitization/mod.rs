@@ -25,6 +25,7 @@ mod what_if_page;
 use axum::Router;
 use axum::routing::{get, post};
 
+pub(super) use self::page::{Words, html, in_other_language, language, stage_choice};
 use crate::digitization::Digitization;
 
 /// What may be read, before any guard.
