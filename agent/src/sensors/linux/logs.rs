@@ -69,12 +69,29 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
         .map_err(|error| format!("`{pattern}` is no pattern: {}", error.to_string().lines().last().unwrap_or_default()))
 }
 
+/// Without it a file is not read, and `journalctl` tells of the agent's own lines alone, and says nothing of it.
 fn missing(settings: &SensorSettings) -> Option<String> {
-    let file = settings.options.host.logs.iter().find_map(|log| match &log.source {
-        LogSource::File(path) if unreadable(path) => Some(path),
-        _ => None,
-    })?;
-    Some(format!("{}: group adm, or CAP_DAC_READ_SEARCH", file.display()))
+    settings
+        .options
+        .host
+        .logs
+        .iter()
+        .find_map(|log| match &log.source {
+            LogSource::File(path) => unreadable(path).then(|| (path.clone(), "adm")),
+            LogSource::Journal { .. } => {
+                system_journal(settings).filter(|path| unreadable(path)).map(|path| (path, "systemd-journal"))
+            }
+        })
+        .map(|(path, group)| format!("{}: group {group}, or CAP_DAC_READ_SEARCH", path.display()))
+}
+
+/// Where the system's own lines are, where there is a journal.
+fn system_journal(settings: &SensorSettings) -> Option<PathBuf> {
+    let files = |place: &str| {
+        let pattern = settings.roots.rootfs.join(place).join("*/system.journal");
+        super::found::files(&pattern.to_string_lossy(), 1).pop()
+    };
+    files("run/log/journal").or_else(|| files("var/log/journal"))
 }
 
 /// `veghe_log_*`.

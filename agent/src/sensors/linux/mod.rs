@@ -167,6 +167,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     zfs::ENTRY,
 ];
 
+/// What would let this process read `path`, for a person.
+pub(crate) fn right_to_read(path: &Path) -> String {
+    format!("{}: CAP_DAC_READ_SEARCH, or a group that may read it", path.display())
+}
+
 /// Whether `path` is there, but may not be read.
 pub(crate) fn unreadable(path: &Path) -> bool {
     File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
