@@ -1018,7 +1018,7 @@ async fn the_pages_of_the_digitization_show_the_project_in_both_languages() {
     assert!(found.body.contains("U-2") && found.body.contains("Autorizații &#60;b&#62;"), "{found:?}");
     assert!(found.body.contains("/digitization/units/U%2F1"), "{found:?}");
     let history = site.served.get("/digitization/units/U-2?lang=en").await;
-    assert!(history.body.contains("image.captured") && history.body.contains("frames 150"), "{history:?}");
+    assert!(history.body.contains("New images") && history.body.contains("images 150"), "{history:?}");
     assert_eq!(site.served.get("/digitization/units/U%2F1").await.status, 200);
     assert_eq!(site.served.get("/digitization/units/none").await.status, 404);
     let project = site.served.get("/v1/digitization/project").await.json();

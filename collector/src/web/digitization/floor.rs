@@ -446,7 +446,7 @@ struct FixityPage<'a> {
     /// Since when each object is damaged.
     moments: Vec<String>,
     /// What is wrong with each package, and how often.
-    problems: Vec<Vec<String>>,
+    problems: Vec<String>,
 }
 
 /// What agents find wrong with packages, and pages have words for.
@@ -509,7 +509,7 @@ pub(super) async fn fixity(
                 let text = format!("{name} ({})", w.count(*count));
                 journal::link(w, &text, "package.validated", row.at_ms, (row.of_what, &row.of), settings)
             };
-            row.problems.iter().map(problem).collect()
+            row.problems.iter().map(problem).collect::<Vec<_>>().join(", ")
         });
         let problems = problems.collect();
         let title = w.t("digi-fixity");

@@ -6,6 +6,7 @@ mod api;
 mod chart;
 #[cfg(test)]
 mod crawl_tests;
+mod event_words;
 pub(super) mod events;
 mod figure;
 mod floor;

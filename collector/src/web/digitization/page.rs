@@ -11,15 +11,15 @@ use askama::Template;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use veghe_model::Timestamp;
 
 use super::super::Refusal;
-use super::super::prometheus_api::rfc3339;
 use super::super::public::text::Language;
 use super::api::{Wish, doing_name};
+use super::event_words::{EventLine, event_line};
 use super::figure::fig;
 use super::{chart, graph, linked, storage};
 use crate::clock;
+use crate::digitization::Digitization;
 use crate::digitization::calendar::Day;
 use crate::digitization::forecast::Cause;
 use crate::digitization::progress::Progress;
@@ -27,7 +27,6 @@ use crate::digitization::provenance::Of;
 use crate::digitization::report::Report;
 use crate::digitization::stage::Stage;
 use crate::digitization::views;
-use crate::digitization::{Digitization, Shown};
 
 /// Events of a unit on one page.
 const MAX_EVENTS: usize = 200;
@@ -110,6 +109,11 @@ impl Words {
         self.t(&format!("digi-stage-{}", stage.borrow().name()))
     }
 
+    /// What an event is.
+    pub(super) fn kind(self, name: &str) -> String {
+        super::event_words::kind(name, self)
+    }
+
     pub(super) fn doing(self, name: &str) -> String {
         self.t(&format!("digi-doing-{name}"))
     }
@@ -178,16 +182,6 @@ struct UnitsPage<'a> {
     units: Vec<UnitLine>,
     next: Option<String>,
     same: String,
-}
-
-pub(super) struct EventLine {
-    pub(super) seq: u64,
-    pub(super) time: String,
-    pub(super) machine: String,
-    pub(super) kind: String,
-    pub(super) unit: Option<String>,
-    pub(super) source: String,
-    pub(super) data: String,
 }
 
 #[derive(Template)]
@@ -434,7 +428,7 @@ pub(super) async fn unit(
             unit: None,
             rejections: String::new(),
             facts: Vec::new(),
-            events: events.into_iter().take(MAX_EVENTS).map(|event| event_line(event, &digitization)).collect(),
+            events: events.into_iter().take(MAX_EVENTS).map(|event| event_line(event, &digitization, w)).collect(),
             more,
         };
         let Some(unit) = state.unit(&code) else {
@@ -453,7 +447,7 @@ pub(super) async fn unit(
             (w.t("digi-batch"), u.batch.clone()),
             (w.t("digi-shelf"), u.location.clone()),
             (w.t("digi-scanned"), day(s.scanned)),
-            (w.t("digi-accepted"), day(s.accepted)),
+            (w.t("digi-accepted-one"), day(s.accepted)),
             (w.t("digi-returned"), day(s.returned)),
         ];
         let rejections = match s.rework.len() as u64 {
@@ -473,28 +467,6 @@ pub(super) fn unknown_unit(code: &str) -> Refusal {
     let message = "no unit of this code is in the inventory or in an event";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_unit", message)
         .in_words(|language| language.with("digi-unit-unknown", &[("unit", code.into())]))
-}
-
-pub(super) fn event_line(event: Shown, digitization: &Digitization) -> EventLine {
-    let at = jiff::Timestamp::from_millisecond(event.time_ms).unwrap_or_default();
-    let local = at.to_zoned_datetime(digitization.settings().time_zone.clone());
-    let mut parts = Vec::new();
-    if let Some(data) = event.data.as_object() {
-        // The unit is the page's.
-        for (name, value) in data.iter().filter(|(name, _)| *name != "unit") {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            parts.push(format!("{name} {value}"));
-        }
-    }
-    EventLine {
-        seq: event.seq,
-        time: local.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        machine: rfc3339(Timestamp(event.time_ms)),
-        kind: event.kind,
-        unit: event.data["unit"].as_str().map(str::to_owned),
-        source: event.source,
-        data: parts.join(", "),
-    }
 }
 
 #[cfg(test)]
