@@ -21,6 +21,8 @@ const paths = [['project', '/digitization'], ['units', '/digitization/units'], [
   ['what-if-wrong', '/digitization/what-if?stations=0&days_off=soon', 400],
   ['figure', '/digitization/figure?of=accepted&measure=mm'], ['waiting', '/digitization/figure?of=waiting'],
   ['reports', '/digitization/reports'], ['report', '/digitization/reports/2026-05'], ['events', '/digitization/events?day=2026-05-14'],
+  ['unknown-unit', '/digitization/units/CJT-SIM-9999', 404], ['wrong', '/digitization/units?stage=lost&limit=0', 400],
+  ['waiting-unit', '/digitization/units/CJT-NEC-1990-0001'],
 ];
 const pages = paths.flatMap(([title, path, status = 200]) => ['ro', 'en'].map((language) => ({
   name: `digitization-${title}-${language}`,

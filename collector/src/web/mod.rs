@@ -26,6 +26,7 @@ mod prometheus_status;
 mod prometheus_targets;
 mod quiet;
 mod rate;
+mod refusal;
 mod remote_read;
 mod remote_write;
 pub mod server;
@@ -38,7 +39,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -52,6 +53,7 @@ pub use self::access::{Access, AccessError, Exposure, FirstLogin, Need, Scope};
 pub use self::enrolment::{Enrol, EnrolRefusal};
 pub use self::guard::{Bodies, ConnectionMetrics, Guard, Hosts, HttpMetrics};
 pub use self::process::register_process_metrics;
+pub use self::refusal::Refusal;
 pub use self::server::{Limits, Listener, serve};
 
 use self::enrolment::Enrolment;
@@ -290,9 +292,8 @@ impl Operations {
             .with_state(api)
             .merge(project);
         let reading = compress::around(access.guard(reading, exposure, Need::Reading));
-        guard
-            .clone()
-            .counting(cors::around(guard.checking(reading.merge(operating).merge(open)).merge(writing), origins))
+        let all = cors::around(guard.clone().checking(reading.merge(operating).merge(open)).merge(writing), origins);
+        guard.counting(refusal::as_pages(all))
     }
 }
 
@@ -352,38 +353,4 @@ async fn agents(State(api): State<Arc<Api>>) -> Json<serde_json::Value> {
 
 async fn not_found() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
-}
-
-/// Why a request gets nothing: `{code, message}` outside; what caused it is for the log.
-#[derive(Debug)]
-pub struct Refusal {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    header: Option<(HeaderName, HeaderValue)>,
-}
-
-impl Refusal {
-    /// A refusal with `status`; `code` is for programs and stays, `message` is for people.
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), header: None }
-    }
-
-    /// The same with a header.
-    #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
-        self
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let body = json!({ "code": self.code, "message": self.message });
-        let mut response = (self.status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
-        if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, value);
-        }
-        response
-    }
 }

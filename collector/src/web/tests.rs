@@ -1,5 +1,7 @@
 //! The listeners as clients see them: over real sockets.
 
+mod refusals;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -1016,7 +1018,7 @@ async fn the_pages_of_the_digitization_show_the_project_in_both_languages() {
     assert!(found.body.contains("U-2") && found.body.contains("Autorizații &#60;b&#62;"), "{found:?}");
     assert!(found.body.contains("/digitization/units/U%2F1"), "{found:?}");
     let history = site.served.get("/digitization/units/U-2?lang=en").await;
-    assert!(history.body.contains("image.captured") && history.body.contains("frames 150"), "{history:?}");
+    assert!(history.body.contains("New images") && history.body.contains("images 150"), "{history:?}");
     assert_eq!(site.served.get("/digitization/units/U%2F1").await.status, 200);
     assert_eq!(site.served.get("/digitization/units/none").await.status, 404);
     let project = site.served.get("/v1/digitization/project").await.json();
@@ -1152,7 +1154,7 @@ async fn lots_stations_and_fixity_have_pages_and_answers_in_both_languages() {
     assert!(minutes.body.contains(&seed) && minutes.body.contains("Minutes of acceptance, batch L/1"), "{minutes:?}");
     let form = "application/x-www-form-urlencoded";
     assert_eq!(send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=no+word").await.status, 400);
-    let judged = send("/digitization/lots/verdict", form, "batch=L%2F1&defects=2&reason=skew&lang=en").await;
+    let judged = send("/digitization/lots/verdict?lang=en", form, "batch=L%2F1&defects=2&reason=skew").await;
     assert!(judged.status == 303 && judged.head.contains("location: /digitization/lots/l%2f1?lang=en"), "{judged:?}");
     let lot = site.served.get("/v1/digitization/lots/L%2F1").await.json();
     assert_eq!((&lot["verdict"]["is_accepted"], &lot["verdict"]["reason"]), (&json!(false), &json!("skew")));

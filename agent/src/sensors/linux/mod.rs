@@ -26,6 +26,7 @@ mod edac;
 mod entropy;
 pub mod escl;
 mod ethtool;
+mod ext4;
 mod fibrechannel;
 mod filefd;
 mod filesystem;

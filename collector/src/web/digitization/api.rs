@@ -253,8 +253,7 @@ pub(super) async fn unit(
             Err(error) => return unavailable(&error),
         };
         if shown.is_none() && events.is_empty() {
-            let message = "no unit of this code is in the inventory or in an event";
-            return Refusal::new(StatusCode::NOT_FOUND, "unknown_unit", message).into_response();
+            return super::page::unknown_unit(&code).into_response();
         }
         let next = events.last().filter(|_| events.len() == limit).map(|event| event.seq);
         let mut body = shown.unwrap_or_else(|| json!({ "quarantined": true }));

@@ -16,6 +16,8 @@ pub(super) const LEFT: f64 = 52.0;
 pub(super) const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
+/// What the name of a day takes, with what sets it apart from the next.
+const MARK_WIDTH: f64 = 100.0;
 /// Days of the chart of images.
 const OUTPUT_DAYS: usize = 91;
 
@@ -76,12 +78,19 @@ impl Frame {
                 ),
             );
         }
+        // Of few days the Mondays; of many the first of every month, second month, ... , whose names have room.
+        let day_width = (WIDTH - LEFT - RIGHT) / self.days;
+        let has_room = |months: &i32| f64::from(*months) * 28.0 * day_width > MARK_WIDTH;
+        let months = [1, 2, 3, 4, 6, 12, 24, 60, 120].into_iter().find(has_room).unwrap_or(240);
+        let is_first = |day: Day| {
+            let date = day.date();
+            date.day() == 1 && (i32::from(date.year()) * 12 + i32::from(date.month()) - 1) % months == 0
+        };
         let mut last = f64::NEG_INFINITY;
         for day in (self.first as i32..=(self.first + self.days) as i32).map(Day) {
             let x = self.x(day);
-            // Of few days the Mondays, of many the first of months.
-            let is_marked = if self.days <= 62.0 { day.weekday() == 0 } else { day.date().day() == 1 };
-            if is_marked && x - last > 100.0 && x < WIDTH - 40.0 {
+            let is_marked = if self.days <= 62.0 { day.weekday() == 0 } else { is_first(day) };
+            if is_marked && x - last > MARK_WIDTH && x < WIDTH - 40.0 {
                 let text = escaped(&day_text(day));
                 push(
                     &mut svg,
@@ -285,4 +294,25 @@ pub(super) fn line(
         push(&mut svg, format_args!("{:.1},{:.1} ", frame.x(*day), frame.y(*mm as f64)));
     }
     svg + "\"/></svg>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_marked_at_even_distances_whatever_the_lengths_of_months() {
+        for (days, months) in [(90.0, 1), (180.0, 1), (200.0, 2), (400.0, 3), (6900.0, 60)] {
+            let first: Day = "2026-05-04".parse().expect("day");
+            let frame = Frame { first: first.0.into(), days, most: 10.0 };
+            let svg = frame.axes(&|n| n.to_string(), &|day| format!("day {day}"));
+            let marks = svg.split("day ").skip(1).map(|rest| rest.split('<').next().expect("a day"));
+            let marks: Vec<i32> = marks
+                .map(|day| day.parse::<Day>().expect("a day").date())
+                .map(|date| i32::from(date.year()) * 12 + i32::from(date.month()))
+                .collect();
+            assert!(marks.len() >= 2, "{days}: {marks:?}");
+            assert!(marks.windows(2).all(|two| two[1] - two[0] == months), "{days}: {marks:?}");
+        }
+    }
 }

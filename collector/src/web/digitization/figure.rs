@@ -15,7 +15,8 @@ use veghe_model::Timestamp;
 
 use super::super::prometheus_api::rfc3339;
 use super::api::{blocking, unavailable};
-use super::page::{EventLine, Words, event_line, html, language};
+use super::event_words::{EventLine, event_line};
+use super::page::{Words, html, language};
 use super::what_if::refusal;
 use crate::clock;
 use crate::digitization::calendar::Day;
@@ -257,7 +258,7 @@ pub(super) async fn page(
         let (parts, next) = shown(&digitization, &wish, &behind)?;
         let amount = |amount: i64| if wish.ask.measure == Measure::Mm { w.mm(amount) } else { w.count(amount) };
         let lines = parts.into_iter().map(|(part, event)| Line {
-            event: event.map(|event| event_line(event, &digitization)),
+            event: event.map(|event| event_line(event, &digitization, w)),
             unit: part.unit,
             amount: amount(part.amount),
         });

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::Refusal;
+use super::super::public::text::Language;
 use super::api::{blocking, unavailable};
 use super::figure::fig;
 use super::page::{Words, html, language};
@@ -264,9 +265,7 @@ pub(super) async fn lot(
     blocking(move || {
         let settings = digitization.settings();
         let state = digitization.state();
-        let Some(lot) = state.lots.get(&batch) else {
-            return Refusal::new(StatusCode::NOT_FOUND, "unknown_lot", "this batch was never drawn").into_response();
-        };
+        let Some(lot) = state.lots.get(&batch) else { return unknown_lot(&batch).into_response() };
         let page = LotPage {
             w,
             project: &settings.project,
@@ -287,10 +286,16 @@ pub(super) async fn lot(
     .await
 }
 
+fn unknown_lot(batch: &str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_lot", "this batch was never drawn")
+        .in_words(|language| language.with("digi-lot-unknown", &[("batch", batch.into())]))
+        .with_more("/digitization/quality?".to_owned(), |language| language.text("digi-lots"))
+}
+
 pub(super) async fn lot_json_one(State(digitization): State<Digitization>, Path(batch): Path<String>) -> Response {
     blocking(move || match digitization.state().lots.get(&batch) {
         Some(lot) => Json(lot_json(lot)).into_response(),
-        None => Refusal::new(StatusCode::NOT_FOUND, "unknown_lot", "this batch was never drawn").into_response(),
+        None => unknown_lot(&batch).into_response(),
     })
     .await
 }
@@ -304,8 +309,6 @@ pub(super) struct Wanted {
     aql: Option<String>,
     #[serde(default)]
     inspection: Option<String>,
-    #[serde(default)]
-    lang: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -315,8 +318,6 @@ pub(super) struct Found {
     defects: u32,
     #[serde(default)]
     reason: Option<String>,
-    #[serde(default)]
-    lang: Option<String>,
 }
 
 fn refused(error: &LotError) -> Response {
@@ -333,7 +334,24 @@ fn refused(error: &LotError) -> Response {
             "batch"
         }
     };
-    refusal(&[(field.to_owned(), error.to_string())])
+    let refusal = Refusal::of_fields(&[(field.to_owned(), error.to_string())]);
+    refusal.in_words(|language| worded(error, language)).into_response()
+}
+
+/// What a person reads of `error`, where they can do something about it.
+fn worded(error: &LotError, language: Language) -> String {
+    let of_batch = |key: &str, batch: &str| language.with(key, &[("batch", batch.into())]);
+    match error {
+        LotError::UnknownBatch(batch) => of_batch("digi-lot-no-batch", batch),
+        LotError::NoImages(batch) => of_batch("digi-lot-no-images", batch),
+        LotError::DrawnAlready(batch) => of_batch("digi-lot-drawn-already", batch),
+        LotError::NotDrawn(batch) => of_batch("digi-lot-not-drawn", batch),
+        LotError::Defects { defects, sample } => {
+            language.with("digi-lot-too-many", &[("defects", (*defects).into()), ("sample", (*sample).into())])
+        }
+        LotError::Reason => language.text("digi-lot-no-reason"),
+        LotError::Limit | LotError::Random(_) | LotError::Ledger(_) => language.text("refused-400"),
+    }
 }
 
 fn draw(digitization: &Digitization, wanted: &Wanted) -> Result<Lot, Box<Response>> {
@@ -357,15 +375,15 @@ fn judge(digitization: &Digitization, found: &Found) -> Result<Lot, Box<Response
     let reason = found.reason.clone().filter(|reason| !reason.is_empty());
     if reason.as_deref().is_some_and(|reason| !is_word(reason)) {
         let message = "is not a short word: 1 to 32 letters, digits, `.`, `_` or `-`, for example `skew`";
-        return Err(Box::new(refusal(&[("reason".to_owned(), message.to_owned())])));
+        let refusal = Refusal::of_fields(&[("reason".to_owned(), message.to_owned())]);
+        return Err(Box::new(refusal.in_words(|language| language.text("digi-lot-bad-reason")).into_response()));
     }
     digitization.judge_lot(&found.batch, found.defects, reason, clock::now()).map_err(|error| Box::new(refused(&error)))
 }
 
-fn to_minutes(lot: &Lot, lang: Option<&str>) -> Response {
+fn to_minutes(lot: &Lot, w: Words) -> Response {
     let batch: String = url::form_urlencoded::byte_serialize(lot.draw.batch.as_bytes()).collect();
-    let lang = if lang == Some("en") { "en" } else { "ro" };
-    Redirect::to(&format!("/digitization/lots/{}?lang={lang}", batch.replace('+', "%20"))).into_response()
+    Redirect::to(&format!("/digitization/lots/{}?lang={}", batch.replace('+', "%20"), w.tag())).into_response()
 }
 
 /// Does `work` with what a form or a body in JSON says, and answers with what `answer` makes of the lot.
@@ -373,43 +391,47 @@ async fn lot_of<T: Send + 'static>(
     digitization: Digitization,
     body: Result<T, impl std::fmt::Display>,
     work: fn(&Digitization, &T) -> Result<Lot, Box<Response>>,
-    answer: fn(&Lot, &T) -> Response,
+    answer: impl FnOnce(&Lot) -> Response + Send + 'static,
 ) -> Response {
     let body = match body {
         Ok(body) => body,
         Err(rejection) => return refusal(&[("body".to_owned(), rejection.to_string())]),
     };
-    blocking(move || work(&digitization, &body).map_or_else(|no| *no, |lot| answer(&lot, &body))).await
+    blocking(move || work(&digitization, &body).map_or_else(|no| *no, |lot| answer(&lot))).await
 }
 
 pub(super) async fn draw_form(
     State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
     form: Result<axum::Form<Wanted>, axum::extract::rejection::FormRejection>,
 ) -> Response {
-    let wanted = form.map(|form| form.0);
-    lot_of(digitization, wanted, draw, |lot, wanted| to_minutes(lot, wanted.lang.as_deref())).await
+    let w = language(query.as_deref(), &headers);
+    lot_of(digitization, form.map(|form| form.0), draw, move |lot| to_minutes(lot, w)).await
 }
 
 pub(super) async fn judge_form(
     State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
     form: Result<axum::Form<Found>, axum::extract::rejection::FormRejection>,
 ) -> Response {
-    let found = form.map(|form| form.0);
-    lot_of(digitization, found, judge, |lot, found| to_minutes(lot, found.lang.as_deref())).await
+    let w = language(query.as_deref(), &headers);
+    lot_of(digitization, form.map(|form| form.0), judge, move |lot| to_minutes(lot, w)).await
 }
 
 pub(super) async fn draw_json(
     State(digitization): State<Digitization>,
     body: Result<Json<Wanted>, axum::extract::rejection::JsonRejection>,
 ) -> Response {
-    lot_of(digitization, body.map(|body| body.0), draw, |lot, _| Json(lot_json(lot)).into_response()).await
+    lot_of(digitization, body.map(|body| body.0), draw, |lot| Json(lot_json(lot)).into_response()).await
 }
 
 pub(super) async fn judge_json(
     State(digitization): State<Digitization>,
     body: Result<Json<Found>, axum::extract::rejection::JsonRejection>,
 ) -> Response {
-    lot_of(digitization, body.map(|body| body.0), judge, |lot, _| Json(lot_json(lot)).into_response()).await
+    lot_of(digitization, body.map(|body| body.0), judge, |lot| Json(lot_json(lot)).into_response()).await
 }
 
 #[derive(Template)]
@@ -424,7 +446,7 @@ struct FixityPage<'a> {
     /// Since when each object is damaged.
     moments: Vec<String>,
     /// What is wrong with each package, and how often.
-    problems: Vec<Vec<String>>,
+    problems: Vec<String>,
 }
 
 /// What agents find wrong with packages, and pages have words for.
@@ -487,7 +509,7 @@ pub(super) async fn fixity(
                 let text = format!("{name} ({})", w.count(*count));
                 journal::link(w, &text, "package.validated", row.at_ms, (row.of_what, &row.of), settings)
             };
-            row.problems.iter().map(problem).collect()
+            row.problems.iter().map(problem).collect::<Vec<_>>().join(", ")
         });
         let problems = problems.collect();
         let title = w.t("digi-fixity");

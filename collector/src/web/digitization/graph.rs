@@ -9,7 +9,13 @@ use crate::digitization::views::{FlowRow, Shelf};
 const MAP_COLUMNS: usize = 10;
 
 /// Units by how far they were at the end of each week: one band for each stretch, numbered from the widest.
-pub(super) fn flow(rows: &[FlowRow], all: u64, label: &str, names: &[String; 4]) -> String {
+pub(super) fn flow(
+    rows: &[FlowRow],
+    all: u64,
+    label: &str,
+    names: &[String; 4],
+    number: &impl Fn(f64) -> String,
+) -> String {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return String::new() };
     let frame = Frame {
         first: first.day.0.into(),
@@ -17,7 +23,7 @@ pub(super) fn flow(rows: &[FlowRow], all: u64, label: &str, names: &[String; 4])
         most: (all.max(1) as f64) * 1.08,
     };
     let mut svg = opened(label);
-    svg += &frame.axes(&|n| format!("{n:.0}"), &|day| day.to_string());
+    svg += &frame.axes(number, &|day| day.to_string());
     let bands: [fn(&FlowRow) -> u64; 4] = [|row| row.started, |row| row.scanned, |row| row.accepted, |row| row.done];
     for (place, band) in bands.iter().enumerate() {
         let points = rows.iter().fold(String::new(), |mut points, row| {
@@ -159,14 +165,14 @@ mod tests {
         assert!(ranked.contains("&lt;i&gt;") && !ranked.contains("NaN"), "{ranked}");
         let names = ["a", "b", "c", "d"].map(str::to_owned);
         assert_eq!(
-            flow(&[], 5, "f", &names)
+            flow(&[], 5, "f", &names, &|n| n.to_string())
                 + &shelves(&[], "s")
                 + &ranking(&[], "r", |n| n.to_string())
                 + &sparkline(&[1.0], "x"),
             ""
         );
         let row = FlowRow { day: "2026-05-10".parse().expect("day"), started: 4, scanned: 3, accepted: 3, done: 3 };
-        let drawn = flow(&[row], 5, "f", &names);
+        let drawn = flow(&[row], 5, "f", &names, &|n| n.to_string());
         assert!(drawn.contains("4. d") && !drawn.contains("NaN"), "{drawn}");
     }
 }

@@ -9,7 +9,8 @@ use serde_json::json;
 use veghe_model::Timestamp;
 
 use super::api::{blocking, unavailable};
-use super::page::{EventLine, Words, event_line, html, in_other_language, language};
+use super::event_words::{self, EventLine, event_line};
+use super::page::{Words, html, in_other_language, language};
 use super::what_if::refusal;
 use crate::clock;
 use crate::digitization::calendar::Day;
@@ -115,6 +116,8 @@ struct JournalPage<'a> {
     from: Day,
     to: Day,
     kind: &'a str,
+    /// Every kind, and what it is in words.
+    kinds: Vec<(&'static str, String)>,
     station: &'a str,
     unit: &'a str,
     batch: &'a str,
@@ -147,11 +150,12 @@ pub(super) async fn page(
             from: wish.from,
             to: wish.to,
             kind: wish.search.kind.as_deref().unwrap_or(""),
+            kinds: event_words::KINDS.map(|kind| (kind, event_words::kind(kind, words))).to_vec(),
             station: wish.search.station.as_deref().unwrap_or(""),
             unit: wish.search.unit.as_deref().unwrap_or(""),
             batch: wish.search.batch.as_deref().unwrap_or(""),
             storage: wish.search.storage.as_deref().unwrap_or(""),
-            events: events.into_iter().map(|event| event_line(event, &digitization)).collect(),
+            events: events.into_iter().map(|event| event_line(event, &digitization, words)).collect(),
             next: last.map(|after| wish.next(words, after)),
             same: in_other_language(query.as_deref(), words),
         };

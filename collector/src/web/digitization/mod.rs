@@ -6,6 +6,7 @@ mod api;
 mod chart;
 #[cfg(test)]
 mod crawl_tests;
+mod event_words;
 pub(super) mod events;
 mod figure;
 mod floor;
@@ -25,6 +26,7 @@ mod what_if_page;
 use axum::Router;
 use axum::routing::{get, post};
 
+pub(super) use self::page::{Words, html, in_other_language, language, stage_choice};
 use crate::digitization::Digitization;
 
 /// What may be read, before any guard.

@@ -147,7 +147,10 @@ pub(super) async fn one(
     };
     let (Ok(period), Some(form)) = (period.parse::<Period>(), form) else {
         let message = "there is no such report; ask for example for 2026-W19, 2026-05 or 2026-05.xlsx";
-        return Refusal::new(StatusCode::NOT_FOUND, "unknown_report", message).into_response();
+        return Refusal::new(StatusCode::NOT_FOUND, "unknown_report", message)
+            .in_words(|language| language.text("digi-report-unknown"))
+            .with_more(format!("{PATH}?"), |language| language.text("digi-reports"))
+            .into_response();
     };
     blocking(move || {
         let paper = match digitization.paper(period) {
@@ -279,7 +282,11 @@ fn issue(digitization: &Digitization, period: &str) -> Result<Issued, Box<Respon
     let wrong = |problem: String| Box::new(refusal(&[("period".to_owned(), problem)]));
     let period: Period = period.parse().map_err(wrong)?;
     digitization.issue(period, clock::now()).map_err(|error| match error {
-        IssueError::NotOver(_) | IssueError::Empty => wrong(error.to_string()),
+        IssueError::NotOver(_) | IssueError::Empty => {
+            let key = if matches!(error, IssueError::Empty) { "digi-empty" } else { "digi-report-not-over" };
+            let refusal = Refusal::of_fields(&[("period".to_owned(), error.to_string())]);
+            Box::new(refusal.in_words(|language| language.text(key)).into_response())
+        }
         IssueError::Ledger(error) => Box::new(unavailable(&error)),
     })
 }
@@ -305,13 +312,16 @@ pub(super) async fn issue_json(
 /// From the page: the browser asks for user and password.
 pub(super) async fn issue_form(
     State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
     form: Result<axum::Form<Wanted>, axum::extract::rejection::FormRejection>,
 ) -> Response {
+    let words = language(query.as_deref(), &headers);
     let Ok(axum::Form(wanted)) = form else {
         return refusal(&[("period".to_owned(), "is missing; write for example period=2026-05".to_owned())]);
     };
     blocking(move || match issue(&digitization, &wanted.period) {
-        Ok(issued) => Redirect::to(&format!("{PATH}/{}", issued.figures.period)).into_response(),
+        Ok(issued) => Redirect::to(&format!("{PATH}/{}?lang={}", issued.figures.period, words.tag())).into_response(),
         Err(refused) => *refused,
     })
     .await

@@ -11,15 +11,15 @@ use askama::Template;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use veghe_model::Timestamp;
 
 use super::super::Refusal;
-use super::super::prometheus_api::rfc3339;
 use super::super::public::text::Language;
 use super::api::{Wish, doing_name};
+use super::event_words::{EventLine, event_line};
 use super::figure::fig;
 use super::{chart, graph, linked, storage};
 use crate::clock;
+use crate::digitization::Digitization;
 use crate::digitization::calendar::Day;
 use crate::digitization::forecast::Cause;
 use crate::digitization::progress::Progress;
@@ -27,25 +27,24 @@ use crate::digitization::provenance::Of;
 use crate::digitization::report::Report;
 use crate::digitization::stage::Stage;
 use crate::digitization::views;
-use crate::digitization::{Digitization, Shown};
 
 /// Events of a unit on one page.
 const MAX_EVENTS: usize = 200;
 
 /// How a language writes numbers, days and names.
 #[derive(Clone, Copy)]
-pub(super) struct Words(pub(super) Language);
+pub(in crate::web) struct Words(pub(in crate::web) Language);
 
 impl Words {
-    pub(super) fn t(self, key: &str) -> String {
+    pub(in crate::web) fn t(self, key: &str) -> String {
         self.0.text(key)
     }
 
-    pub(super) fn tag(self) -> &'static str {
+    pub(in crate::web) fn tag(self) -> &'static str {
         self.0.tag()
     }
 
-    pub(super) fn other(self) -> &'static str {
+    pub(in crate::web) fn other(self) -> &'static str {
         self.0.other().tag()
     }
 
@@ -56,16 +55,7 @@ impl Words {
 
     /// `900.000` or `900,000`, of any whole number.
     pub(super) fn count(self, number: impl Display) -> String {
-        let text = number.to_string();
-        let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("−", digits));
-        let mut grouped = sign.to_owned();
-        for (place, digit) in digits.chars().enumerate() {
-            if place > 0 && (digits.len() - place).is_multiple_of(3) {
-                grouped.push(if self.0 == Language::Romanian { '.' } else { ',' });
-            }
-            grouped.push(digit);
-        }
-        grouped
+        self.0.whole(number)
     }
 
     /// A message that says how many.
@@ -79,8 +69,7 @@ impl Words {
 
     /// With so many digits after the comma or point.
     pub(super) fn decimal(self, number: impl Borrow<f64>, digits: usize) -> String {
-        let text = format!("{:.digits$}", number.borrow()).replace('-', "−");
-        if self.0 == Language::Romanian { text.replace('.', ",") } else { text }
+        self.0.decimal(*number.borrow(), digits)
     }
 
     /// A number that is written with a point.
@@ -118,6 +107,11 @@ impl Words {
 
     pub(super) fn stage(self, stage: impl Borrow<Stage>) -> String {
         self.t(&format!("digi-stage-{}", stage.borrow().name()))
+    }
+
+    /// What an event is.
+    pub(super) fn kind(self, name: &str) -> String {
+        super::event_words::kind(name, self)
     }
 
     pub(super) fn doing(self, name: &str) -> String {
@@ -190,23 +184,14 @@ struct UnitsPage<'a> {
     same: String,
 }
 
-pub(super) struct EventLine {
-    pub(super) seq: u64,
-    pub(super) time: String,
-    pub(super) machine: String,
-    pub(super) kind: String,
-    pub(super) unit: Option<String>,
-    pub(super) source: String,
-    pub(super) data: String,
-}
-
 #[derive(Template)]
 #[template(path = "digitization/unit.html")]
 struct UnitPage<'a> {
     w: Words,
     project: &'a str,
     title: String,
-    unit: UnitLine,
+    /// Nothing where only events know it.
+    unit: Option<UnitLine>,
     facts: Vec<(String, String)>,
     rejections: String,
     events: Vec<EventLine>,
@@ -214,7 +199,7 @@ struct UnitPage<'a> {
 }
 
 /// The language that is asked for, or the one that the browser likes best.
-pub(super) fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
+pub(in crate::web) fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
     let query = query.unwrap_or("");
     let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "lang").map(|(_, value)| value);
     let known = asked.and_then(|tag| Language::ALL.into_iter().find(|language| language.tag() == tag));
@@ -223,14 +208,14 @@ pub(super) fn language(query: Option<&str>, headers: &HeaderMap) -> Words {
 }
 
 /// The query of the same page in the other language.
-pub(super) fn in_other_language(query: Option<&str>, w: Words) -> String {
+pub(in crate::web) fn in_other_language(query: Option<&str>, w: Words) -> String {
     let mut same = url::form_urlencoded::Serializer::new(String::new());
     same.append_pair("lang", w.other());
     let given = url::form_urlencoded::parse(query.unwrap_or("").as_bytes()).take(20);
     same.extend_pairs(given.filter(|(name, _)| name != "lang")).finish()
 }
 
-pub(super) fn html(page: &impl Template, words: Words, status: StatusCode) -> Response {
+pub(in crate::web) fn html(page: &impl Template, words: Words, status: StatusCode) -> Response {
     match page.render() {
         Ok(html) => (
             status,
@@ -327,7 +312,7 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
             |day| day.to_string(),
         ),
         output_chart: chart::output(&p.days, &labels, number, |day| day.to_string()),
-        flow_chart: graph::flow(&flow, p.scope.units, &w.t("digi-flow"), &names),
+        flow_chart: graph::flow(&flow, p.scope.units, &w.t("digi-flow"), &names, &number),
         flow: linked::flow(graph::last_weeks(&flow), w),
         map: graph::shelves(&shelves, &w.t("digi-map")),
         shelves: linked::shelves(&shelves, w),
@@ -366,7 +351,7 @@ fn signed(days: i32, w: Words) -> String {
     if days > 0 { format!("+{text}") } else { text }
 }
 
-fn stage_choice(w: Words) -> Vec<(&'static str, String)> {
+pub(in crate::web) fn stage_choice(w: Words) -> Vec<(&'static str, String)> {
     Stage::ALL.iter().map(|stage| (stage.name(), w.stage(*stage))).collect()
 }
 
@@ -435,9 +420,22 @@ pub(super) async fn unit(
             }
         };
         let state = digitization.state();
+        let more = events.len() > MAX_EVENTS;
+        let page = UnitPage {
+            w,
+            project: &digitization.settings().project,
+            title: code.clone(),
+            unit: None,
+            rejections: String::new(),
+            facts: Vec::new(),
+            events: events.into_iter().take(MAX_EVENTS).map(|event| event_line(event, &digitization, w)).collect(),
+            more,
+        };
         let Some(unit) = state.unit(&code) else {
-            return Refusal::new(StatusCode::NOT_FOUND, "unknown_unit", "no unit of this code is in the inventory")
-                .into_response();
+            if page.events.is_empty() {
+                return unknown_unit(&code).into_response();
+            }
+            return html(&page, w, StatusCode::OK);
         };
         let (u, s) = (&unit.unit, &unit.standing);
         let day = |day: Option<Day>| day.map_or_else(|| "–".to_owned(), |day| w.day(day));
@@ -449,7 +447,7 @@ pub(super) async fn unit(
             (w.t("digi-batch"), u.batch.clone()),
             (w.t("digi-shelf"), u.location.clone()),
             (w.t("digi-scanned"), day(s.scanned)),
-            (w.t("digi-accepted"), day(s.accepted)),
+            (w.t("digi-accepted-one"), day(s.accepted)),
             (w.t("digi-returned"), day(s.returned)),
         ];
         let rejections = match s.rework.len() as u64 {
@@ -457,42 +455,18 @@ pub(super) async fn unit(
             count if unit.is_withdrawn => w.count(count),
             count => fig(w, w.count(count), count, Of::Rejections, &[("unit", &u.code)]),
         };
-        let more = events.len() > MAX_EVENTS;
-        let page = UnitPage {
-            w,
-            project: &digitization.settings().project,
-            title: u.code.clone(),
-            unit: unit_line(unit, w),
-            rejections,
-            facts: facts.into_iter().filter(|(_, value)| !value.is_empty()).collect(),
-            events: events.into_iter().take(MAX_EVENTS).map(|event| event_line(event, &digitization)).collect(),
-            more,
-        };
+        let facts = facts.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let page = UnitPage { unit: Some(unit_line(unit, w)), rejections, facts, ..page };
         html(&page, w, StatusCode::OK)
     })
     .await
 }
 
-pub(super) fn event_line(event: Shown, digitization: &Digitization) -> EventLine {
-    let at = jiff::Timestamp::from_millisecond(event.time_ms).unwrap_or_default();
-    let local = at.to_zoned_datetime(digitization.settings().time_zone.clone());
-    let mut parts = Vec::new();
-    if let Some(data) = event.data.as_object() {
-        // The unit is the page's.
-        for (name, value) in data.iter().filter(|(name, _)| *name != "unit") {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            parts.push(format!("{name} {value}"));
-        }
-    }
-    EventLine {
-        seq: event.seq,
-        time: local.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        machine: rfc3339(Timestamp(event.time_ms)),
-        kind: event.kind,
-        unit: event.data["unit"].as_str().map(str::to_owned),
-        source: event.source,
-        data: parts.join(", "),
-    }
+/// Neither the inventory nor an event knows it.
+pub(super) fn unknown_unit(code: &str) -> Refusal {
+    let message = "no unit of this code is in the inventory or in an event";
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_unit", message)
+        .in_words(|language| language.with("digi-unit-unknown", &[("unit", code.into())]))
 }
 
 #[cfg(test)]
@@ -505,6 +479,11 @@ mod tests {
         assert_eq!((ro.count(900_000), en.count(-1234)), ("900.000".to_owned(), "−1,234".to_owned()));
         assert_eq!((ro.metres(61_399), en.metres(179_999)), ("61,3".to_owned(), "179.9".to_owned()));
         assert_eq!((ro.count(7), ro.count(100), en.count(1000)), ("7".into(), "100".into(), "1,000".into()));
+        assert_eq!((ro.decimal(12_345.678, 1), en.decimal(-1000.0, 2)), ("12.345,7".into(), "−1,000.00".into()));
+        assert_eq!(
+            (ro.decimal(999.96, 0), ro.metres(1_234_567), en.decimal(0.5, 0)),
+            ("1.000".into(), "1.234,5".into(), "0".into())
+        );
         let day: Day = "2026-12-24".parse().expect("day");
         assert_eq!((ro.day(day), en.day(day)), ("24 decembrie 2026".to_owned(), "24 December 2026".to_owned()));
     }

@@ -114,16 +114,15 @@ pub(super) struct Told {
     unit: String,
     action: Option<String>,
     place: Option<String>,
-    lang: Option<String>,
 }
 
 pub(super) async fn tell(
     State(digitization): State<Digitization>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
     form: Result<axum::Form<Told>, axum::extract::rejection::FormRejection>,
 ) -> Response {
     let told = form.map(|axum::Form(told)| told).unwrap_or_default();
-    let query = told.lang.as_deref().map(|lang| format!("lang={lang}"));
     let w = language(query.as_deref(), &headers);
     blocking(move || {
         let unit = told.unit.trim().to_owned();

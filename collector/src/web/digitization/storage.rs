@@ -35,7 +35,7 @@ struct StoragePage<'a> {
 }
 
 /// `1,5 TB`: decimal units, as disks are sold.
-fn bytes(bytes: u64, w: Words) -> String {
+pub(super) fn bytes(bytes: u64, w: Words) -> String {
     let (mut value, mut unit) = (bytes as f64, "B");
     for larger in ["kB", "MB", "GB", "TB", "PB"] {
         if value < 1000.0 {

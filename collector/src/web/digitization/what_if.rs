@@ -77,11 +77,7 @@ fn assumed(known: Known, assumptions: &Assumptions) -> Known {
 
 /// 400 with every problem by the name of its parameter.
 pub(super) fn refusal(problems: &[(String, String)]) -> Response {
-    let message: Vec<String> = problems.iter().map(|(field, message)| format!("{field}: {message}")).collect();
-    let fields: Vec<_> =
-        problems.iter().map(|(field, message)| json!({ "field": field, "message": message })).collect();
-    let body = json!({ "code": "invalid_parameters", "message": message.join("; "), "errors": fields });
-    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+    Refusal::of_fields(problems).into_response()
 }
 
 pub(super) type Problems = Vec<(String, String)>;

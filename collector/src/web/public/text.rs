@@ -3,6 +3,7 @@
 //! Invariant: every message exists in every language with the same placeables (a test compares them). What it
 //! deliberately does not do: know pages.
 
+use std::fmt::Display;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ fn bundle(language: Language) -> Bundle {
     let resource = FluentResource::try_new(source(language).to_owned());
     let resource = resource.map_err(|(_, errors)| errors).expect("invariant: messages parse, a test reads them all");
     let mut bundle = FluentBundle::new_concurrent(vec![tag]);
+    match language {
+        Language::Romanian => bundle.set_formatter(Some(|value, _| number(value, Language::Romanian))),
+        Language::English => bundle.set_formatter(Some(|value, _| number(value, Language::English))),
+    }
     // Isolation marks are for mixed directions of writing; both languages run left to right.
     bundle.set_use_isolating(false);
     let form = match language {
@@ -52,6 +57,14 @@ fn bundle(language: Language) -> Bundle {
         .expect("invariant: the function is added once");
     bundle.add_resource(resource).expect("invariant: message keys are unique, a test reads them all");
     bundle
+}
+
+/// How a number that is put into a message is written; whatever else is written as it is.
+fn number(value: &FluentValue<'_>, language: Language) -> Option<String> {
+    match value {
+        FluentValue::Number(number) if number.value.fract() == 0.0 => Some(language.whole(number.value as i64)),
+        _ => None,
+    }
 }
 
 /// Romanian plural of whole numbers: `o zi`, `2 zile`, `20 de zile`, `101 zile` (CLDR's rule; the one that comes with the
@@ -121,6 +134,32 @@ impl Language {
         }
         let [romanian, english] = quality.map(|q| q.or(any).unwrap_or(0.0));
         if english > romanian { Self::English } else { Self::Romanian }
+    }
+
+    /// `900.000` or `900,000`, of any whole number.
+    pub(in crate::web) fn whole(self, number: impl Display) -> String {
+        let text = number.to_string();
+        let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("−", digits));
+        let mut grouped = sign.to_owned();
+        for (place, digit) in digits.chars().enumerate() {
+            if place > 0 && (digits.len() - place).is_multiple_of(3) {
+                grouped.push(if self == Self::Romanian { '.' } else { ',' });
+            }
+            grouped.push(digit);
+        }
+        grouped
+    }
+
+    /// With so many digits after the comma or point.
+    pub(in crate::web) fn decimal(self, number: f64, digits: usize) -> String {
+        let text = format!("{number:.digits$}");
+        let (whole, rest) = text.split_once('.').unwrap_or((&text, ""));
+        let point = match self {
+            _ if rest.is_empty() => "",
+            Self::Romanian => ",",
+            Self::English => ".",
+        };
+        format!("{}{point}{rest}", self.whole(whole))
     }
 
     /// The message of `key`.
@@ -261,6 +300,10 @@ mod tests {
             ["o zi", "2 zile", "19 zile", "20 de zile", "100 de zile", "101 zile", "119 zile", "120 de zile"]
         );
         assert_eq!(Language::English.count("days", 1), "one day");
+        assert_eq!(
+            (days(12_345), Language::English.count("days", 12_345)),
+            ("12.345 de zile".into(), "12,345 days".into())
+        );
     }
 
     #[test]
