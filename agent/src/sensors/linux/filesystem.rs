@@ -56,7 +56,7 @@ const EXCLUDED_TYPES: [&str; 24] = [
 const EXCLUDED_TREES: [&str; 6] = ["/dev", "/proc", "/run", "/sys", "/mnt", "/media"];
 /// Excluded is what is below, not the place itself.
 const EXCLUDED_BELOW: [&str; 2] = ["/var/lib/docker/", "/var/lib/containers/storage/"];
-/// Types whose data is elsewhere, so that a question can hang.
+/// Beside those that begin with `fuse.`.
 const REMOTE_TYPES: [&str; 15] = [
     "9p",
     "afs",
@@ -224,7 +224,7 @@ impl Sensor for Filesystem {
 
 impl Mount {
     fn is_remote(&self) -> bool {
-        REMOTE_TYPES.contains(&self.fstype.as_str()) || self.fstype.starts_with("fuse.")
+        is_remote(&self.fstype)
     }
 
     fn may_be_forced(&self) -> bool {
@@ -315,6 +315,11 @@ fn parse(bytes: &[u8], rootfs: &Path) -> Result<Vec<Mount>, Malformed> {
 
 fn has_option(options: &str, wanted: &str) -> bool {
     options.split(',').any(|option| option == wanted)
+}
+
+/// Whether the data of a file system of this type is elsewhere, so that a question can hang.
+pub(crate) fn is_remote(fstype: &str) -> bool {
+    REMOTE_TYPES.contains(&fstype) || fstype.starts_with("fuse.")
 }
 
 pub(super) fn unescaped(mountpoint: &str) -> String {

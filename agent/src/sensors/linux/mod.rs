@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 pub(crate) use self::class::is_numbered;
+pub(crate) use self::filesystem::is_remote;
 use super::{Entry, Roots, Sensor, SensorError, SensorSettings, Sink, asked, glob, named_processes, slowly};
 
 mod arp;
