@@ -340,6 +340,9 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+    use super::super::script::write_program;
     use super::*;
 
     fn log(source: LogSource) -> Logs {
@@ -405,8 +408,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let program = directory.path().join("journalctl");
         let script = "#!/bin/sh\necho \"error of $*\"\nexec sleep 600\n";
-        fs::write(&program, script).expect("write");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("mode");
+        write_program(&program, script);
         let mut logs = log(LogSource::Journal { unit: "ssh.service".to_owned(), program });
         // The bound only ends a test that has failed.
         let is_read = |_| {
@@ -414,6 +416,32 @@ mod tests {
             round(&mut logs) == [1.0, 0.0, 1.0, 0.0]
         };
         assert!((0..20_000).any(is_read), "the line never came");
+    }
+
+    #[test]
+    fn a_journal_that_only_others_may_read_is_told() {
+        let directory = tempfile::tempdir().expect("directory");
+        let journal = directory.path().join("var/log/journal/0a1b/system.journal");
+        fs::create_dir_all(journal.parent().expect("parent")).expect("directory");
+        fs::write(&journal, "").expect("write");
+        let source = LogSource::Journal { unit: String::new(), program: PathBuf::from("/usr/bin/journalctl") };
+        let mut settings = SensorSettings::default();
+        settings.roots.rootfs = directory.path().to_owned();
+        settings.options.host.logs = vec![Log { name: "all".to_owned(), source, rules: Vec::new() }];
+        // As whoever has no capabilities.
+        let told = |mode: u32| {
+            fs::set_permissions(&journal, fs::Permissions::from_mode(mode)).expect("mode");
+            let settings = settings.clone();
+            let look = move || {
+                let none = CapabilitySet::empty();
+                let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+                set_capabilities(None, sets).expect("less is always allowed");
+                missing(&settings)
+            };
+            std::thread::spawn(look).join().expect("no panic")
+        };
+        let right = format!("{}: group systemd-journal, or CAP_DAC_READ_SEARCH", journal.display());
+        assert_eq!((told(0), told(0o400)), (Some(right), None));
     }
 
     #[test]

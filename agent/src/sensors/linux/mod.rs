@@ -65,6 +65,9 @@ pub(crate) mod run;
 mod sane;
 mod schedstat;
 pub mod scrapes;
+#[cfg(test)]
+#[path = "../../../tests/script/mod.rs"]
+mod script;
 mod selinux;
 pub mod settings;
 pub mod smart;
