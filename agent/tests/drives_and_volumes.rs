@@ -12,8 +12,8 @@ use serde_json::Value;
 use veghe_agent::schedule::{Settings, once};
 use veghe_agent::sensors::{self, SensorSettings};
 
-/// What `sensor` tells: values by name and labels.
-fn told(sensor: &str) -> BTreeMap<String, f64> {
+/// What `sensor` tells in metrics that begin with `prefix`: values by name and labels.
+fn told(sensor: &str, prefix: &str) -> BTreeMap<String, f64> {
     let patience = Duration::from_mins(2);
     let settings = SensorSettings {
         enabled: [sensor.to_owned()].into(),
@@ -27,7 +27,7 @@ fn told(sensor: &str) -> BTreeMap<String, f64> {
         let labels: Vec<_> = name.labels().iter().map(|(label, value)| format!("{label}={value}")).collect();
         (format!("{} {}", name.metric(), labels.join(" ")), *value)
     });
-    named.filter(|(name, _)| !name.starts_with("veghe_agent") && !name.starts_with("veghe_sensor")).collect()
+    named.filter(|(name, _)| name.starts_with(prefix)).collect()
 }
 
 /// What a program says in JSON, or `None` where it is missing.
@@ -46,9 +46,9 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-/// By our names, what `smartctl -a` says of one drive.
-fn expected(name: &str, kind: &str) -> BTreeMap<String, f64> {
-    let answer = json("smartctl", &["--json", "--all", "--device", kind, name]).expect("it was there");
+/// By our names, what `smartctl -a` says of one drive, whose kind it finds out.
+fn expected(name: &str) -> BTreeMap<String, f64> {
+    let answer = json("smartctl", &["--json", "--all", name]).expect("it was there");
     let device = name.trim_start_matches("/dev/");
     let mut found = BTreeMap::new();
     let nvme = &answer["nvme_smart_health_information_log"];
@@ -100,16 +100,17 @@ fn drives_tell_what_smartctl_says_of_them() {
         eprintln!("SKIPPED: there is no smartctl; install the Debian package smartmontools");
         return;
     };
-    let drives: Vec<_> =
-        array(&scan["devices"]).iter().map(|drive| (text(drive, "name"), text(drive, "type"))).collect();
+    let drives: Vec<_> = array(&scan["devices"]).iter().map(|drive| text(drive, "name")).collect();
     if drives.is_empty() || !rustix::process::getuid().is_root() {
         eprintln!("SKIPPED: smartctl finds no drives here, or nobody may ask them");
         return;
     }
-    let all = || drives.iter().flat_map(|(name, kind)| expected(name, kind)).collect::<BTreeMap<_, _>>();
+    let all = || drives.iter().flat_map(|name| expected(name)).collect::<BTreeMap<_, _>>();
     let before = all();
-    let told: BTreeMap<_, _> =
-        told("smart").into_iter().map(|(name, value)| (as_attribute(&name).unwrap_or(name), value)).collect();
+    let told: BTreeMap<_, _> = told("smart", "smartctl_")
+        .into_iter()
+        .map(|(name, value)| (as_attribute(&name).unwrap_or(name), value))
+        .collect();
     // What counts on meanwhile lies between.
     for (name, after) in all() {
         let value = *told.get(&name).unwrap_or_else(|| panic!("{name} is not told: {told:#?}"));
@@ -186,7 +187,7 @@ fn volumes_tell_what_lvs_vgs_and_pvs_say_of_them() {
         eprintln!("SKIPPED: there are no volumes here");
         return;
     }
-    assert_eq!(told("lvm"), expected);
+    assert_eq!(told("lvm", "lvm_"), expected);
     eprintln!(
         "{} values are those of lvs, vgs and pvs, with {pools} thin pools and {snapshots} snapshots",
         expected.len()

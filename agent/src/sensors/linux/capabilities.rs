@@ -3,8 +3,10 @@
 use rustix::thread::{CapabilitySet, capabilities};
 
 /// Names of those that a sensor of this platform may need.
-const NAMES: [(CapabilitySet, &str); 6] = [
+const NAMES: [(CapabilitySet, &str); 8] = [
+    (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
     (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    (CapabilitySet::FOWNER, "CAP_FOWNER"),
     (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
     (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),

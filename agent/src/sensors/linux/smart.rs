@@ -152,7 +152,8 @@ fn list(program: &Path, devices: &[PathBuf]) -> io::Result<Vec<Drive>> {
 }
 
 fn ask(program: &Path, drive: &Drive) -> io::Result<Value> {
-    let kind = drive.kind.as_ref().map(|kind| format!("--device={kind}"));
+    // A scan opens nothing and calls SATA drives `scsi` too. Told so, smartctl would not look for what ATA drives say.
+    let kind = drive.kind.as_ref().filter(|kind| *kind != "scsi").map(|kind| format!("--device={kind}"));
     // Of a tape drive, newer versions tell the flags that are set only to whoever asks twice for its health.
     let mut arguments = vec!["--json", "--info", "--health", "--health", "--attributes", "--tolerance=verypermissive"];
     arguments.extend(["--nocheck=standby", "--format=brief", "--log=error"]);

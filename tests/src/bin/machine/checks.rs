@@ -9,10 +9,10 @@ use veghe_tests::process::wait_for;
 
 use crate::host::shell;
 use crate::inside::{Machine, WORK};
-use crate::shares;
+use crate::{shares, unit};
 
 /// The agent's tests that run in the machine.
-pub(crate) const TESTS: [&str; 3] = ["hung_mount", "node_exporter", "quotas"];
+pub(crate) const TESTS: [&str; 4] = ["drives_and_volumes", "hung_mount", "node_exporter", "quotas"];
 
 /// A name, what it shows, and how.
 pub(crate) struct Check {
@@ -54,6 +54,29 @@ pub(crate) const ALL: &[Check] = &[
             let name = "a_file_system_that_the_kernel_made_read_only_is_told_as_such";
             machine.test("broken_ext4", "hung_mount", name, "test result: ok")
         },
+    },
+    Check {
+        name: "drives",
+        shows: "SMART of NVMe and SATA drives is what smartctl says",
+        run: |machine| {
+            let name = "drives_tell_what_smartctl_says_of_them";
+            let told = machine.test("drives", "drives_and_volumes", name, "of 6 drives are smartctl's")?;
+            ensure!(!told.contains(", 0 of"), "{told}");
+            Ok(told)
+        },
+    },
+    Check {
+        name: "volumes",
+        shows: "a thin pool, its volume and a snapshot are told as lvs, vgs and pvs do",
+        run: |machine| {
+            let name = "volumes_tell_what_lvs_vgs_and_pvs_say_of_them";
+            machine.test("volumes", "drives_and_volumes", name, "with 1 thin pools and 1 snapshots")
+        },
+    },
+    Check {
+        name: "unit",
+        shows: "the packaged unit runs without privileges, and with those it asks for",
+        run: unit::unit,
     },
     Check { name: "nfs4", shows: "a hot folder over the kernel's NFS 4.2, and its server silent", run: shares::nfs4 },
     Check { name: "nfs3", shows: "the same over NFS 3", run: shares::nfs3 },

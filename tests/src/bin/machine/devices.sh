@@ -35,6 +35,8 @@ lvcreate -q -y -L 256M --thinpool pool archive
 lvcreate -q -y -V 1G --thin -n scans archive/pool
 mkfs.ext4 -q /dev/archive/scans
 mount /dev/archive/scans /srv/thin
+dd if=/dev/urandom of=/srv/thin/scan bs=1M count=8 conv=fsync status=none
+lvcreate -q -y --snapshot --setactivationskip n -n before archive/scans
 zramctl -s 64M /dev/zram0
 mkswap -q /dev/zram0
 swapon /dev/zram0

@@ -10,6 +10,7 @@ mod host;
 mod inside;
 mod packages;
 mod shares;
+mod unit;
 
 use std::process::ExitCode;
 
