@@ -1,6 +1,8 @@
 //! Reads whole files for their digests: at the speed of disk and processor, or at a set pace, without filling the page cache.
 //!
-//! Invariant: a reader needs one buffer, however large the file. What it deliberately does not do: compare, remember.
+//! Invariants: a reader needs one buffer, however large the file; it reads what the storage has, not what memory still has of it,
+//! as far as the kernel lets go of that. What it deliberately does not do: compare, remember, map files (a disk that fails would
+//! kill the process instead of failing a read).
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -96,7 +98,9 @@ impl Reader {
         if self.buffer.len() != length {
             self.buffer = vec![0; length];
         }
-        // Advice alone: where it is not taken the digest is the same.
+        // A copy in memory says nothing of the disk. Advice alone: where it is not taken (pages that are not written yet, or that
+        // somebody has mapped) the digest is the same.
+        fadvise(&file, 0, None, Advice::DontNeed).ok();
         fadvise(&file, 0, None, Advice::Sequential).ok();
         let (mut blake3, mut bytes, mut dropped) = (blake3::Hasher::new(), 0_u64, 0_u64);
         let mut sha256 = wanted.sha256.then(Sha256::new);
@@ -117,11 +121,13 @@ impl Reader {
             }
             bytes += filled as u64;
             count(filled as u64);
-            if bytes - dropped >= DROP_BYTES || filled < self.buffer.len() {
+            if bytes - dropped >= DROP_BYTES {
                 fadvise(&file, dropped, NonZeroU64::new(bytes - dropped), Advice::DontNeed).ok();
                 dropped = bytes;
             }
             if filled < self.buffer.len() {
+                // With what lay across the ends of parts.
+                fadvise(&file, 0, None, Advice::DontNeed).ok();
                 let digests = Digests {
                     blake3: *blake3.finalize().as_bytes(),
                     sha256: sha256.map(|hash| hash.finalize().to_vec()),
@@ -176,6 +182,45 @@ mod tests {
             assert_eq!(read.sha512, Some(Sha512::digest(&content).to_vec()));
             assert_eq!(read.bytes, length as u64);
         }
+    }
+
+    /// File systems that read from a disk in the thread that asks, so that the kernel accounts it to that thread: ext2 to 4, XFS,
+    /// btrfs, F2FS (`statfs(2)`). Shares, FUSE and others leave it to threads of their own.
+    const ACCOUNTED: [u32; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+
+    /// Bytes that were read from disks for this thread since it began (proc(5)).
+    fn read_from_disks() -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/io").expect("the kernel tells");
+        text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok()).expect("read_bytes")
+    }
+
+    #[test]
+    fn what_memory_has_of_a_file_is_read_from_the_disk_and_leaves_memory() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("x");
+        let size = DROP_BYTES + 3 * BUFFER_BYTES as u64 + 5;
+        std::fs::write(&path, vec![7; size as usize]).expect("write");
+        let file = File::open(&path).expect("open");
+        file.sync_all().expect("on the disk");
+        let kind = rustix::fs::fstatfs(&file).expect("a file system").f_type as u32;
+        if !ACCOUNTED.contains(&kind) {
+            eprintln!("SKIPPED: nobody tells what is read from the disk of {}", directory.path().display());
+            return;
+        }
+        let of = |work: &dyn Fn()| {
+            let before = read_from_disks();
+            work();
+            read_from_disks() - before
+        };
+        // It was written a moment ago; whoever reads it needs no disk.
+        let plain = || drop(std::fs::read(&path).expect("read"));
+        let verify = || {
+            let file = File::open(&path).expect("open");
+            Reader::new(None).read(file, size, Wanted::default(), &|_| (), &|| false).expect("read").expect("whole");
+        };
+        plain();
+        assert!(of(&verify) >= size, "it was read from memory");
+        assert!(of(&plain) >= size, "it stayed in memory");
     }
 
     #[test]

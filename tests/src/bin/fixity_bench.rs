@@ -27,8 +27,8 @@ struct Arguments {
     /// MiB of each file; 26 is an A4 page at 300 ppi, raw
     #[arg(long, default_value_t = 26)]
     file_mib: u64,
-    /// Rounds of each; the fastest counts
-    #[arg(long, default_value_t = 3)]
+    /// Rounds of each, by turns; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// GiB of the sparse file that a bit is flipped in; 0 leaves it out
     #[arg(long, default_value_t = 100)]
@@ -51,19 +51,15 @@ fn main() -> anyhow::Result<()> {
         let bytes = make(&files, arguments.mib, arguments.file_mib)?;
         writeln!(out, "| what | ours | b3sum | ours / b3sum |\n|---|---|---|---|")?;
         for (name, is_cold) in [("from the disk", true), ("from the page cache", false)] {
-            let best = |program: &dyn Fn() -> anyhow::Result<Taken>| -> anyhow::Result<Taken> {
-                let mut best: Option<Taken> = None;
-                for _ in 0..arguments.rounds {
-                    (if is_cold { evict } else { warm })(&files)?;
-                    let taken = program()?;
-                    if best.is_none_or(|best| taken.wall < best.wall) {
-                        best = Some(taken);
-                    }
-                }
-                best.context("no round")
-            };
-            let ours = best(&|| ours(&files, dir.path()).map(|(taken, _)| taken))?;
-            let peer = best(&|| peer(&files))?;
+            let (mut all_ours, mut all_peer) = (Vec::new(), Vec::new());
+            for _ in 0..arguments.rounds {
+                let prepare: fn(&Path) -> anyhow::Result<()> = if is_cold { evict } else { warm };
+                prepare(&files)?;
+                all_ours.push(ours(&files, dir.path())?.0);
+                prepare(&files)?;
+                all_peer.push(peer(&files)?);
+            }
+            let (ours, peer) = (median(all_ours)?, median(all_peer)?);
             let rate = |taken: Taken| bytes as f64 / 1e6 / taken.wall.as_secs_f64();
             let (a, b) = (rate(ours), rate(peer));
             writeln!(out, "| {name} | {a:.0} MB/s | {b:.0} MB/s | {:.2} |", a / b)?;
@@ -95,6 +91,14 @@ fn main() -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The one in the middle by its time, with the largest memory of all.
+fn median(mut all: Vec<Taken>) -> anyhow::Result<Taken> {
+    all.sort_by_key(|taken| taken.wall);
+    let peak_kib = all.iter().map(|taken| taken.peak_kib).max().unwrap_or(0);
+    let middle = all.get(all.len() / 2).context("no round")?;
+    Ok(Taken { peak_kib, ..*middle })
 }
 
 /// Files that do not compress and of which no two are alike.
