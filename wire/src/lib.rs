@@ -8,6 +8,7 @@ pub mod batch;
 pub mod catalogue;
 pub mod document;
 pub mod enrolment;
+pub mod event;
 pub mod remote;
 pub mod topic;
 

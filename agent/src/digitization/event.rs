@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 use veghe_wire::AgentId;
+use veghe_wire::event::{FIELDS, WORDS};
 
 const TYPE_PREFIX: &str = "ro.cjt.digi.v1.";
 /// The collector takes no event before it: 1990-01-01.
@@ -28,8 +29,24 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// A field that pages have no name for, or one whose value they have no word for.
+    fn without_words(&self) -> Option<&str> {
+        let is_worded = |(field, value): (&String, &Value)| match value {
+            // Reasons of rejections are people's.
+            Value::String(text) if self.kind != "qc.result" && self.kind != "unit.stage" => {
+                !WORDS.iter().any(|(name, _)| name == field) || WORDS.contains(&(field.as_str(), text.as_str()))
+            }
+            _ => true,
+        };
+        self.data.iter().find_map(|(field, value)| {
+            let has_name = field == "unit" || FIELDS.contains(&field.as_str());
+            (!has_name || !is_worded((field, value))).then_some(field.as_str())
+        })
+    }
+
     /// The event in JSON. A time that can't be is told as `now_ms`.
     pub(crate) fn to_json(&self, now_ms: i64) -> String {
+        debug_assert_eq!(self.without_words(), None, "pages have no words for it");
         let mut hash = blake3::Hasher::new();
         for part in [self.kind.as_bytes()].iter().chain(self.about) {
             hash.update(&(part.len() as u64).to_le_bytes());

@@ -4,8 +4,10 @@
 
 use serde_json::Value;
 use veghe_model::Timestamp;
+use veghe_wire::event::WORDS;
 
 use super::super::prometheus_api::rfc3339;
+use super::floor::package_problem;
 use super::page::Words;
 use super::storage::bytes;
 use crate::digitization::event::StationState;
@@ -38,7 +40,10 @@ pub(super) const KINDS: [&str; 21] = [
 ];
 
 /// Fields that have a name in words.
-const FIELDS: [&str; 42] = [
+const FIELDS: [&str; 60] = [
+    "algorithm",
+    "alto_confidence",
+    "alto_pages",
     "batch",
     "bits",
     "blank",
@@ -48,8 +53,11 @@ const FIELDS: [&str; 42] = [
     "complete",
     "compression",
     "confidence",
+    "copies_differ",
     "delta_e_mean",
+    "digest",
     "due",
+    "error",
     "files",
     "format",
     "frames",
@@ -63,17 +71,29 @@ const FIELDS: [&str; 42] = [
     "language",
     "leaves",
     "location",
+    "mets_files",
+    "mismatch",
+    "missing",
     "near_duplicate",
+    "new",
     "object",
+    "objects",
+    "observed_by",
+    "ok",
+    "oldest_verified",
     "outcome",
     "pages",
+    "pass",
     "passed",
     "ppi",
+    "problem",
+    "problems",
     "reason",
     "record",
     "rejected",
     "samples",
     "stage",
+    "started",
     "state",
     "station",
     "storage",
@@ -145,6 +165,14 @@ fn field(name: &str, value: &Value, w: Words) -> String {
             (_, _, Some(whole)) => named(w.count(whole)),
             _ => named(w.decimal_text(&number.to_string())),
         },
+        Value::Object(problems) if name == "problems" => {
+            let one = |(name, count): (&String, &Value)| {
+                let count = count.as_u64().map_or_else(|| count.to_string(), |count| w.count(count));
+                format!("{} ({count})", package_problem(name, w))
+            };
+            let list = problems.iter().map(one).collect::<Vec<_>>().join(", ");
+            named(if list.is_empty() { w.count(0) } else { list })
+        }
         other => named(other.to_string()),
     }
 }
@@ -154,13 +182,12 @@ fn worded(name: &str, text: &str, w: Words) -> Option<String> {
         "stage" => Stage::ALL.into_iter().find(|stage| stage.name() == text).map(|stage| w.stage(stage)),
         "change" => ["enter", "exit", "hold", "release"].contains(&text).then(|| w.t(&format!("digi-change-{text}"))),
         "hold" => Hold::ALL.into_iter().find(|hold| hold.name() == text).map(|hold| w.doing(hold.name())),
-        "state" => {
-            let state = StationState::ALL.into_iter().find(|state| state.name() == text);
-            state.map(|state| w.t(&format!("digi-state-{}", state.name())))
+        "state" if StationState::ALL.into_iter().any(|state| state.name() == text) => {
+            Some(w.t(&format!("digi-state-{text}")))
         }
         "outcome" => OUTCOMES.iter().find(|(outcome, _)| *outcome == text).map(|(_, key)| w.t(key)),
-        "reason" => Some(w.reason(text)).filter(|words| *words != text).map(str::to_owned),
-        _ => None,
+        "reason" if w.reason(text) != text => Some(w.reason(text).to_owned()),
+        _ => WORDS.contains(&(name, text)).then(|| w.t(&format!("digi-said-{name}-{text}"))),
     }
 }
 
@@ -181,10 +208,29 @@ mod tests {
             for name in FIELDS {
                 assert!(!field(name, &json!(1), w).is_empty() && !field(name, &json!(true), w).is_empty(), "{name}");
             }
+            for (name, text) in WORDS {
+                assert!(worded(name, text, w).is_some_and(|words| words != text), "{name} {text}");
+            }
             for name in ["enter", "exit", "hold", "release"] {
                 assert!(worded("change", name, w).is_some(), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn every_field_that_agents_tell_has_a_name() {
+        let nameless: Vec<&str> =
+            veghe_wire::event::FIELDS.into_iter().filter(|field| !FIELDS.contains(field)).collect();
+        assert_eq!(nameless, [""; 0]);
+        let ro = Words(Language::Romanian);
+        let problems = json!({"checksum": 2, "new_one": 1});
+        assert_eq!(field("problems", &problems, ro), "probleme alt conținut decât spune manifestul (2), new_one (1)");
+        assert_eq!(
+            (field("problems", &json!({}), ro), field("pass", &json!(3), ro)),
+            ("probleme 0".into(), "trecerea 3".into())
+        );
+        assert_eq!(field("reason", &json!("gone"), ro), "fișierul nu mai este acolo");
+        assert_eq!(field("state", &json!("running"), ro), "în curs");
     }
 
     #[test]

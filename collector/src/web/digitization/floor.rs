@@ -466,6 +466,11 @@ const PACKAGE_PROBLEMS: [&str; 13] = [
     "xml",
 ];
 
+/// What is wrong with a package. An agent may be newer and know others.
+pub(super) fn package_problem(name: &str, w: Words) -> String {
+    if PACKAGE_PROBLEMS.contains(&name) { w.t(&format!("digi-package-{name}")) } else { name.to_owned() }
+}
+
 pub(super) async fn fixity(
     State(digitization): State<Digitization>,
     RawQuery(query): RawQuery,
@@ -503,10 +508,7 @@ pub(super) async fn fixity(
         let moments = moments.collect();
         let problems = fixity.failed_packages.iter().map(|row| {
             let problem = |(name, count): (&String, &u64)| {
-                // An agent may be newer and know others.
-                let known = PACKAGE_PROBLEMS.contains(&name.as_str());
-                let name = if known { w.t(&format!("digi-package-{name}")) } else { name.clone() };
-                let text = format!("{name} ({})", w.count(*count));
+                let text = format!("{} ({})", package_problem(name, w), w.count(*count));
                 journal::link(w, &text, "package.validated", row.at_ms, (row.of_what, &row.of), settings)
             };
             row.problems.iter().map(problem).collect::<Vec<_>>().join(", ")
