@@ -9,6 +9,8 @@ mod crew;
 pub mod database;
 pub mod delivery;
 #[cfg(target_os = "linux")]
+pub mod departure;
+#[cfg(target_os = "linux")]
 pub mod digitization;
 pub mod discovery;
 pub mod exposition;

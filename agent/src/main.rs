@@ -27,7 +27,10 @@ fn main() -> ExitCode {
         }
     };
     start_logging();
-    match run(cli.command) {
+    let ended = run(cli.command);
+    #[cfg(target_os = "linux")]
+    veghe_agent::departure::let_go();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be gone, and there is nobody else to tell.

@@ -16,7 +16,8 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use veghe_agent::config::Config;
@@ -145,28 +146,82 @@ fn break_down() {
     fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("image");
     fs::create_dir(&place).expect("directory");
     run("/sbin/mkfs.ext4", &["-q", &text(&image)]);
-    run("mount", &["-o", "loop,errors=remount-ro", &text(&image), &text(&place)]);
-    let device = run("findmnt", &["-no", "SOURCE", &text(&place)]);
+    let mount = || {
+        run("mount", &["-o", "loop,errors=remount-ro", &text(&image), &text(&place)]);
+        let device = run("findmnt", &["-no", "SOURCE", &text(&place)]);
+        let name = Path::new(&device).file_name().expect("a name").to_str().expect("text").to_owned();
+        Path::new("/sys/fs/ext4").join(name)
+    };
+    let ext4 = mount();
     // What the first process sees is another name space.
     let proc = directory.path().join("proc");
     fs::create_dir(&proc).expect("directory");
-    for name in ["1", "self"] {
-        std::os::unix::fs::symlink("/proc/self", proc.join(name)).expect("link");
+    for entry in fs::read_dir("/proc").expect("/proc").map(|entry| entry.expect("entry")) {
+        let seen = if entry.file_name() == "1" { "/proc/self".into() } else { entry.path() };
+        std::os::unix::fs::symlink(seen, proc.join(entry.file_name())).expect("link");
     }
     let settings = SensorSettings { roots: Roots { proc, ..Roots::default() }, ..SensorSettings::default() };
     let mut sensor =
         sensors::all(&settings).into_iter().find(|sensor| sensor.name() == "filesystem").expect("the sensor");
     let mut sink = veghe_agent::reading::Sink::default();
-    let mut faults = || {
+    // What is wrong, and how many errors are recorded.
+    let mut told = || {
         sensor.read(&mut sink).expect("mounts");
-        let (series, _) = sink.take();
-        let of_ours = |name: &&SeriesName| name.labels().iter().any(|(_, value)| **value == *text(&place));
-        let faults = series.0.iter().filter(of_ours).filter(|name| name.metric() == "veghe_filesystem_fault");
-        faults.flat_map(|name| name.labels().to_vec()).filter(|(name, _)| &**name == "fault").collect::<Vec<_>>()
+        let (series, values) = sink.take();
+        let of_ours = |name: &SeriesName| name.labels().iter().any(|(_, value)| **value == *text(&place));
+        let (mut faults, mut errors) = (Vec::new(), None);
+        for (name, value) in series.0.iter().zip(values).filter(|(name, _)| of_ours(name)) {
+            match name.metric() {
+                "veghe_filesystem_fault" => {
+                    let fault = name.labels().iter().find(|(name, _)| &**name == "fault").expect("the label");
+                    faults.push(fault.1.to_string());
+                }
+                "veghe_filesystem_recorded_errors" => errors = Some(value),
+                _ => {}
+            }
+        }
+        (faults, errors.expect("ext4 counts"))
     };
-    assert_eq!(faults(), []);
-    let name = Path::new(&device).file_name().expect("a name").to_str().expect("text").to_owned();
-    fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").expect("an error in ext4");
-    assert_eq!(faults(), [("fault".into(), "read_only".into())]);
+    assert_eq!(told(), (vec![], 0.0));
+    fs::write(ext4.join("trigger_fs_error"), "1").expect("an error in ext4");
+    // A worker of the kernel counts it.
+    let recorded = |file: &str| {
+        let text = fs::read_to_string(ext4.join(file)).expect("ext4 counts");
+        text.trim().parse::<u64>().expect("a number")
+    };
+    for _ in 0..6000 {
+        if recorded("errors_count") > 0 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(fs::write(place.join("file"), "text").is_err(), "it can still be written to");
+    let (faults, errors) = told();
+    assert_eq!(faults, ["read_only"]);
+    assert!(errors >= 1.0);
+    // The kernel tells the time of an error in whole seconds.
+    let probe = directory.path().join("probe");
+    let last = loop {
+        fs::write(&probe, "").expect("write");
+        let now = fs::metadata(&probe).and_then(|probe| probe.modified()).expect("its time");
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let last = recorded("last_error_time");
+        if now > last + 1 {
+            break last;
+        }
+        thread::sleep(Duration::from_millis(100));
+    };
+    run("umount", &[&text(&place)]);
+    let ext4 = mount();
+    let kept = fs::read_to_string(ext4.join("last_error_time")).expect("ext4 counts");
+    assert_eq!(kept.trim(), last.to_string(), "mounting is no error");
+    fs::write(place.join("file"), "text").expect("it is written to again");
+    let (faults, errors) = told();
+    assert_eq!(faults, [""; 0], "an error of an earlier mount");
+    assert!(errors >= 1.0, "nobody repaired it");
+    run("umount", &[&text(&place)]);
+    Command::new("/sbin/fsck.ext4").args(["-fy", &text(&image)]).output().expect("fsck.ext4");
+    mount();
+    assert_eq!(told(), (vec![], 0.0), "it is repaired");
     run("umount", &[&text(&place)]);
 }

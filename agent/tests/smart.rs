@@ -2,9 +2,10 @@
 
 #![cfg(target_os = "linux")]
 
+mod script;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use veghe_agent::sensors::linux::smart::Drives;
 use veghe_agent::sensors::options::Options;
 use veghe_agent::sensors::{self, SensorSettings};
 use veghe_wire::catalogue;
+
+use script::write_program;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smart")
@@ -49,8 +52,7 @@ fn program(directory: &Path) -> PathBuf {
         script = format!("{script}*--device={kind}\\ {name}) cat {}; exit 4;;\n", path.display());
     }
     let path = directory.join("smartctl");
-    fs::write(&path, script + "*) exit 1;;\nesac\n").expect("program");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+    write_program(&path, &(script + "*) exit 1;;\nesac\n"));
     path
 }
 

@@ -5,9 +5,10 @@
 mod port;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use veghe_agent::exposition::write_text;
 use veghe_agent::schedule::{Settings, once};
@@ -24,9 +25,9 @@ impl Drop for Chrony {
     }
 }
 
-/// What the sensor tells of the chrony that takes questions at `address`.
-fn told(address: &str) -> String {
-    let host = HostOptions { chrony: Some(address.to_owned()), ..HostOptions::default() };
+/// What the sensor tells by metrics that begin with `prefix`, of the chrony that takes questions at `address`.
+fn told(address: Option<&str>, prefix: &str) -> String {
+    let host = HostOptions { chrony: address.map(str::to_owned), ..HostOptions::default() };
     let settings = SensorSettings {
         enabled: ["timesync".to_owned()].into(),
         disabled: sensors::names().filter(|name| *name != "timesync").map(str::to_owned).collect(),
@@ -37,7 +38,7 @@ fn told(address: &str) -> String {
     let patient = Settings { deadline: Duration::from_mins(1), ..Settings::default() };
     let mut text = String::new();
     write_text(&once(sensors::all(&settings), &patient), &mut text);
-    text.lines().filter(|line| line.starts_with("chrony_")).collect::<Vec<_>>().join("\n")
+    text.lines().filter(|line| line.starts_with(prefix)).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -52,7 +53,8 @@ fn a_real_chrony_tells_what_it_follows_and_one_that_is_away_is_down() {
         "cmdport {port}\nport 0\nbindcmdaddress 127.0.0.1\nbindcmdaddress {own}/socket\nlocal stratum 10\npidfile {own}/pid\n"
     );
     fs::write(&settings, text).expect("settings");
-    assert_eq!(told(&address), "chrony_up 0");
+    let of_chrony = || told(Some(&address), "chrony_");
+    assert_eq!(of_chrony(), "chrony_up 0");
     let mut command = Command::new("/usr/sbin/chronyd");
     command.args(["-U", "-x", "-n", "-f"]).arg(&settings).stdout(Stdio::null()).stderr(Stdio::null());
     let chrony = command.spawn().expect("cannot start chronyd; install the Debian package chrony");
@@ -62,7 +64,7 @@ fn a_real_chrony_tells_what_it_follows_and_one_that_is_away_is_down() {
         let ended = chrony.0.try_wait().expect("chronyd");
         assert!(ended.is_none(), "chronyd ended: {ended:?}");
         thread::sleep(Duration::from_millis(20));
-        Some(told(&address)).filter(|text| text.contains("chrony_up 1"))
+        Some(of_chrony()).filter(|text| text.contains("chrony_up 1"))
     };
     let text = (0..5_000).find_map(ask).expect("chronyd answers");
     for line in [
@@ -72,4 +74,25 @@ fn a_real_chrony_tells_what_it_follows_and_one_that_is_away_is_down() {
     ] {
         assert!(text.lines().any(|told| told == line), "{line}: {text}");
     }
+}
+
+/// In the machine of `cargo run -p veghe-tests --bin machine` one runs.
+#[test]
+fn a_real_timesyncd_tells_when_it_synchronized_last() {
+    if !Path::new("/run/systemd/timesync/synchronized").exists() {
+        eprintln!("SKIPPED: no systemd-timesyncd keeps this clock");
+        return;
+    }
+    let touched = || {
+        let file = fs::metadata("/run/systemd/timesync/synchronized").and_then(|file| file.modified()).expect("time");
+        file.duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+    };
+    let before = touched();
+    let text = told(None, "veghe_timesync_");
+    let (metric, value) = text.split_once(' ').expect("a value");
+    assert_eq!(metric, "veghe_timesync_synchronized_timestamp_seconds");
+    let seconds: f64 = value.parse().expect("a number");
+    // It may have asked its server once more meanwhile.
+    assert!(before <= seconds && seconds <= touched(), "{text}");
+    eprintln!("synchronized at {seconds}");
 }

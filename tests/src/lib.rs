@@ -9,6 +9,7 @@ pub mod hot_folder;
 pub mod http;
 pub mod load;
 pub mod nothing_lost;
+pub mod offline_day;
 pub mod process;
 pub mod recording;
 pub mod shares;

@@ -15,6 +15,8 @@ use anyhow::{Context as _, bail, ensure};
 use crate::http;
 use crate::process::{Collector, Listeners, Process, agent, wait_for};
 
+const AGENT: &str = "counter";
+
 /// How hard the run is.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -50,9 +52,9 @@ pub fn run(dir: &Path, plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result
     let mut collector = start_collector(dir, &data_dir, None)?;
     let ports = collector.listeners.clone();
     let state_dir = dir.join("agent");
-    collector.join("counter", &state_dir, &plan.interval)?;
+    collector.join(AGENT, &state_dir, &plan.interval)?;
     let mut watcher = agent(&state_dir)?;
-    wait_for("the first cycle is stored", || Ok((!stored(&ports)?.is_empty()).then_some(())))?;
+    wait_for("the first cycle is stored", || Ok((!stored(&ports, AGENT)?.is_empty()).then_some(())))?;
 
     for kill in 1..=plan.kills {
         thread::sleep(Duration::from_millis(random.below(1500)));
@@ -82,19 +84,23 @@ pub fn run(dir: &Path, plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result
     let mut watcher = agent(&state_dir)?;
     let taken = logged(&watcher)?;
     wait_for("everything that was taken is stored", || {
-        let stored = stored(&ports)?;
+        let stored = stored(&ports, AGENT)?;
         Ok(taken.keys().all(|time| stored.contains_key(time)).then_some(()))
     })
     .or_else(|error| {
-        let stored = stored(&ports)?;
+        let stored = stored(&ports, AGENT)?;
         let missing: Vec<_> = taken.iter().filter(|(time, _)| !stored.contains_key(time)).collect();
         Err(error.context(format!("{} cycles are missing: {missing:?}", missing.len())))
     })?;
     watcher.interrupt()?;
-    check(&taken, &stored(&ports)?)
+    check(&taken, &stored(&ports, AGENT)?)
 }
 
-fn check(taken: &BTreeMap<i64, u64>, stored: &BTreeMap<i64, u64>) -> anyhow::Result<Outcome> {
+/// Every cycle taken is stored with its time, and those stored are counted without a gap.
+///
+/// # Errors
+/// The first one that is not.
+pub fn check(taken: &BTreeMap<i64, u64>, stored: &BTreeMap<i64, u64>) -> anyhow::Result<Outcome> {
     for (time, cycle) in taken {
         ensure!(stored.get(time) == Some(cycle), "cycle {cycle} at {time} is stored as {:?}", stored.get(time));
     }
@@ -126,9 +132,12 @@ fn start_collector(dir: &Path, data_dir: &Path, ports: Option<&Listeners>) -> an
     Collector::start(data_dir, &["run", "--config", settings.to_str().context("path is not UTF-8")?])
 }
 
-/// Every stored sample of the counter: time to value. A repeat within one series would show as an error of the query.
-fn stored(ports: &Listeners) -> anyhow::Result<BTreeMap<i64, u64>> {
-    let result = http::query(&ports.ops, r#"veghe_agent_cycles_total{instance="counter"}[3h]"#)?;
+/// Every stored sample of the agent's counter: time to value.
+///
+/// # Errors
+/// Where the collector can't be asked, or a time is stored twice.
+pub fn stored(ports: &Listeners, agent: &str) -> anyhow::Result<BTreeMap<i64, u64>> {
+    let result = http::query(&ports.ops, &format!(r#"veghe_agent_cycles_total{{instance="{agent}"}}[3h]"#))?;
     let mut samples = BTreeMap::new();
     for series in &result {
         for pair in series["values"].as_array().context("no values")? {
@@ -143,7 +152,10 @@ fn stored(ports: &Listeners) -> anyhow::Result<BTreeMap<i64, u64>> {
 }
 
 /// Every cycle in the agent's log, of all its runs: time to count.
-fn logged(agent: &Process) -> anyhow::Result<BTreeMap<i64, u64>> {
+///
+/// # Errors
+/// Where the log can't be read or lacks a field.
+pub fn logged(agent: &Process) -> anyhow::Result<BTreeMap<i64, u64>> {
     let mut cycles = BTreeMap::new();
     for line in agent.output()?.lines().filter(|l| l.contains("cycle spooled")) {
         let field = |name: &str| -> anyhow::Result<i64> {

@@ -257,8 +257,20 @@ pub fn run_on(dir: &Path, share: &mut dyn Share) -> anyhow::Result<()> {
     // Nobody has to wait for a hung share to stop the agent.
     share.hang()?;
     wait_for("it hangs again", || Ok(number(silent)?.filter(|seconds| *seconds > 1.0)))?;
-    watcher.interrupt()?;
-    share.answer()
+    let ended = watcher.interrupt();
+    let ended = ended.with_context(|| stacks(watcher.id()));
+    share.answer()?;
+    ended.map(|_| ())
+}
+
+/// Where in the kernel the threads of a process are that does not end. The kernel tells root alone.
+fn stacks(process: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let of_task = tasks.map(|task| {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        format!("{}\n{}", read("comm"), read("stack"))
+    });
+    of_task.collect()
 }
 
 /// An uncompressed page of that size, of which every number has other pixels.

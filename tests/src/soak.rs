@@ -3,50 +3,53 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use url::Url;
 
 use crate::http;
 use crate::process::{Collector, Process, now, program};
 
+/// Looks before one that must have seen a thing, for it to count as held.
+const HELD: usize = 10;
+
 /// What a process takes at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Look {
     /// Cycles that are stored, since the agent's start.
     pub cycle: f64,
-    /// Resident memory in KiB.
+    /// Resident memory in KiB, with the pages of the program's own file that the kernel keeps for it.
     pub resident_kib: u64,
-    /// Files that stay open.
-    pub descriptors: u64,
-    /// Threads that stay.
-    pub threads: u64,
+    /// What the process holds of its own, in KiB: memory that no file backs, swapped out or not.
+    pub own_kib: u64,
+    /// Files that are open: number and what is behind it.
+    pub descriptors: Entries,
+    /// Threads by id.
+    pub threads: Entries,
     /// Processor time since its start, in seconds.
     pub cpu_seconds: f64,
 }
 
-/// How many entries of `dir` are there now and a moment later, descriptors of the same file: what is open just for a read, or
-/// asks once, is not held.
-fn held(dir: &str) -> anyhow::Result<u64> {
-    let entries = || -> anyhow::Result<BTreeSet<(OsString, Option<PathBuf>)>> {
-        let entry = |entry: std::io::Result<fs::DirEntry>| {
-            let entry = entry?;
-            Ok((entry.file_name(), fs::read_link(entry.path()).ok()))
-        };
-        fs::read_dir(dir)?.map(entry).collect()
+/// Entries of a directory of `/proc`, each with what it links to.
+type Entries = BTreeSet<(OsString, Option<PathBuf>)>;
+
+fn entries(dir: &str) -> anyhow::Result<Entries> {
+    let entry = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.file_name(), fs::read_link(entry.path()).ok()))
     };
-    let before = entries()?;
-    thread::sleep(Duration::from_millis(100));
-    Ok(before.intersection(&entries()?).count() as u64)
+    fs::read_dir(dir)?.map(entry).collect()
 }
 
 impl Look {
     fn at(pid: u32, cycle: f64) -> anyhow::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent is gone")?;
-        let number = |key: &str| {
+        let number = |key: &str| -> anyhow::Result<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(key));
             line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).context("status")
         };
@@ -56,8 +59,9 @@ impl Look {
         Ok(Self {
             cycle,
             resident_kib: number("VmRSS:")?,
-            descriptors: held(&format!("/proc/{pid}/fd"))?,
-            threads: held(&format!("/proc/{pid}/task"))?,
+            own_kib: number("RssAnon:")? + number("RssShmem:")? + number("VmSwap:")?,
+            descriptors: entries(&format!("/proc/{pid}/fd"))?,
+            threads: entries(&format!("/proc/{pid}/task"))?,
             cpu_seconds: (ticks(11)? + ticks(12)?) / 100.0,
         })
     }
@@ -74,37 +78,54 @@ pub struct Soaked {
 
 impl Soaked {
     /// How the largest of the last quarter differs from the largest of the second one: what grows shows, what only
-    /// varies does not.
-    fn growth(&self, of: impl Fn(&Look) -> u64) -> i64 {
+    /// varies does not. `values` has one for each look.
+    fn growth(&self, values: &[u64]) -> i64 {
         let quarter = |from: usize, to: usize| {
-            let part = self.looks.get(self.looks.len() * from / 4..self.looks.len() * to / 4).unwrap_or_default();
-            part.iter().map(&of).max().unwrap_or(0) as i64
+            let part = values.get(self.looks.len() * from / 4..self.looks.len() * to / 4).unwrap_or_default();
+            part.iter().max().map_or(0, |&largest| largest as i64)
         };
         quarter(3, 4) - quarter(1, 2)
     }
 
-    /// What was seen, and whether it was flat: fewer than `kib` more memory, not one descriptor or thread more.
+    /// How many entries were there at each look and at all of the [`HELD`] before it: what is open just for a read, or asks
+    /// once, is not held, on a busy machine neither.
+    fn held(&self, of: impl Fn(&Look) -> &Entries) -> Vec<u64> {
+        let each = self.looks.iter().enumerate().map(|(at, look)| {
+            let before = self.looks.get(at.saturating_sub(HELD)..at).unwrap_or_default();
+            of(look).iter().filter(|entry| before.iter().all(|look| of(look).contains(entry))).count() as u64
+        });
+        each.collect()
+    }
+
+    /// What was seen, and whether it was flat: fewer than `kib` more memory of its own, not one descriptor or thread more. The
+    /// pages of the program's file come and go as the kernel likes, so resident memory is told, not judged.
     ///
     /// # Errors
     /// Where it was not.
     pub fn judge(&self, kib: i64) -> anyhow::Result<String> {
         let (first, last) = (self.looks.first().context("no look")?, self.looks.last().context("no look")?);
-        let range = |of: fn(&Look) -> u64| {
-            let values = self.looks.iter().map(of);
-            format!("{} to {}", values.clone().min().unwrap_or(0), values.max().unwrap_or(0))
-        };
+        let each = |of: fn(&Look) -> u64| self.looks.iter().map(of).collect::<Vec<u64>>();
+        let (resident, own) = (each(|look| look.resident_kib), each(|look| look.own_kib));
+        let (descriptors, threads) = (self.held(|look| &look.descriptors), self.held(|look| &look.threads));
+        let range =
+            |values: &[u64]| format!("{} to {}", values.iter().min().unwrap_or(&0), values.iter().max().unwrap_or(&0));
+        let grown = [&own, &descriptors, &threads].map(|values| self.growth(values));
         let cycles = last.cycle - first.cycle;
-        let (memory, files, threads) =
-            (self.growth(|l| l.resident_kib), self.growth(|l| l.descriptors), self.growth(|l| l.threads));
         let text = format!(
-            "{cycles} cycles, {} missing; resident {} KiB, last quarter against second {memory:+} KiB; descriptors {}, {files:+}; threads {}, {threads:+}; {:.3} ms of processor time a cycle",
+            "{cycles} cycles, {} missing; resident {} KiB, of its own {} KiB, last quarter against second {:+} KiB; descriptors {}, {:+}; threads {}, {:+}; {:.3} ms of processor time a cycle",
             self.missing_cycles,
-            range(|l| l.resident_kib),
-            range(|l| l.descriptors),
-            range(|l| l.threads),
+            range(&resident),
+            range(&own),
+            grown[0],
+            // The first looks have none before them.
+            range(descriptors.get(HELD..).unwrap_or_default()),
+            grown[1],
+            range(threads.get(HELD..).unwrap_or_default()),
+            grown[2],
             (last.cpu_seconds - first.cpu_seconds) * 1000.0 / cycles.max(1.0),
         );
-        ensure!(memory < kib && files <= 0 && threads <= 0 && self.missing_cycles == 0.0, "not flat: {text}");
+        let is_flat = grown[0] < kib && grown[1] <= 0 && grown[2] <= 0 && self.missing_cycles == 0.0;
+        ensure!(is_flat, "not flat: {text}");
         Ok(text)
     }
 }
@@ -126,6 +147,11 @@ pub fn run(dir: &Path, interval: &str, until: Until, mut tell: impl FnMut(&Look)
     let collector = Collector::up(&dir.join("data"))?;
     let state_dir = dir.join("agent");
     collector.join("soak", &state_dir, interval)?;
+    if let Until::Cycles(_) = until {
+        // A minute after the start a thread asks the package manager: at one end of a run of about a minute, or not in it.
+        let mut settings = fs::OpenOptions::new().append(true).open(state_dir.join("agent.yaml"))?;
+        settings.write_all(b"sensors: {updates: {enabled: false}}\n")?;
+    }
     let mut command = Command::new(program("veghe-agent"));
     command.arg("run").arg("--state-dir").arg(&state_dir);
     let mut agent = Process::start(&mut command, &state_dir.with_extension("agent.log"))?;
@@ -143,30 +169,43 @@ pub fn run(dir: &Path, interval: &str, until: Until, mut tell: impl FnMut(&Look)
         tell(&look);
         looks.push(look);
         let is_over = match until {
-            Until::Cycles(cycles) => cycle >= f64::from(cycles),
+            Until::Cycles(cycles) => cycle >= f64::from(cycles) && looks.len() >= 8 * HELD,
             Until::Elapsed(time) => begin.elapsed() >= time,
         };
         if is_over {
             break;
         }
     }
-    let stored = http::query_one(ops, r#"count_over_time(veghe_agent_cycles_total{instance="soak"}[2h])"#)?;
-    let counted = http::query_one(ops, r#"veghe_agent_cycles_total{instance="soak"}"#)?;
-    // Both were true at moments of their own.
-    let missing = (counted.unwrap_or(0.0) - stored.unwrap_or(0.0)).max(0.0);
-    Ok(Soaked { looks, missing_cycles: if missing <= 2.0 { 0.0 } else { missing } })
+    Ok(Soaked { looks, missing_cycles: missing(ops)? })
+}
+
+/// How many of the cycles until now are not stored: the counter tells how many there were, its samples how many came.
+fn missing(ops: &Url) -> anyhow::Result<f64> {
+    // One moment for both, which lies still while later cycles come in; cycles on their way to it are waited for.
+    let at = http::query_one(ops, "vector(time())")?.context("time")?;
+    let cycles = r#"veghe_agent_cycles_total{instance="soak"}[2h] @"#;
+    let expr = format!("max_over_time({cycles} {at}) - count_over_time({cycles} {at})");
+    let begin = now();
+    loop {
+        let missing = http::query_one(ops, &expr)?.context("no cycle is stored")?;
+        if missing == 0.0 || begin.elapsed() > Duration::from_secs(30) {
+            return Ok(missing);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn soaked(descriptors: impl Fn(u32) -> u64) -> Soaked {
+    fn soaked(descriptors: impl Fn(u32) -> Vec<String>) -> Soaked {
         let look = |at: u32| Look {
             cycle: f64::from(at),
             resident_kib: 10_000,
-            descriptors: descriptors(at),
-            threads: 4,
+            own_kib: 4_000,
+            descriptors: descriptors(at).into_iter().map(|name| (name.into(), None)).collect(),
+            threads: Entries::new(),
             cpu_seconds: f64::from(at) / 1000.0,
         };
         Soaked { looks: (0..100).map(look).collect(), missing_cycles: 0.0 }
@@ -174,31 +213,24 @@ mod tests {
 
     #[test]
     fn a_file_more_that_stays_open_is_not_flat() {
-        soaked(|_| 45).judge(512).expect("flat");
-        soaked(|at| 45 + u64::from(at % 7 == 6)).judge(512).expect("flat: it varies all the time");
-        let error = soaked(|at| 45 + u64::from(at > 90)).judge(512).expect_err("one more");
-        assert!(error.to_string().contains("descriptors 45 to 46, +1"), "{error}");
+        soaked(|_| vec!["3".to_owned()]).judge(512).expect("flat");
+        let one_more = |at| if at > 85 { vec!["3".to_owned(), "4".to_owned()] } else { vec!["3".to_owned()] };
+        let error = soaked(one_more).judge(512).expect_err("one more");
+        assert!(error.to_string().contains("descriptors 1 to 2, +1"), "{error}");
     }
 
     #[test]
     fn what_is_there_for_a_moment_is_not_held() {
-        let dir = tempfile::tempdir().expect("directory");
-        let (stays, stop) = (dir.path().join("stays"), std::sync::atomic::AtomicBool::new(false));
-        fs::write(&stays, "").expect("write");
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for number in 0.. {
-                    let passing = dir.path().join(format!("passing-{number}"));
-                    fs::write(&passing, "").expect("write");
-                    fs::remove_file(&passing).expect("remove");
-                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            });
-            let held = held(dir.path().to_str().expect("text"));
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            assert_eq!(held.expect("entries"), 1);
-        });
+        let told = soaked(|at| vec!["3".to_owned(), format!("passing {}", at / 5)]).judge(512).expect("flat");
+        assert!(told.contains("descriptors 1 to 1, +0"), "{told}");
+    }
+
+    #[test]
+    fn memory_of_its_own_that_grows_is_not_flat() {
+        let mut soaked = soaked(|_| Vec::new());
+        soaked.looks.last_mut().expect("look").own_kib += 600;
+        soaked.judge(601).expect("within the bound");
+        let error = soaked.judge(600).expect_err("beyond it");
+        assert!(error.to_string().contains("second +600 KiB"), "{error}");
     }
 }

@@ -6,6 +6,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::net::{Shutdown, listen, shutdown, sockopt};
+use serde_json::Value;
 use veghe_tests::http;
 use veghe_tests::process::{Collector, Process, agent, wait_for};
 
@@ -155,56 +157,129 @@ fn settings_are_rolled_out_in_stages_refused_with_reasons_rolled_back_and_kept_f
     .expect("cycles");
 }
 
-/// An exporter on a port that is known for one.
-fn exporter() -> u16 {
-    let listener =
-        [9187, 9104, 9121, 9113, 9216, 9117].into_iter().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    let listener = listener.expect("a free port");
-    let port = listener.local_addr().expect("address").port();
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            // Whoever asks and goes away is no trouble of ours.
-            let mut request = [0; 4096];
-            let asked = stream.read(&mut request).is_ok_and(|read| read > 0);
-            let body = "# HELP pg_up Whether it is up.\n# TYPE pg_up gauge\npg_up 1\n";
-            let answer =
-                format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-            assert!(!asked || stream.write_all(answer.as_bytes()).is_ok());
-        }
-    });
-    port
+/// A thing as an agent finds it: an exporter on a port that is known for one, which can end and come back there.
+struct Exporter {
+    listener: TcpListener,
+    port: u16,
+}
+
+impl Exporter {
+    fn start() -> Self {
+        let listener = [9187, 9104, 9121, 9113, 9216, 9117]
+            .into_iter()
+            .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+            .expect("a free port");
+        let port = listener.local_addr().expect("address").port();
+        let exporter = Self { listener, port };
+        exporter.serve();
+        exporter
+    }
+
+    fn serve(&self) {
+        let listener = self.listener.try_clone().expect("listener");
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                // Whoever asks and goes away is no trouble of ours.
+                let mut request = [0; 4096];
+                let asked = stream.read(&mut request).is_ok_and(|read| read > 0);
+                let body = "# HELP pg_up Whether it is up.\n# TYPE pg_up gauge\npg_up 1\n";
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                if asked {
+                    stream.write_all(answer.as_bytes()).ok();
+                }
+            }
+        });
+    }
+
+    /// Nothing listens there any more; the port stays this one's, as it is not to be used again by another.
+    fn end(&self) {
+        sockopt::set_socket_reuseaddr(&self.listener, false).expect("option");
+        shutdown(&self.listener, Shutdown::Both).expect("shutdown");
+    }
+
+    fn come_back(&self) {
+        sockopt::set_socket_reuseaddr(&self.listener, true).expect("option");
+        // A connection that came at the very end may hold the port for a minute.
+        wait_for("the port", || Ok(listen(&self.listener, 16).ok())).expect("listen");
+        self.serve();
+    }
+}
+
+/// Where a thing of nas-1 is in its life, as everything that tells of it says.
+fn is_told(site: &Site, name: &str, life: &str, in_romanian: &str) {
+    wait_for(&format!("{name} is {life}"), || {
+        let list = site.admin(&["discovered", "list"])?;
+        Ok(list.lines().any(|line| line.starts_with(life) && line.contains(name)).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", site.admin(&["discovered", "list"])));
+    let json = http::get(&site.collector.listeners.ops.join("/v1/agents").expect("URL")).expect("agents");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let found: Vec<&Value> =
+        json["found"].as_array().expect("found").iter().filter(|found| found["name"] == name).collect();
+    assert!(matches!(found[..], [one] if one["life"] == life && one["agent"] == "nas-1"), "{found:?}");
+    for (language, title, word) in [("ro", "Descoperite pe mașini", in_romanian), ("en", "Found on machines", life)] {
+        let page = site.page(language);
+        let row = page.split("<tr>").find(|row| row.contains(&format!(">{name}<"))).unwrap_or_default();
+        assert!(page.contains(title) && row.contains(&format!(">{word}</td>")), "{language}: {row}");
+    }
+    let metric = format!("veghe_fleet_discovered{{life=\"{life}\"}} 0\n");
+    wait_for("it is counted", || {
+        let metrics = http::get(&site.collector.listeners.ops.join("/metrics")?)?;
+        Ok((metrics.contains("veghe_fleet_discovered") && !metrics.contains(&metric)).then_some(()))
+    })
+    .expect("metric");
 }
 
 #[test]
-fn what_an_agent_finds_is_listed_and_watched_when_a_person_says_so() {
-    let port = exporter().to_string();
+fn what_an_agent_finds_is_new_watched_when_a_person_says_so_vanished_and_back() {
+    let exporter = Exporter::start();
     let site = Site::new();
-    let agent = site.join("nas-1", "1s");
-    let name = format!("127.0.0.1:{port}");
-    let list = wait_for("the exporter is found", || {
-        let list = site.admin(&["discovered", "list"])?;
-        Ok(list.contains(&name).then_some(list))
-    })
-    .expect("found");
-    let is_new = |list: &str| list.lines().any(|line| line.starts_with("new") && line.contains(&name));
-    assert!(is_new(&list), "{list}");
-    for (language, words) in [("ro", "Descoperite pe mașini"), ("en", "Found on machines")] {
-        let page = site.page(language);
-        assert!(page.contains(words) && page.contains(&name), "{page}");
-    }
+    let mut agent = site.join("nas-1", "1s");
+    let name = format!("127.0.0.1:{}", exporter.port);
+    is_told(&site, &name, "new", "nou");
     let refused =
         site.admin(&["discovered", "watch", "nas-1", "exporter", "nothing"]).expect_err("unknown").to_string();
     assert!(refused.contains("nas-1 found no exporter nothing"), "{refused}");
     site.admin(&["discovered", "watch", "nas-1", "exporter", &name]).expect("watch");
     site.shows("nas-1", "  1");
-    wait_for("its metrics are stored", || http::query_one(&site.collector.listeners.ops, r#"pg_up{instance="nas-1"}"#))
-        .expect("pg_up");
-    let list = site.admin(&["discovered", "list"]).expect("list");
-    assert!(list.lines().any(|line| line.starts_with("watched") && line.contains(&name)), "{list}");
+    let pg_up = || http::query(&site.collector.listeners.ops, r#"pg_up{instance="nas-1"}"#);
+    let is_measured = |measured: bool| {
+        wait_for("its metrics", || Ok((pg_up()?.is_empty() != measured).then_some(())))
+            .unwrap_or_else(|error| panic!("measured: {measured}: {error}"));
+    };
+    is_measured(true);
+    is_told(&site, &name, "watched", "supravegheat");
+
+    // It ends: what it measured ends with it, and the next look says why. Other settings of the look begin one.
+    exporter.end();
+    is_measured(false);
+    let look_again = |interval: &str| {
+        let text = format!("match: {{agent: nas-1}}\nsettings:\n  discovery: {{interval: {interval}}}\n");
+        site.group("10-look.yaml", &text);
+        site.admin(&["agents", "apply"]).expect("apply");
+    };
+    look_again("2h");
+    is_told(&site, &name, "vanished", "dispărut");
+    // What a person decided stays, also with the agent that starts meanwhile; and it is no failure of the agent.
+    assert!(shown(&site.state_dir("nas-1")).contains(&name));
+    agent.interrupt().expect("end");
+    let agent = veghe_tests::process::agent(&site.state_dir("nas-1")).expect("agent");
+    site.value(r#"up{instance="nas-1", job="node"} or up{instance="nas-1"} == 1"#, 1.0);
+    is_told(&site, &name, "vanished", "dispărut");
+
+    // It comes back, and is watched as before without anybody's doing.
+    exporter.come_back();
+    is_measured(true);
+    look_again("3h");
+    is_told(&site, &name, "watched", "supravegheat");
+
     site.admin(&["discovered", "ignore", "nas-1", "exporter", &name]).expect("ignore");
-    wait_for("it is measured no more", || {
-        Ok(http::query(&site.collector.listeners.ops, r#"pg_up{instance="nas-1"}"#)?.is_empty().then_some(()))
-    })
-    .expect("no pg_up");
+    is_measured(false);
+    for language in ["ro", "en"] {
+        assert!(!site.page(language).contains(&name), "nobody wants to see it");
+    }
     drop(agent);
 }

@@ -800,6 +800,12 @@ const METRICS: &[Metric] = &[
         &["device", "fault", "fstype", "mountpoint"],
     ),
     gauge(
+        "veghe_filesystem_recorded_errors",
+        Unit::One,
+        "Errors that the file system recorded on its disk since it was last repaired (ext4).",
+        &["device", "fstype", "mountpoint"],
+    ),
+    gauge(
         "veghe_fleet_config_agents",
         Unit::One,
         "Agents by what they do with the collector's settings: runs, trial, waits, refuses or own (their own file alone).",

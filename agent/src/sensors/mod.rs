@@ -283,20 +283,24 @@ pub fn all_in_time(settings: &SensorSettings) -> Vec<Box<dyn Sensor>> {
 /// What every entry lacks, in their order. A source that does not answer (a file system that hangs) is no obstacle: its
 /// sensor hangs on a worker of its own and is told to be late.
 fn obstacles(settings: &SensorSettings) -> Vec<Option<String>> {
+    in_time(settings, Entry::obstacle)
+}
+
+/// What `look` says of every entry, in their order; `None` where it takes too long.
+fn in_time(settings: &SensorSettings, look: fn(&Entry, &SensorSettings) -> Option<String>) -> Vec<Option<String>> {
     let mut found = Vec::with_capacity(ENTRIES.len());
     while let Some(rest) = ENTRIES.get(found.len()..).filter(|rest| !rest.is_empty()) {
         let (tell, told) = sync_channel(rest.len());
         let own = settings.clone();
-        let look =
-            move || rest.iter().map(|entry| entry.obstacle(&own)).try_for_each(|obstacle| tell.send(obstacle).ok());
-        if let Err(error) = thread::Builder::new().name("sources".into()).spawn(look) {
+        let all = move || rest.iter().map(|entry| look(entry, &own)).try_for_each(|found| tell.send(found).ok());
+        if let Err(error) = thread::Builder::new().name("sources".into()).spawn(all) {
             tracing::error!(%error, "cannot start a thread that looks for sensors' sources");
-            found.extend(rest.iter().map(|entry| entry.obstacle(settings)));
+            found.extend(rest.iter().map(|entry| look(entry, settings)));
             break;
         }
         while found.len() < ENTRIES.len() {
-            if let Ok(obstacle) = told.recv_timeout(LOOK_PATIENCE) {
-                found.push(obstacle);
+            if let Ok(one) = told.recv_timeout(LOOK_PATIENCE) {
+                found.push(one);
             } else {
                 found.push(None);
                 // The others get another thread.
@@ -343,13 +347,14 @@ impl Sensor for Awaited {
 
 /// What can run here, and why not.
 pub fn survey(settings: &SensorSettings) -> Vec<Availability> {
-    let look = |(entry, obstacle): (&Entry, Option<String>)| {
+    let missing = in_time(settings, |entry, settings| (entry.missing)(settings));
+    let look = |((entry, obstacle), missing): ((&Entry, Option<String>), Option<String>)| {
         let sources = (entry.sources)(settings);
         let source = sources.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let missing = if obstacle.is_none() { (entry.missing)(settings) } else { None };
+        let missing = missing.filter(|_| obstacle.is_none());
         Availability { sensor: entry.name, source, obstacle, missing }
     };
-    ENTRIES.iter().zip(obstacles(settings)).map(look).collect()
+    ENTRIES.iter().zip(obstacles(settings)).zip(missing).map(look).collect()
 }
 
 /// Whether `path` can be read. Pressure files exist, for example, but can't be read where the kernel's option is off.

@@ -196,6 +196,8 @@ struct AgentRow<'a> {
     version: &'a str,
     settings: String,
     settings_class: &'static str,
+    /// Why, in the words of the agent or of the collector's log, which are English.
+    reason: Option<&'a str>,
 }
 
 struct FoundRow<'a> {
@@ -239,7 +241,14 @@ pub(super) async fn page(State(api): State<Arc<Api>>, Query(wish): Query<Wish>, 
     let page = Page {
         texts,
         version: &api.parts.about.version,
-        alerts: api.parts.alerting.alerts().iter().filter(|alert| alert["state"] == "firing").map(alert_row).collect(),
+        alerts: api
+            .parts
+            .alerting
+            .alerts()
+            .iter()
+            .filter(|alert| alert["state"] == "firing")
+            .map(|alert| alert_row(alert, texts))
+            .collect(),
         agents: agents.into_iter().map(|agent| agent_row(agent, texts)).collect(),
         revoked: revoked.iter().map(|agent| agent_row(agent, texts)).collect(),
         found: found.iter().take(MAX_FOUND).map(|found| found_row(found, texts)).collect(),
@@ -274,14 +283,24 @@ pub(super) async fn style() -> Response {
         .into_response()
 }
 
-fn alert_row(alert: &Tree) -> AlertRow {
+/// Severities of the shipped rules in Romanian; rules of one's own may have others, which stay as they are.
+const SEVERITIES_IN_ROMANIAN: [(&str, &str); 3] =
+    [("critical", "critică"), ("info", "informare"), ("warning", "avertizare")];
+
+fn alert_row(alert: &Tree, texts: &Texts) -> AlertRow {
     let text = |tree: &Tree| tree.as_str().unwrap_or("").to_owned();
     let annotations = &alert["annotations"];
-    let summary =
-        if annotations["summary"].is_string() { &annotations["summary"] } else { &annotations["description"] };
+    // A rule of one's own may have but one text, in whichever language.
+    let wanted: &[&str] = match texts.lang {
+        "ro" => &["summary_ro", "description_ro", "summary", "description"],
+        _ => &["summary", "description", "summary_ro", "description_ro"],
+    };
+    let summary = wanted.iter().map(|name| &annotations[*name]).find(|text| text.is_string()).unwrap_or(&Tree::Null);
+    let severity = text(&alert["labels"]["severity"]);
+    let romanian = SEVERITIES_IN_ROMANIAN.iter().find(|(english, _)| *english == severity && texts.lang == "ro");
     AlertRow {
         name: text(&alert["labels"]["alertname"]),
-        severity: text(&alert["labels"]["severity"]),
+        severity: romanian.map_or(severity.as_str(), |(_, romanian)| romanian).to_owned(),
         instance: text(&alert["labels"]["instance"]),
         since: alert["activeAt"]
             .as_str()
@@ -306,8 +325,7 @@ fn agent_row<'a>(agent: &'a AgentView, texts: &Texts) -> AgentRow<'a> {
         SettingsState::Refused => (texts.refuses, Some(agent.settings.wanted), "bad"),
     };
     let number = number.map_or_else(String::new, |number| format!(" {number}"));
-    let reason = agent.settings.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-    let settings = format!("{about}{number}{reason}");
+    let settings = format!("{about}{number}");
     AgentRow {
         id: &agent.id,
         state,
@@ -316,6 +334,7 @@ fn agent_row<'a>(agent: &'a AgentView, texts: &Texts) -> AgentRow<'a> {
         version: agent.version.as_deref().unwrap_or(""),
         settings,
         settings_class,
+        reason: agent.settings.reason.as_deref(),
     }
 }
 
@@ -414,6 +433,34 @@ mod tests {
         assert_eq!(ro("certificates", "24 files").1, "24 de fișiere");
         assert_eq!(ro("nvme", "Samsung SSD 990 PRO 2TB").1, "Samsung SSD 990 PRO 2TB");
         assert_eq!(described("tool", "a, backups", &ENGLISH), ("tool".into(), "a, backups".into()));
+    }
+
+    #[test]
+    fn an_alert_is_told_in_the_language_of_the_page() {
+        let row = |annotations: Tree, severity: &str, texts: &Texts| {
+            let alert = serde_json::json!({"labels": {"severity": severity}, "annotations": annotations});
+            let row = alert_row(&alert, texts);
+            (row.summary, row.severity)
+        };
+        let both = serde_json::json!({"summary": "a disk is full", "summary_ro": "un disc este plin"});
+        assert_eq!(row(both.clone(), "critical", &ROMANIAN), ("un disc este plin".into(), "critică".into()));
+        assert_eq!(row(both, "critical", &ENGLISH), ("a disk is full".into(), "critical".into()));
+        let own = serde_json::json!({"description": "of one's own"});
+        assert_eq!(row(own.clone(), "page", &ROMANIAN), ("of one's own".into(), "page".into()));
+        assert_eq!(row(own, "page", &ENGLISH), ("of one's own".into(), "page".into()));
+        assert_eq!(row(Tree::Null, "info", &ROMANIAN), (String::new(), "informare".into()));
+    }
+
+    #[test]
+    fn every_severity_of_the_shipped_rules_has_its_romanian() {
+        let mut severities = 0;
+        for severity in
+            include_str!("../../rules/host.yaml").lines().filter_map(|line| line.trim().strip_prefix("severity: "))
+        {
+            assert!(SEVERITIES_IN_ROMANIAN.iter().any(|(english, _)| *english == severity), "{severity}");
+            severities += 1;
+        }
+        assert!(severities > 10, "{severities}");
     }
 
     #[test]

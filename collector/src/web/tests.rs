@@ -407,7 +407,7 @@ fn some_alerts() -> Vec<serde_json::Value> {
     let alert = |state: &str| {
         json!({
             "labels": {"alertname": "AgentDown", "instance": "scanner-2", "severity": "critical"},
-            "annotations": {"summary": "scanner-2 nu răspunde"},
+            "annotations": {"summary": "scanner-2 does not answer", "summary_ro": "scanner-2 nu răspunde"},
             "state": state, "activeAt": "2023-11-14T19:30:00Z", "value": "0",
         })
     };

@@ -1,7 +1,7 @@
 //! An hour of the agent at an interval of a second: memory, descriptors and threads have to stay flat.
 //!
-//! `cargo run --release -p veghe-tests --bin soak`, or for less: `-- --minutes 5`. Each look is a line: cycle, resident KiB, descriptors,
-//! threads, seconds of processor time. Exit status 1 if something grew.
+//! `cargo run --release -p veghe-tests --bin soak`, or for less: `-- --minutes 5`. Each look is a line: cycle, resident KiB, KiB of its own,
+//! descriptors, threads, seconds of processor time. Exit status 1 if something grew.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ struct Arguments {
     /// From one round to the next
     #[arg(long, default_value = "1s")]
     interval: String,
-    /// KiB of memory by which the last quarter may exceed the second one
+    /// KiB of its own memory by which the last quarter may exceed the second one
     #[arg(long, default_value = "512")]
     slack_kib: i64,
     /// Where collector and agent keep their data; a temporary directory if not said
@@ -36,8 +36,11 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     let soaked = run(&dir, &arguments.interval, Until::Elapsed(Duration::from_mins(arguments.minutes)), |look| {
         // Whoever reads no more still wants the end to be known by the exit status.
-        let line = (look.cycle, look.resident_kib, look.descriptors, look.threads, look.cpu_seconds);
-        writeln!(out, "{} {} {} {} {}", line.0, line.1, line.2, line.3, line.4).and_then(|()| out.flush()).ok();
+        let line =
+            (look.cycle, look.resident_kib, look.own_kib, look.descriptors.len(), look.threads.len(), look.cpu_seconds);
+        writeln!(out, "{} {} {} {} {} {}", line.0, line.1, line.2, line.3, line.4, line.5)
+            .and_then(|()| out.flush())
+            .ok();
     })?;
     match soaked.judge(arguments.slack_kib) {
         Ok(text) => {

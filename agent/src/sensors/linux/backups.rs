@@ -5,12 +5,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::found;
 use super::repositories::Repositories;
-use super::{Entry, Sensor, SensorError, SensorSettings, Sink};
+use super::{Entry, Sensor, SensorError, SensorSettings, Sink, right_to_read, unreadable};
 
 pub(crate) const ENTRY: Entry = Entry::new("backups", |_| Vec::new(), |settings| Box::new(Backups::new(settings)))
     .unless(|settings| {
         let has_none = settings.options.backups.is_empty() && settings.options.host.repositories.is_empty();
         has_none.then(|| "no backups are set; set sensors.backups.sets or sensors.backups.repositories".to_owned())
+    })
+    .needing(|settings| {
+        let mut passwords = settings.options.host.repositories.iter().filter_map(|one| one.password_file.as_ref());
+        let refused = settings.options.backups.iter().find_map(|set| found::files_and_refused(&set.files, 0).1);
+        let refused = refused.or_else(|| passwords.find(|file| unreadable(file)).cloned());
+        refused.map(|path| right_to_read(&path))
     });
 
 const MAX_FILES: usize = 100_000;

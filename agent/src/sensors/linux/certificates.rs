@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
 use super::found;
-use super::{Entry, Sensor, SensorError, Sink};
+use super::{Entry, Sensor, SensorError, Sink, right_to_read, unreadable};
 use crate::clock;
 
 pub(crate) const ENTRY: Entry = Entry::new(
@@ -24,6 +24,13 @@ pub(crate) const ENTRY: Entry = Entry::new(
 )
 .unless(|settings| {
     settings.options.certificates.is_empty().then(|| "no files are set; set sensors.certificates.files".to_owned())
+})
+.needing(|settings| {
+    let lacking = |pattern: &String| {
+        let (files, refused) = found::files_and_refused(pattern, MAX_FILES);
+        refused.or_else(|| files.into_iter().find(|file| unreadable(file)))
+    };
+    settings.options.certificates.iter().find_map(lacking).map(|path| right_to_read(&path))
 });
 
 const MAX_FILES: usize = 1000;
@@ -63,7 +70,14 @@ impl Sensor for Certificates {
     }
 
     fn read(&mut self, sink: &mut Sink) -> Result<(), SensorError> {
-        let mut paths: Vec<_> = self.patterns.iter().flat_map(|pattern| found::files(pattern, MAX_FILES)).collect();
+        let mut paths = Vec::new();
+        let mut errors = 0;
+        for pattern in &self.patterns {
+            let (files, refused) = found::files_and_refused(pattern, MAX_FILES);
+            paths.extend(files);
+            // What is there can't even be listed.
+            errors += u32::from(refused.is_some());
+        }
         paths.sort();
         paths.dedup();
         let mut known = std::mem::take(&mut self.files);
@@ -77,7 +91,6 @@ impl Sensor for Certificates {
             });
         }
         let now_seconds = clock::now_ms() / 1000;
-        let mut errors = 0;
         for file in &self.files {
             let Some(certificates) = &file.certificates else {
                 errors += 1;

@@ -2,7 +2,7 @@
 //!
 //! A file system of another machine may hang. Such a one is asked by a thread of its own, and is reported with
 //! `node_filesystem_device_error` 1 until it answers, while the others are reported as ever. What is wrong with one that
-//! is not well is said by `veghe_filesystem_fault`, which is there only then.
+//! is not well is said by `veghe_filesystem_fault`, which is there only then. ext4 also keeps a count of its errors.
 
 use std::fs;
 use std::io;
@@ -13,6 +13,7 @@ use rustix::fs::statfs;
 use rustix::io::Errno;
 
 use super::asked::Asked;
+use super::ext4::{self, Errors, Ext4};
 use super::glob::Globs;
 use super::source::Source;
 use super::text::{self, Malformed};
@@ -82,11 +83,11 @@ const STACK_BYTES: usize = 64 << 10;
 /// Types that are read-only by nature, however they are mounted.
 const FIXED_TYPES: [&str; 5] = ["cramfs", "erofs", "iso9660", "squashfs", "udf"];
 
-/// `node_filesystem_*`, `veghe_filesystem_fault`.
+/// `node_filesystem_*`, `veghe_filesystem_fault`, `veghe_filesystem_recorded_errors`.
 pub(crate) struct Filesystem {
     /// That of the first process, which sees what services see; without right to it, our own.
     sources: [Source; 2],
-    rootfs: PathBuf,
+    roots: Roots,
     /// Mount points.
     ignored: Globs,
     /// What `mounts` was made from.
@@ -102,6 +103,7 @@ struct Mount {
     is_readonly: bool,
     /// Whether the kernel, or somebody at another mount of the same, made it read-only: the mount itself asks for writing.
     is_forced: bool,
+    ext4: Option<Ext4>,
     path: PathBuf,
 }
 
@@ -157,7 +159,7 @@ impl Filesystem {
     pub(crate) fn new(roots: &Roots, ignored: Globs) -> Self {
         Self {
             sources: [Source::new(roots.proc.join("1/mounts")), Source::new(roots.proc.join("self/mounts"))],
-            rootfs: roots.rootfs.clone(),
+            roots: roots.clone(),
             ignored,
             listed: Vec::new(),
             mounts: Vec::new(),
@@ -173,16 +175,16 @@ impl Filesystem {
         if now != self.listed {
             self.listed.clear();
             self.listed.extend_from_slice(now);
-            let mounts = parse(&self.listed, &self.rootfs);
+            let mounts = parse(&self.listed, &self.roots.rootfs);
             // Read again next time if it is malformed now.
             self.mounts = mounts.map_err(|error| {
                 self.listed.clear();
                 source.malformed(error)
             })?;
             self.mounts.retain(|mount| !self.ignored.matches(&mount.mountpoint));
-            if self.mounts.iter().any(Mount::may_be_forced) {
+            if self.mounts.iter().any(|mount| mount.may_be_forced() || mount.is_ext4()) {
                 let infos = source.path().with_file_name("mountinfo");
-                mark_forced(&mut self.mounts, &fs::read(infos).unwrap_or_default(), &self.rootfs);
+                look_up(&mut self.mounts, &fs::read(infos).unwrap_or_default(), &self.roots);
             }
             let mounts = &self.mounts;
             self.remotes.retain(|remote| mounts.iter().any(|mount| mount.path == remote.path));
@@ -205,7 +207,7 @@ impl Sensor for Filesystem {
         }
         self.remotes.iter_mut().for_each(|remote| remote.asked.ask());
         let begin = clock::instant();
-        for mount in &self.mounts {
+        for mount in &mut self.mounts {
             let space = match self.remotes.iter_mut().find(|remote| remote.path == mount.path) {
                 Some(remote) => {
                     let patience = REMOTE_PATIENCE.saturating_sub(begin.elapsed());
@@ -213,7 +215,8 @@ impl Sensor for Filesystem {
                 }
                 None => space(&mount.path).map_err(|error| Fault::of(&error)),
             };
-            mount.put(space, sink);
+            let errors = mount.ext4.as_mut().and_then(Ext4::errors);
+            mount.put(space, errors, sink);
         }
         Ok(())
     }
@@ -228,7 +231,11 @@ impl Mount {
         self.is_readonly && !FIXED_TYPES.contains(&self.fstype.as_str())
     }
 
-    fn put(&self, space: Result<Space, Fault>, sink: &mut Sink) {
+    fn is_ext4(&self) -> bool {
+        ext4::TYPES.contains(&self.fstype.as_str())
+    }
+
+    fn put(&self, space: Result<Space, Fault>, errors: Option<Errors>, sink: &mut Sink) {
         let labels =
             [("device", self.device.as_str()), ("fstype", &self.fstype), ("mountpoint", self.mountpoint.as_str())];
         let mut put = |name, value| sink.put(name, &labels, value);
@@ -241,7 +248,11 @@ impl Mount {
             put("node_filesystem_files_free", space.files_free);
             put("node_filesystem_readonly", f64::from(u8::from(self.is_readonly)));
         }
-        let forced = self.is_forced.then_some("read_only");
+        if let Some(errors) = errors {
+            put("veghe_filesystem_recorded_errors", errors.count as f64);
+        }
+        let has_ended = !self.is_readonly && errors.is_some_and(|errors| errors.have_ended_writing);
+        let forced = (self.is_forced || has_ended).then_some("read_only");
         for fault in space.err().map(Fault::name).into_iter().chain(forced) {
             let [device, rest @ ..] = labels;
             sink.put("veghe_filesystem_fault", &[device, ("fault", fault), rest[0], rest[1]], 1.0);
@@ -296,6 +307,7 @@ fn parse(bytes: &[u8], rootfs: &Path) -> Result<Vec<Mount>, Malformed> {
             is_readonly: has_option(&options, "ro"),
             // What ext4 of newer kernels says instead of `ro`.
             is_forced: has_option(&options, "emergency_ro"),
+            ext4: None,
         });
     }
     Ok(mounts)
@@ -309,19 +321,23 @@ pub(super) fn unescaped(mountpoint: &str) -> String {
     mountpoint.replace("\\040", " ").replace("\\011", "\t")
 }
 
-/// Looks in `infos`, what `mountinfo` says, which of `mounts` were made read-only below a mount that asks for writing.
-/// A line that is malformed says nothing.
-fn mark_forced(mounts: &mut [Mount], infos: &[u8], rootfs: &Path) {
+/// Looks in `infos`, what `mountinfo` says, which of `mounts` were made read-only below a mount that asks for writing, and which
+/// are ext4's. A line that is malformed says nothing.
+fn look_up(mounts: &mut [Mount], infos: &[u8], roots: &Roots) {
     for (_, content) in text::lines(infos) {
         // Identifier, parent, device's number, root, mount point, the mount's options, tags, `-`, type, device, the file
         // system's options.
         let fields: Vec<_> = text::fields(content).map(text::label).collect();
         let Some(end) = fields.iter().position(|field| field == "-") else { continue };
-        let [Some(mountpoint), Some(own), Some(shared)] = [4, 5, end + 3].map(|at| fields.get(at)) else { continue };
-        let Some(mountpoint) = relative_to(rootfs, &unescaped(mountpoint)) else { continue };
+        let fields = [2, 4, 5, end + 2, end + 3].map(|at| fields.get(at));
+        let [Some(number), Some(mountpoint), Some(own), Some(device), Some(shared)] = fields else { continue };
+        let Some(mountpoint) = relative_to(&roots.rootfs, &unescaped(mountpoint)) else { continue };
         let is_forced = has_option(own, "rw") && has_option(shared, "ro");
         for mount in mounts.iter_mut().filter(|mount| mount.mountpoint == mountpoint) {
             mount.is_forced |= is_forced && mount.may_be_forced();
+            if mount.is_ext4() && mount.device == **device {
+                mount.ext4 = Ext4::new(number, roots);
+            }
         }
     }
 }
@@ -378,7 +394,7 @@ mod tests {
         let mounts = b"/dev/sda1 /srv/forced ext4 ro 0 0\n/dev/sdb1 /srv/meant ext4 ro 0 0\n/dev/loop1 /srv/fixed udf ro 0 0\n/dev/sdc1 /srv/a\\040b xfs ro 0 0\n/dev/sdd1 /srv/newer ext4 rw,relatime,errors=remount-ro,emergency_ro 0 0\n";
         let infos = b"30 1 8:1 / /srv/forced rw,relatime shared:1 - ext4 /dev/sda1 ro,errors=remount-ro\n31 1 8:17 / /srv/meant ro,relatime - ext4 /dev/sdb1 ro\n32 1 7:1 / /srv/fixed rw - udf /dev/loop1 ro\n33 1 8:33 / /srv/a\\040b rw master:1 shared:2 - xfs /dev/sdc1 ro\nmalformed - \n";
         let mut mounts = parse(mounts, Path::new("/")).expect("well formed");
-        mark_forced(&mut mounts, infos, Path::new("/"));
+        look_up(&mut mounts, infos, &Roots::default());
         let forced: Vec<_> = mounts.iter().filter(|m| m.is_forced).map(|m| m.mountpoint.as_str()).collect();
         assert_eq!(forced, ["/srv/forced", "/srv/a b", "/srv/newer"]);
     }

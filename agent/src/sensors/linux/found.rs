@@ -1,7 +1,7 @@
 //! Files that match a pattern of a whole path, as settings name certificates and backups.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::glob;
 
@@ -10,38 +10,63 @@ const MAX_ENTRIES: usize = 100_000;
 
 /// The plain files whose path matches `pattern`, ascending; `*` and `?` stand for no `/`. What can't be read is not found.
 pub(crate) fn files(pattern: &str, max: usize) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut left = MAX_ENTRIES;
-    let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
-    walk(Path::new("/"), &parts, &mut left, &mut found);
-    found.sort();
-    found.truncate(max);
-    found
+    files_and_refused(pattern, max).0
 }
 
-fn walk(directory: &Path, parts: &[&str], left: &mut usize, found: &mut Vec<PathBuf>) {
-    let Some((part, rest)) = parts.split_first() else { return };
-    if !part.contains(['*', '?']) {
-        return arrive(directory.join(part), rest, left, found);
-    }
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let Some(fewer) = left.checked_sub(1) else { return };
-        *left = fewer;
-        let name = entry.file_name();
-        // As in a shell, a hidden file is only found by a pattern with a dot.
-        let is_hidden = name.as_encoded_bytes().starts_with(b".") && !part.starts_with('.');
-        if !is_hidden && glob::matches(part.as_bytes(), name.as_encoded_bytes()) {
-            arrive(entry.path(), rest, left, found);
+/// The same, and the first directory or file on the way of `pattern` into which this process may not look: what is there is
+/// not found.
+pub(crate) fn files_and_refused(pattern: &str, max: usize) -> (Vec<PathBuf>, Option<PathBuf>) {
+    let mut walk = Walk { left: MAX_ENTRIES, found: Vec::new(), refused: None };
+    let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+    walk.enter(Path::new("/"), &parts);
+    walk.found.sort();
+    walk.found.truncate(max);
+    (walk.found, walk.refused)
+}
+
+struct Walk {
+    left: usize,
+    found: Vec<PathBuf>,
+    refused: Option<PathBuf>,
+}
+
+impl Walk {
+    fn enter(&mut self, directory: &Path, parts: &[&str]) {
+        let Some((part, rest)) = parts.split_first() else { return };
+        if !part.contains(['*', '?']) {
+            return self.arrive(directory.join(part), rest);
+        }
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => return self.note(error.kind(), directory),
+        };
+        for entry in entries.flatten() {
+            let Some(fewer) = self.left.checked_sub(1) else { return };
+            self.left = fewer;
+            let name = entry.file_name();
+            // As in a shell, a hidden file is only found by a pattern with a dot.
+            let is_hidden = name.as_encoded_bytes().starts_with(b".") && !part.starts_with('.');
+            if !is_hidden && glob::matches(part.as_bytes(), name.as_encoded_bytes()) {
+                self.arrive(entry.path(), rest);
+            }
         }
     }
-}
 
-fn arrive(path: PathBuf, rest: &[&str], left: &mut usize, found: &mut Vec<PathBuf>) {
-    if !rest.is_empty() {
-        walk(&path, rest, left, found);
-    } else if path.is_file() {
-        found.push(path);
+    fn arrive(&mut self, path: PathBuf, rest: &[&str]) {
+        if !rest.is_empty() {
+            return self.enter(&path, rest);
+        }
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => self.found.push(path),
+            Ok(_) => {}
+            Err(error) => self.note(error.kind(), &path),
+        }
+    }
+
+    fn note(&mut self, why: io::ErrorKind, path: &Path) {
+        if why == io::ErrorKind::PermissionDenied {
+            self.refused.get_or_insert_with(|| path.to_owned());
+        }
     }
 }
 

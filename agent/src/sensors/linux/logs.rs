@@ -69,12 +69,29 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
         .map_err(|error| format!("`{pattern}` is no pattern: {}", error.to_string().lines().last().unwrap_or_default()))
 }
 
+/// Without it a file is not read, and `journalctl` tells of the agent's own lines alone, and says nothing of it.
 fn missing(settings: &SensorSettings) -> Option<String> {
-    let file = settings.options.host.logs.iter().find_map(|log| match &log.source {
-        LogSource::File(path) if unreadable(path) => Some(path),
-        _ => None,
-    })?;
-    Some(format!("{}: group adm, or CAP_DAC_READ_SEARCH", file.display()))
+    settings
+        .options
+        .host
+        .logs
+        .iter()
+        .find_map(|log| match &log.source {
+            LogSource::File(path) => unreadable(path).then(|| (path.clone(), "adm")),
+            LogSource::Journal { .. } => {
+                system_journal(settings).filter(|path| unreadable(path)).map(|path| (path, "systemd-journal"))
+            }
+        })
+        .map(|(path, group)| format!("{}: group {group}, or CAP_DAC_READ_SEARCH", path.display()))
+}
+
+/// Where the system's own lines are, where there is a journal.
+fn system_journal(settings: &SensorSettings) -> Option<PathBuf> {
+    let files = |place: &str| {
+        let pattern = settings.roots.rootfs.join(place).join("*/system.journal");
+        super::found::files(&pattern.to_string_lossy(), 1).pop()
+    };
+    files("run/log/journal").or_else(|| files("var/log/journal"))
 }
 
 /// `veghe_log_*`.
@@ -323,6 +340,9 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+    use super::super::script::write_program;
     use super::*;
 
     fn log(source: LogSource) -> Logs {
@@ -388,8 +408,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let program = directory.path().join("journalctl");
         let script = "#!/bin/sh\necho \"error of $*\"\nexec sleep 600\n";
-        fs::write(&program, script).expect("write");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("mode");
+        write_program(&program, script);
         let mut logs = log(LogSource::Journal { unit: "ssh.service".to_owned(), program });
         // The bound only ends a test that has failed.
         let is_read = |_| {
@@ -397,6 +416,32 @@ mod tests {
             round(&mut logs) == [1.0, 0.0, 1.0, 0.0]
         };
         assert!((0..20_000).any(is_read), "the line never came");
+    }
+
+    #[test]
+    fn a_journal_that_only_others_may_read_is_told() {
+        let directory = tempfile::tempdir().expect("directory");
+        let journal = directory.path().join("var/log/journal/0a1b/system.journal");
+        fs::create_dir_all(journal.parent().expect("parent")).expect("directory");
+        fs::write(&journal, "").expect("write");
+        let source = LogSource::Journal { unit: String::new(), program: PathBuf::from("/usr/bin/journalctl") };
+        let mut settings = SensorSettings::default();
+        settings.roots.rootfs = directory.path().to_owned();
+        settings.options.host.logs = vec![Log { name: "all".to_owned(), source, rules: Vec::new() }];
+        // As whoever has no capabilities.
+        let told = |mode: u32| {
+            fs::set_permissions(&journal, fs::Permissions::from_mode(mode)).expect("mode");
+            let settings = settings.clone();
+            let look = move || {
+                let none = CapabilitySet::empty();
+                let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+                set_capabilities(None, sets).expect("less is always allowed");
+                missing(&settings)
+            };
+            std::thread::spawn(look).join().expect("no panic")
+        };
+        let right = format!("{}: group systemd-journal, or CAP_DAC_READ_SEARCH", journal.display());
+        assert_eq!((told(0), told(0o400)), (Some(right), None));
     }
 
     #[test]

@@ -104,8 +104,7 @@ fn text<'a>(row: &'a Value, key: &str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
+    use super::super::script::write_program;
     use super::*;
 
     #[test]
@@ -119,8 +118,7 @@ mod tests {
             ("vgs", r#"{"report":[{"vg":[{"vg_name":"vg0","vg_size":"214748364800","vg_free":"1073741824"}]}]}"#),
         ] {
             let path = directory.path().join(program);
-            std::fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).expect("write");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("mode");
+            write_program(&path, &format!("#!/bin/sh\necho '{says}'\n"));
         }
         let path = directory.path().to_owned();
         let found = std::thread::spawn(move || look(&path)).join().expect("no panic").expect("both answer");

@@ -26,6 +26,7 @@ mod edac;
 mod entropy;
 pub mod escl;
 mod ethtool;
+mod ext4;
 mod fibrechannel;
 mod filefd;
 mod filesystem;
@@ -64,6 +65,9 @@ pub(crate) mod run;
 mod sane;
 mod schedstat;
 pub mod scrapes;
+#[cfg(test)]
+#[path = "../../../tests/script/mod.rs"]
+mod script;
 mod selinux;
 pub mod settings;
 pub mod smart;
@@ -165,6 +169,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     xfs::ENTRY,
     zfs::ENTRY,
 ];
+
+/// What would let this process read `path`, for a person.
+pub(crate) fn right_to_read(path: &Path) -> String {
+    format!("{}: CAP_DAC_READ_SEARCH, or a group that may read it", path.display())
+}
 
 /// Whether `path` is there, but may not be read.
 pub(crate) fn unreadable(path: &Path) -> bool {

@@ -1,4 +1,4 @@
-//! `/proc/self/stat`: what the agent itself takes.
+//! `/proc/self/stat`: what the agent itself takes. And since when another process runs.
 
 use super::source::Source;
 use super::text::{self, Malformed};
@@ -35,13 +35,23 @@ struct Process {
 /// Field numbers as in proc(5), which counts from 1.
 fn parse(bytes: &[u8]) -> Result<Process, Malformed> {
     const EXPECTED: Malformed = Malformed { line: 1, expected: "a process's state as in proc(5)" };
-    // The second field is the program's name in parentheses and may hold spaces and parentheses itself.
-    let end_of_name = bytes.iter().rposition(|&byte| byte == b')').ok_or(EXPECTED)?;
-    let mut fields = text::fields(bytes.get(end_of_name + 1..).unwrap_or_default());
+    let mut fields = after_name(bytes).ok_or(EXPECTED)?;
     let user = fields.nth(14 - 3).and_then(text::number).ok_or(EXPECTED)?;
     let system = fields.next().and_then(text::number).ok_or(EXPECTED)?;
     let resident_pages = fields.nth(24 - 16).and_then(text::number).ok_or(EXPECTED)?;
     Ok(Process { cpu_ticks: user.saturating_add(system), resident_pages })
+}
+
+/// When the process of this `stat` began, in whole seconds after the system did.
+pub(super) fn started(stat: &[u8]) -> Option<u64> {
+    let ticks = after_name(stat)?.nth(22 - 3).and_then(text::number)?;
+    Some(ticks / TICKS_PER_SECOND as u64)
+}
+
+/// The fields from the third on. The second is the program's name in parentheses and may hold spaces and parentheses itself.
+pub(super) fn after_name(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
+    Some(text::fields(stat.get(end_of_name + 1..).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -53,6 +63,7 @@ mod tests {
         let stat = b"42 (a) b (c)) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 14 0 1000 9000000 1234 184 rest\n";
         let process = parse(stat).expect("well formed");
         assert_eq!((process.cpu_ticks, process.resident_pages), (12, 1234));
+        assert_eq!(started(stat), Some(10));
     }
 
     #[test]

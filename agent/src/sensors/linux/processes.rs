@@ -1,5 +1,6 @@
 //! How many processes and threads there are, and in which states. Costs two files for each process.
 
+use super::process::after_name;
 use super::source::Source;
 use super::text;
 use super::tree::{Texts, Tree};
@@ -114,9 +115,7 @@ impl Sensor for Processes {
 
 /// State and number of threads, the third and the twentieth field of proc(5).
 fn state_and_threads(stat: &[u8]) -> Option<(u8, u64)> {
-    // The name before may hold spaces and parentheses.
-    let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
-    let mut fields = text::fields(stat.get(end_of_name + 1..)?);
+    let mut fields = after_name(stat)?;
     let state = *fields.next()?.first()?;
     Some((state, fields.nth(20 - 4).and_then(text::number)?))
 }

@@ -52,6 +52,11 @@ fn parse(bytes: &[u8], mut each: impl FnMut(&'static str, f64)) -> Result<(), Ma
     Ok(())
 }
 
+/// When the system started, in seconds since the Unix epoch, by the clock as it is now.
+pub(super) fn booted(stat: &[u8]) -> Option<u64> {
+    text::lines(stat).find_map(|(_, line)| text::number(line.strip_prefix(b"btime ")?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

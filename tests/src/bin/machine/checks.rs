@@ -47,6 +47,14 @@ pub(crate) const ALL: &[Check] = &[
             machine.test("hung_mount", "hung_mount", name, "test result: ok")
         },
     },
+    Check {
+        name: "broken_ext4",
+        shows: "an ext4 that the kernel stopped writing to is told, and its errors until it is repaired",
+        run: |machine| {
+            let name = "a_file_system_that_the_kernel_made_read_only_is_told_as_such";
+            machine.test("broken_ext4", "hung_mount", name, "test result: ok")
+        },
+    },
     Check { name: "nfs4", shows: "a hot folder over the kernel's NFS 4.2, and its server silent", run: shares::nfs4 },
     Check { name: "nfs3", shows: "the same over NFS 3", run: shares::nfs3 },
     Check { name: "cifs", shows: "the same over the kernel's SMB 3.1.1 and Samba", run: shares::cifs },

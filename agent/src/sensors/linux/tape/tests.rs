@@ -2,11 +2,12 @@
 //! again as SSC-4 has them; that they are is what Debian's `sg_logs` says, which decodes the same bytes.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use veghe_wire::catalogue;
 
+use super::super::script::write_program;
 use super::*;
 use crate::sensors::SensorSettings;
 
@@ -255,8 +256,7 @@ fn drives_are_asked_through_their_generic_device_for_pages_that_clear_nothing() 
     let script =
         "#!/bin/sh\necho \"$@\" >>DIR/asked\ncase $5 in /dev/sg3) ;; *) exit 15 ;; esac\ncat DIR/page-${4#--page=}\n";
     let program = at("sg_logs");
-    fs::write(&program, script.replace("DIR", &directory.path().to_string_lossy())).expect("program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("mode");
+    write_program(&program, &script.replace("DIR", &directory.path().to_string_lossy()));
     let mut settings = SensorSettings { patience: Duration::from_mins(1), ..SensorSettings::default() };
     settings.roots.sys = at("sys");
     settings.options.host.tapes.program = Some(program);
