@@ -95,4 +95,12 @@ mod tests {
         assert_eq!(reading.problems, []);
         assert_eq!(reading.units.len(), 2);
     }
+
+    #[test]
+    fn a_workbook_that_says_it_has_more_texts_than_it_has_room_for_is_refused_before_room_is_made() {
+        let seed = include_bytes!("../../../tests/fuzz/corpus/sheets/texts-told");
+        let (sheet, texts) = seed.split_at(seed.iter().position(|byte| *byte == 0).expect("a separator"));
+        let error = read_any(Cursor::new(book(sheet, &texts[1..])), &Mapping::default()).expect_err("refused");
+        assert!(error.to_string().contains("more texts than it has room for"), "{error}");
+    }
 }

@@ -86,8 +86,10 @@ pub struct Standing {
     pub rework: Vec<Rework>,
     /// Stages entered once more after a rejection.
     pub reentered: u32,
-    /// Where its paper is, if it ever moved.
+    /// Where its paper is, if it moved and is not back.
     pub place: Option<String>,
+    /// When its paper moved last, in milliseconds since the epoch.
+    pub moved_ms: i64,
     /// When its paper is due back, in milliseconds since the epoch.
     pub due_ms: Option<i64>,
     /// Whether a package with it was handed over.
@@ -171,6 +173,7 @@ impl Standing {
             }
             What::Moved(place, due_ms) => {
                 self.place = Some(place.clone());
+                self.moved_ms = mark.at_ms;
                 self.due_ms = *due_ms;
             }
             What::Delivered => self.is_delivered = true,
@@ -193,6 +196,10 @@ impl Standing {
                 self.doing = if stage == Stage::Returned { Doing::Waits } else { Doing::Works };
                 if stage == Stage::Returned {
                     self.due_ms = None;
+                    // It is where the inventory says, unless it went elsewhere with that very step.
+                    if self.moved_ms < mark.at_ms {
+                        self.place = None;
+                    }
                 }
             }
             Change::Exit => {
@@ -289,8 +296,11 @@ mod tests {
 
     #[test]
     fn a_place_stays_until_the_paper_moves_again() {
-        let steps = [What::Moved("scan room".to_owned(), Some(5)), step(Stage::Scan, Change::Enter)];
+        let mut steps = vec![What::Moved("scan room".to_owned(), Some(5)), step(Stage::Scan, Change::Enter)];
         let standing = Standing::after(&marks(&steps));
         assert_eq!((standing.place.as_deref(), standing.due_ms), (Some("scan room"), Some(5)));
+        steps.push(step(Stage::Returned, Change::Enter));
+        let standing = Standing::after(&marks(&steps));
+        assert_eq!((standing.place, standing.due_ms), (None, None), "back on its shelf");
     }
 }

@@ -49,22 +49,29 @@ fn main() -> anyhow::Result<()> {
     if arguments.mib > 0 {
         let files = dir.path().join("files");
         let bytes = make(&files, arguments.mib, arguments.file_mib)?;
-        writeln!(out, "| what | ours | b3sum | ours / b3sum |\n|---|---|---|---|")?;
+        writeln!(out, "| what | ours | b3sum | b3sum, as polite | ours / b3sum | ours / b3sum, as polite |")?;
+        writeln!(out, "|---|---|---|---|---|---|")?;
         for (name, is_cold) in [("from the disk", true), ("from the page cache", false)] {
-            let (mut all_ours, mut all_peer) = (Vec::new(), Vec::new());
+            let (mut all_ours, mut all_peer, mut all_polite) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..arguments.rounds {
                 let prepare: fn(&Path) -> anyhow::Result<()> = if is_cold { evict } else { warm };
                 prepare(&files)?;
                 all_ours.push(ours(&files, dir.path())?.0);
                 prepare(&files)?;
-                all_peer.push(peer(&files)?);
+                all_peer.push(peer(&files, Command::new("b3sum"))?);
+                prepare(&files)?;
+                all_polite.push(peer(&files, polite())?);
             }
-            let (ours, peer) = (median(all_ours)?, median(all_peer)?);
-            let rate = |taken: Taken| bytes as f64 / 1e6 / taken.wall.as_secs_f64();
-            let (a, b) = (rate(ours), rate(peer));
-            writeln!(out, "| {name} | {a:.0} MB/s | {b:.0} MB/s | {:.2} |", a / b)?;
-            let (a, b) = (ours.peak_kib as f64 / 1024.0, peer.peak_kib as f64 / 1024.0);
-            writeln!(out, "| {name}, peak resident memory | {a:.1} MiB | {b:.1} MiB | {:.2} |", a / b)?;
+            let all = [median(all_ours)?, median(all_peer)?, median(all_polite)?];
+            let [a, b, c] = all.map(|taken| bytes as f64 / 1e6 / taken.wall.as_secs_f64());
+            writeln!(out, "| {name} | {a:.0} MB/s | {b:.0} MB/s | {c:.0} MB/s | {:.2} | {:.2} |", a / b, a / c)?;
+            let [a, b, c] = all.map(|taken| taken.peak_kib as f64 / 1024.0);
+            writeln!(
+                out,
+                "| {name}, peak resident memory | {a:.1} MiB | {b:.1} MiB | {c:.1} MiB | {:.2} | {:.2} |",
+                a / b,
+                a / c
+            )?;
         }
         fs::remove_dir_all(files)?;
     }
@@ -149,8 +156,14 @@ fn ours(dir: &Path, state: &Path) -> anyhow::Result<(Taken, String)> {
     Ok((taken, told))
 }
 
-fn peer(dir: &Path) -> anyhow::Result<Taken> {
-    let mut command = Command::new("b3sum");
+/// b3sum with the priorities that our readers have: where the machine is busy, others come first.
+fn polite() -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", "10", "ionice", "-c", "3", "b3sum"]);
+    command
+}
+
+fn peer(dir: &Path, mut command: Command) -> anyhow::Result<Taken> {
     for entry in fs::read_dir(dir)? {
         command.arg(entry?.path());
     }

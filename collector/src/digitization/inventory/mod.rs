@@ -3,6 +3,7 @@
 mod columns;
 mod diff;
 mod read;
+mod room;
 #[cfg(test)]
 mod tests;
 mod write;

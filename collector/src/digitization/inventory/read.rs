@@ -113,6 +113,8 @@ pub(in crate::digitization) fn read_any(
     if !is_zip {
         return Ok(read_csv(file, mapping));
     }
+    super::room::check(&mut file)?;
+    file.rewind()?;
     // calamine counts a cell's place without looking whether it runs over, which panics in builds that do look.
     catch_unwind(AssertUnwindSafe(|| read_sheet(&mut Xlsx::new(file)?, mapping)))
         .unwrap_or(Err(calamine::XlsxError::Unexpected("a cell is at a place that no sheet has")))

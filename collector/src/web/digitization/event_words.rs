@@ -130,7 +130,8 @@ pub(super) fn event_line(event: Shown, digitization: &Digitization, w: Words) ->
     let at = jiff::Timestamp::from_millisecond(event.time_ms).unwrap_or_default();
     let local = at.to_zoned_datetime(digitization.settings().time_zone.clone());
     // The unit is the page's, or stands beside.
-    let said = event.data.as_object().into_iter().flatten().filter(|(name, _)| *name != "unit");
+    let mut said: Vec<_> = event.data.as_object().into_iter().flatten().filter(|(name, _)| *name != "unit").collect();
+    said.sort_by_key(|(name, _)| *name != "stage");
     EventLine {
         seq: event.seq,
         time: local.strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -138,7 +139,7 @@ pub(super) fn event_line(event: Shown, digitization: &Digitization, w: Words) ->
         kind: kind(&event.kind, w),
         unit: event.data["unit"].as_str().map(str::to_owned),
         source: event.source,
-        data: said.map(|(name, value)| field(name, value, w)).collect::<Vec<_>>().join(", "),
+        data: said.into_iter().map(|(name, value)| field(name, value, w)).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -163,7 +164,10 @@ fn field(name: &str, value: &Value, w: Words) -> String {
         Value::Number(number) => match (name, number.as_u64(), number.as_i64()) {
             ("bytes", Some(size), _) => bytes(size, w),
             (_, _, Some(whole)) => named(w.count(whole)),
-            _ => named(w.decimal_text(&number.to_string())),
+            _ => {
+                let text = number.to_string();
+                named(w.decimal_text(text.strip_suffix(".0").unwrap_or(&text)))
+            }
         },
         Value::Object(problems) if name == "problems" => {
             let one = |(name, count): (&String, &Value)| {
@@ -244,6 +248,7 @@ mod tests {
         );
         assert_eq!(field("hold", &json!("conservation"), ro), "reținută: conservare");
         assert_eq!(field("ppi", &json!(299.5), ro), "ppi 299,5");
+        assert_eq!(field("ppi", &json!(300.0), ro), "ppi 300");
         assert_eq!(
             (field("outcome", &json!("rejected"), en), field("complete", &json!(false), en)),
             ("rejected".into(), "complete no".into())

@@ -227,9 +227,13 @@ fn page<'a>(digitization: &'a Digitization, paper: &'a Paper, words: Words) -> R
         issued: paper.issued(),
         made: paper.issued().map_or_else(String::new, |issued| moment(issued.issued_ms, settings)),
         measures,
-        burn_up: chart::line(&f.burn_up, f.scope.mm, l.of(words::CHART_METRES), l.of(words::SCOPE), |mm| {
-            words.decimal(mm / 1000.0, 0)
-        }),
+        burn_up: chart::line(
+            &f.burn_up,
+            f.scope.mm,
+            l.of(words::CHART_METRES),
+            l.of(words::SCOPE),
+            words.axis_metres(f.scope.mm.unsigned_abs()),
+        ),
         days_chart: chart::bars(
             f.days.iter().map(|day| (day.day, day.captured, day.rescanned)),
             l.of(words::CHART_IMAGES),

@@ -86,6 +86,17 @@ impl Words {
         }
     }
 
+    /// Metres beside an axis that reaches up to so many millimetres.
+    pub(super) fn axis_metres(self, most: u64) -> impl Fn(f64) -> String {
+        let digits = match most {
+            0..=40 => 3,
+            41..=400 => 2,
+            401..=4000 => 1,
+            _ => 0,
+        };
+        move |mm| self.decimal(mm / 1000.0, digits)
+    }
+
     /// Millimetres as metres with all their digits.
     pub(super) fn mm(self, mm: impl Borrow<i64>) -> String {
         self.decimal(*mm.borrow() as f64 / 1000.0, 3)
@@ -303,14 +314,9 @@ fn project_page<'a>(digitization: &'a Digitization, report: &'a Arc<Report>, w: 
         p,
         report,
         measures: linked::measures(p, w),
-        burn_up: chart::burn_up(
-            p,
-            report.forecast.as_ref(),
-            plan,
-            &labels,
-            |mm| w.decimal(mm / 1000.0, 0),
-            |day| day.to_string(),
-        ),
+        burn_up: chart::burn_up(p, report.forecast.as_ref(), plan, &labels, w.axis_metres(p.scope.mm), |day| {
+            day.to_string()
+        }),
         output_chart: chart::output(&p.days, &labels, number, |day| day.to_string()),
         flow_chart: graph::flow(&flow, p.scope.units, &w.t("digi-flow"), &names, &number),
         flow: linked::flow(graph::last_weeks(&flow), w),
@@ -396,7 +402,10 @@ fn unit_line(unit: &crate::digitization::state::UnitState, w: Words) -> UnitLine
         code: unit.unit.code.clone(),
         title: unit.unit.title.clone(),
         stage: unit.standing.stage.map_or_else(|| w.t("digi-not-begun"), |stage| w.stage(stage)),
-        doing: w.doing(doing_name(unit.standing.doing)),
+        doing: match unit.standing.returned {
+            Some(_) => w.t("digi-doing-returned"),
+            None => w.doing(doing_name(unit.standing.doing)),
+        },
         place: unit.standing.place.clone().unwrap_or_else(|| unit.unit.location.clone()),
         images: linked::images_of(&unit.unit.code, unit.images, w),
         expected: w.count(unit.expected_images()),
@@ -483,6 +492,10 @@ mod tests {
         assert_eq!(
             (ro.decimal(999.96, 0), ro.metres(1_234_567), en.decimal(0.5, 0)),
             ("1.000".into(), "1.234,5".into(), "0".into())
+        );
+        assert_eq!(
+            (ro.axis_metres(238)(100.0), en.axis_metres(180_000)(50_000.0)),
+            ("0,10".to_owned(), "50".to_owned())
         );
         let day: Day = "2026-12-24".parse().expect("day");
         assert_eq!((ro.day(day), en.day(day)), ("24 decembrie 2026".to_owned(), "24 December 2026".to_owned()));
