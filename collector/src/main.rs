@@ -24,7 +24,11 @@ fn main() -> ExitCode {
             return error.print().map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
         }
     };
-    match app::run(cli) {
+    let ended = app::run(cli);
+    // The agent of this machine may hang in a file system that does not answer.
+    #[cfg(target_os = "linux")]
+    veghe_agent::departure::let_go();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigProblems>() => {
             app::complain(&format!("{error}"));

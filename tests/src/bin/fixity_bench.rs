@@ -1,5 +1,5 @@
-//! Measures `veghe-agent fixity verify` beside Debian's `b3sum` on the same files in one run, from the disk and from the page cache, and finds
-//! one flipped bit in a large sparse file. Quote ratios: machines are shared and noisy.
+//! Measures `veghe-agent fixity verify` beside Debian's `b3sum` on the same files in one run, from the disk and from a file
+//! system in memory, and finds one flipped bit in a large sparse file. Quote ratios: machines are shared and noisy.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -21,7 +21,7 @@ struct Arguments {
     /// Where the files are made and removed again
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// MiB of files in all
+    /// MiB of files in all, once there and once in memory
     #[arg(long, default_value_t = 2048)]
     mib: u64,
     /// MiB of each file; 26 is an A4 page at 300 ppi, raw
@@ -47,19 +47,19 @@ fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(&arguments.dir).context("cannot use --dir")?;
     let mut out = std::io::stdout();
     if arguments.mib > 0 {
-        let files = dir.path().join("files");
-        let bytes = make(&files, arguments.mib, arguments.file_mib)?;
         writeln!(out, "| what | ours | b3sum | b3sum, as polite | ours / b3sum | ours / b3sum, as polite |")?;
         writeln!(out, "|---|---|---|---|---|---|")?;
-        for (name, is_cold) in [("from the disk", true), ("from the page cache", false)] {
+        let memory = tempfile::tempdir_in("/dev/shm").context("no file system in memory")?;
+        for (name, place) in [("from the disk", dir.path()), ("from memory", memory.path())] {
+            let files = place.join("files");
+            let bytes = make(&files, arguments.mib, arguments.file_mib)?;
             let (mut all_ours, mut all_peer, mut all_polite) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..arguments.rounds {
-                let prepare: fn(&Path) -> anyhow::Result<()> = if is_cold { evict } else { warm };
-                prepare(&files)?;
+                evict(&files)?;
                 all_ours.push(ours(&files, dir.path())?.0);
-                prepare(&files)?;
+                evict(&files)?;
                 all_peer.push(peer(&files, Command::new("b3sum"))?);
-                prepare(&files)?;
+                evict(&files)?;
                 all_polite.push(peer(&files, polite())?);
             }
             let all = [median(all_ours)?, median(all_peer)?, median(all_polite)?];
@@ -72,8 +72,8 @@ fn main() -> anyhow::Result<()> {
                 a / b,
                 a / c
             )?;
+            fs::remove_dir_all(files)?;
         }
-        fs::remove_dir_all(files)?;
     }
     if arguments.sparse_gib > 0 {
         let folder = dir.path().join("sparse");
@@ -132,20 +132,9 @@ fn make(dir: &Path, mib: u64, file_mib: u64) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-fn each(dir: &Path, mut work: impl FnMut(File) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    fs::read_dir(dir)?.try_for_each(|entry| work(File::open(entry?.path())?))
-}
-
+/// Nothing of the files stays in the page cache; a file system in memory has no other place for them.
 fn evict(dir: &Path) -> anyhow::Result<()> {
-    each(dir, |file| Ok(fadvise(file, 0, None, Advice::DontNeed)?))
-}
-
-fn warm(dir: &Path) -> anyhow::Result<()> {
-    let mut block = vec![0; 1 << 20];
-    each(dir, |mut file| {
-        while file.read(&mut block)? > 0 {}
-        Ok(())
-    })
+    fs::read_dir(dir)?.try_for_each(|entry| Ok(fadvise(File::open(entry?.path())?, 0, None, Advice::DontNeed)?))
 }
 
 fn ours(dir: &Path, state: &Path) -> anyhow::Result<(Taken, String)> {
