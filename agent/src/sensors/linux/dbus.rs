@@ -77,7 +77,16 @@ impl Connection {
             member: "Hello",
             arguments: &[],
         };
-        this.call(&hello, &mut Vec::new())?;
+        this.call(&hello, &mut Vec::new()).map_err(|error| match error.kind() {
+            // dbus-daemon signs in whom it can't find, and then hangs up: <https://github.com/systemd/systemd/issues/22737>.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                let told = format!(
+                    "the bus does not know user {uid}; a unit with `DynamicUser=` needs a system user of the name in `User=` (`useradd --system`)"
+                );
+                io::Error::new(io::ErrorKind::PermissionDenied, told)
+            }
+            _ => error,
+        })?;
         Ok(this)
     }
 
@@ -300,7 +309,33 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
     use super::*;
+
+    /// As dbus-daemon 1.14 does with a user of `DynamicUser=`.
+    #[test]
+    fn a_bus_that_hangs_up_after_signing_in_tells_which_user_it_lacks() {
+        let directory = tempfile::tempdir().expect("directory");
+        let socket = directory.path().join("bus");
+        let listener = UnixListener::bind(&socket).expect("socket");
+        let bus = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").expect("answer");
+            // Without its call being read the client gets a reset instead of an end.
+            let mut said = Vec::new();
+            let mut byte = [0];
+            while !said.ends_with(b"BEGIN\r\n") && stream.read_exact(&mut byte).is_ok() {
+                said.extend(byte);
+            }
+        });
+        let error = Connection::open(&socket, Duration::from_mins(1)).expect_err("it hung up");
+        bus.join().expect("bus");
+        let uid = rustix::process::getuid().as_raw();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains(&format!("does not know user {uid};")), "{error}");
+    }
 
     proptest::proptest! {
         #[test]

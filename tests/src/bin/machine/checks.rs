@@ -9,10 +9,10 @@ use veghe_tests::process::wait_for;
 
 use crate::host::shell;
 use crate::inside::{Machine, WORK};
-use crate::{shares, unit};
+use crate::{clock, shares, unit};
 
 /// The agent's tests that run in the machine.
-pub(crate) const TESTS: [&str; 4] = ["drives_and_volumes", "hung_mount", "node_exporter", "quotas"];
+pub(crate) const TESTS: [&str; 5] = ["drives_and_volumes", "hung_mount", "node_exporter", "quotas", "timesync"];
 
 /// A name, what it shows, and how.
 pub(crate) struct Check {
@@ -78,6 +78,7 @@ pub(crate) const ALL: &[Check] = &[
         shows: "the packaged unit runs without privileges, and with those it asks for",
         run: unit::unit,
     },
+    Check { name: "timesyncd", shows: "when systemd-timesyncd last heard a server is told", run: clock::timesyncd },
     Check { name: "nfs4", shows: "a hot folder over the kernel's NFS 4.2, and its server silent", run: shares::nfs4 },
     Check { name: "nfs3", shows: "the same over NFS 3", run: shares::nfs3 },
     Check { name: "cifs", shows: "the same over the kernel's SMB 3.1.1 and Samba", run: shares::cifs },

@@ -6,6 +6,7 @@
 //! `target/machine/work`. With KVM where the processor has it, else emulated, which takes several times as long.
 
 mod checks;
+mod clock;
 mod host;
 mod inside;
 mod packages;

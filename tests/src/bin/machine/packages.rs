@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 21] = [
     "acpica-tools",
     "btrfs-progs",
     "busybox-static",
@@ -28,6 +28,7 @@ const PACKAGES: [&str; 20] = [
     "rpcbind",
     "smartmontools",
     "systemd",
+    "systemd-timesyncd",
     "thin-provisioning-tools",
     "udev",
 ];
