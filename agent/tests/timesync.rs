@@ -1,4 +1,4 @@
-//! The `timesync` sensor at a real chrony that keeps no clock and serves nobody.
+//! The `timesync` sensor at a real chrony that keeps no clock and serves nobody, and at a systemd-timesyncd where one keeps the clock.
 
 #![cfg(target_os = "linux")]
 
